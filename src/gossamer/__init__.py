@@ -1,0 +1,1 @@
+"""Gossamer makes a trained deep-learning model light, and proves it."""
