@@ -1,0 +1,46 @@
+# `make demo` and `make test` each work as the only command on a fresh clone: they install first, once.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast lint format docs bench
+
+help:  ## Show this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "error: no python3.11 or python3 found; set PYTHON=/path/to/python" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "error: Python 3.11 or later is wanted; set PYTHON=/path/to/python" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+setup: $(STAMP)  ## Create .venv and install everything at the pinned versions
+
+demo: $(STAMP)  ## Train, compress, verify and run a small network on real data (no download)
+	$(BIN)/gossamer demo
+
+test: $(STAMP)  ## Run all tests with branch coverage
+	$(PYTEST) --cov --cov-report=term --durations=10
+
+test-fast: $(STAMP)  ## Run the tests that need no long training
+	$(PYTEST) -m 'not slow'
+
+lint: $(STAMP)  ## Check style, types and layers
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## Put the code in the common style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(STAMP)  ## Write the generated parts of docs/ anew
+	$(BIN)/python docs/generate.py
+
+bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results (takes hours)
+	$(BIN)/python -m benchmarks
