@@ -1,0 +1,41 @@
+"""Reports: measured numbers per site, per step and in total, each marked ``measured`` or ``computed``."""
+
+from gossamer.report.sentences import amount, sentences, step_sentences, summary
+from gossamer.report.structs import (
+    Effect,
+    Figure,
+    Report,
+    SiteState,
+    Skipped,
+    State,
+    StepReport,
+    computed,
+    effect,
+    load,
+    measured,
+    save,
+    to_json,
+)
+from gossamer.report.tables import render, show
+
+__all__ = [
+    "Effect",
+    "Figure",
+    "Report",
+    "SiteState",
+    "Skipped",
+    "State",
+    "StepReport",
+    "amount",
+    "computed",
+    "effect",
+    "load",
+    "measured",
+    "render",
+    "save",
+    "sentences",
+    "show",
+    "step_sentences",
+    "summary",
+    "to_json",
+]

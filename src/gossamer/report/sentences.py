@@ -1,0 +1,126 @@
+"""Plain sentences about a run: above all, which step gained nothing or made things worse."""
+
+from collections import Counter
+
+from gossamer.report.structs import Figure, Report, State, StepReport, effect
+
+NOISE = 0.02
+"""Latency changes below this share are within the spread of a quiet machine and are not spoken of."""
+
+
+def sentences(report: Report) -> list[str]:
+    """Return what a reader must know about the run, worst news first within each step."""
+    said = [text for step in report.steps for text in step_sentences(report, step)]
+    if report.steps:
+        said.append(summary(report))
+    return said
+
+
+def summary(report: Report) -> str:
+    """Return the run in one sentence: bytes, ratio, main metric (on test when it was taken)."""
+    name = report.metric
+    if name in report.test_before and name in report.test_after:
+        before, after, split = report.test_before[name], report.test_after[name], "test"
+    else:
+        before, after, split = report.start.metrics[name], report.end.metrics[name], "validation"
+    return (
+        f"{amount(report.dense)} of dense fp32 became a file of {amount(report.end.weights_only)}, "
+        f"{report.ratio:.1f} times smaller; {name} on {split} went from {amount(before)} to {amount(after)}."
+    )
+
+
+def step_sentences(report: Report, step: StepReport) -> list[str]:
+    """Return the sentences for one step; empty if it gained and harmed nothing."""
+    before = report.before(step)
+    change = effect(before, step.after)
+    who = f"step {step.number} ({step.name})"
+    said = []
+    if change.bytes.value == 0:
+        said.append(f"{who} saved 0 bytes: {_why_nothing(report, step, before)}.")
+    elif change.bytes.value > 0:
+        grown = amount(Figure(change.bytes.value, "measured", "B"))
+        said.append(f"{who} made the file {grown} larger: {_why_larger(before, step.after)}.")
+    worse = report.worse(before, step.after)
+    if worse > 0:
+        name = report.metric
+        said.append(
+            f"{who} made {name} worse on validation: "
+            f"{amount(before.metrics[name])} before, {amount(step.after.metrics[name])} after."
+        )
+    if (
+        change.latency is not None
+        and before.latency is not None
+        and change.latency.value > NOISE * before.latency.value
+    ):
+        said.append(
+            f"{who} made it slower: {amount(before.latency)} before, {amount(_known(step.after.latency))} after."
+        )
+    if step.skipped:
+        said.append(f"{who} left out {_skipped(step)}.")
+    return said
+
+
+def amount(figure: Figure) -> str:
+    """Return a figure for people: ``37.9 kB``, ``91.6 %``, ``2.29 M``; units of bytes are powers of ten."""
+    value = float(figure.value)
+    match figure.unit:
+        case "B":
+            return _scaled(value, ((1e6, "MB"), (1e3, "kB")), "B")
+        case "s":
+            return _scaled(value, ((1.0, "s"), (1e-3, "ms")), "µs", 1e-6)
+        case "J":
+            return _scaled(value, ((1e-3, "mJ"), (1e-6, "µJ")), "nJ", 1e-9)
+        case "share":
+            return f"{100 * value:.2f} %"
+        case "":
+            if value == int(value) and abs(value) < 1e5:
+                return f"{int(value)}"
+            return _scaled(value, ((1e9, "G"), (1e6, "M"), (1e3, "k")), "").rstrip()
+        case unit:
+            return f"{value:.4g} {unit}"
+
+
+def _scaled(value: float, scales: tuple[tuple[float, str], ...], rest: str, base: float = 1.0) -> str:
+    for size, unit in scales:
+        if abs(value) >= size:
+            return f"{value / size:.4g} {unit}"
+    return f"{value / base:.4g} {rest}"
+
+
+def _known(figure: Figure | None) -> Figure:
+    return Figure(float("nan"), "computed") if figure is None else figure
+
+
+def _why_nothing(report: Report, step: StepReport, before: State) -> str:
+    if not step.treated and step.skipped:
+        return f"it left out every site ({_skipped(step)})"
+    if not step.treated and not step.trained:
+        return "it treated no site and trained nothing"
+    if not step.treated:
+        return "it only trained, which by itself makes no value cheaper to store"
+    if before.sites == step.after.sites:
+        return "every site is stored exactly as before"
+    if any(later.number > step.number for later in report.steps):
+        return "what it changed costs the same bytes until a later step makes use of it"
+    return "what it changed costs the same bytes to store"
+
+
+def _why_larger(before: State, after: State) -> str:
+    was = {site.site: site.bytes.value for site in before.sites}
+    grown = [(site.bytes.value - was.get(site.site, 0), site) for site in after.sites]
+    extra, worst = max(grown, key=lambda pair: pair[0], default=(0, None))
+    if worst is None or extra <= 0:
+        return "the parts outside the sites (biases, buffers, header) grew"
+    if worst.site not in was:
+        return f"it added {worst.site} ({amount(worst.bytes)})"
+    return f"{worst.site} grew most, from {amount(Figure(was[worst.site], 'measured', 'B'))} to {amount(worst.bytes)}"
+
+
+def _skipped(step: StepReport) -> str:
+    reasons = Counter(skip.reason for skip in step.skipped)
+    parts = []
+    for reason, count in reasons.items():
+        names = [skip.site for skip in step.skipped if skip.reason == reason]
+        shown = ", ".join(names[:3]) + (f" and {count - 3} more" if count > 3 else "")
+        parts.append(f"{shown}: {reason}")
+    return "; ".join(parts)
