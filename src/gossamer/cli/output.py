@@ -1,0 +1,68 @@
+"""What a command prints: tables or JSON on stdout, everything else on stderr."""
+
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+
+def stdout() -> Console:
+    """Return the console for results."""
+    return Console(highlight=False)
+
+
+def stderr() -> Console:
+    """Return the console for progress and notes, so that stdout stays clean for ``--json`` and pipes."""
+    return Console(stderr=True, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Write ``value`` (builtins, dataclasses, structs, paths) as JSON, indented, and nothing else, on stdout."""
+    data = msgspec.json.encode(value, enc_hook=_builtin, order="deterministic")
+    sys.stdout.write(msgspec.json.format(data, indent=2).decode() + "\n")
+
+
+def table(title: str | None, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
+    """Return a plain table; every column but the first is right-aligned, as numbers are."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    for row in rows:
+        made.add_row(*(str(cell) for cell in row))
+    return made
+
+
+def count_bytes(size: float) -> str:
+    """Return ``size`` in bytes as people read it, in powers of 1000 as disks are sold."""
+    if size < 1000:
+        return f"{size:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        size /= 1000
+        if size < 1000:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1000:.1f} TB"
+
+
+@contextmanager
+def progress(*, hidden: bool = False) -> Iterator[Progress]:
+    """Show progress bars on stderr while the block runs; nothing is drawn where stderr is not a terminal."""
+    console = stderr()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bars:
+        yield bars
+
+
+def _builtin(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # a numpy or torch number or array, without importing either
+        return value.tolist()
+    if isinstance(value, Iterable):
+        return list(value)
+    raise TypeError(f"a {type(value).__name__} has no JSON form")
