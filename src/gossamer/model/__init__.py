@@ -1,0 +1,48 @@
+"""The model layer: subject, sites, graph, cost, plans, edits, live constraints, freeze and load."""
+
+from gossamer.model.apply import apply, retarget
+from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask
+from gossamer.model.edits import Edit, Fold, Split, edit_from_dict, edit_to_dict
+from gossamer.model.freeze import Frozen, Loaded, freeze, load, to_artifact
+from gossamer.model.graph import Graph, Node, Unseen
+from gossamer.model.method import Evidence, Method, choose
+from gossamer.model.penalty import Penalty, StepContext
+from gossamer.model.plan import Plan, Skip
+from gossamer.model.site import Owner, Site, find_sites
+from gossamer.model.subject import Subject, live_weight, plain_copy
+
+__all__ = [
+    "Codebook",
+    "Constraint",
+    "Constraints",
+    "Edit",
+    "Evidence",
+    "Fold",
+    "Frozen",
+    "Graph",
+    "Grid",
+    "Loaded",
+    "Mask",
+    "Method",
+    "Node",
+    "Owner",
+    "Penalty",
+    "Plan",
+    "Site",
+    "Skip",
+    "Split",
+    "StepContext",
+    "Subject",
+    "Unseen",
+    "apply",
+    "choose",
+    "edit_from_dict",
+    "edit_to_dict",
+    "find_sites",
+    "freeze",
+    "live_weight",
+    "load",
+    "plain_copy",
+    "retarget",
+    "to_artifact",
+]

@@ -1,0 +1,155 @@
+"""Constraints: what must hold for the values of a site, as plain data.
+
+``Mask`` keeps some values and zeroes the rest (pruning), ``Codebook`` makes values share a few centers (Han, Mao and
+Dally 2016), ``Grid`` puts values on uniform levels (Jacob et al. 2018). Tensors inside are on the CPU. On one site they
+act in a fixed order: look-up of centers, then the grid, then the mask.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from gossamer.errors import PlanError
+
+
+@dataclass(frozen=True, eq=False)
+class Mask:
+    """Zero every value where ``keep`` is false.
+
+    Attributes:
+        keep: bool tensor of the site's shape.
+    """
+
+    keep: Tensor
+
+    def __post_init__(self) -> None:
+        if self.keep.dtype != torch.bool:
+            raise PlanError(f"Mask.keep: wanted a bool tensor, got {self.keep.dtype}")
+        object.__setattr__(self, "keep", self.keep.detach().cpu())
+
+    @cached_property
+    def kept(self) -> int:
+        """How many values are kept."""
+        return int(self.keep.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Every value is one of a few shared centers.
+
+    Attributes:
+        codes: integer tensor of the site's shape; each entry is an index into ``centers``.
+        centers: float tensor of shape ``(K,)``.
+        trained: whether training moves the centers (their gradient is the sum over their members).
+    """
+
+    codes: Tensor
+    centers: Tensor
+    trained: bool = True
+
+    def __post_init__(self) -> None:
+        if self.codes.is_floating_point() or self.codes.dtype == torch.bool:
+            raise PlanError(f"Codebook.codes: wanted integers, got {self.codes.dtype}")
+        if self.centers.ndim != 1 or not self.centers.is_floating_point() or not len(self.centers):
+            got = f"{self.centers.dtype} {tuple(self.centers.shape)}"
+            raise PlanError(f"Codebook.centers: wanted a non-empty float vector, got {got}")
+        if not bool(torch.isfinite(self.centers).all()):
+            raise PlanError("Codebook.centers: wanted finite values")
+        if self.codes.numel() and not 0 <= int(self.codes.min()) <= int(self.codes.max()) < len(self.centers):
+            raise PlanError(f"Codebook.codes: wanted indices below {len(self.centers)}, got {int(self.codes.max())}")
+        object.__setattr__(self, "codes", self.codes.detach().to("cpu", torch.int64))
+        object.__setattr__(self, "centers", self.centers.detach().cpu())
+
+    @property
+    def size(self) -> int:
+        """How many centers there are."""
+        return len(self.centers)
+
+
+@dataclass(frozen=True, eq=False)
+class Grid:
+    """Every value is ``(q - zero) * scale`` for an integer ``q`` of ``bits`` bits.
+
+    Attributes:
+        scale: float32 tensor, 0-d, or 1-d along ``axis``; positive.
+        zero: int32 tensor of the shape of ``scale``; the code that stands for 0.0, inside the range of codes.
+        bits: width of the codes, 1 to 16.
+        signed: codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` if set, else in ``[0, 2^bits - 1]``.
+        axis: the dimension along which scale and zero vary, or None for one pair per tensor.
+    """
+
+    scale: Tensor
+    zero: Tensor
+    bits: int = 8
+    signed: bool = True
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        scale = self.scale.detach().to("cpu", torch.float32)
+        zero = self.zero.detach().to("cpu", torch.int32)
+        if not 1 <= self.bits <= 16:
+            raise PlanError(f"Grid.bits: wanted 1 to 16, got {self.bits}")
+        if scale.ndim != (0 if self.axis is None else 1) or zero.shape != scale.shape:
+            raise PlanError(
+                f"Grid: wanted scale and zero {'0-d' if self.axis is None else '1-d'} and alike, "
+                f"got {tuple(scale.shape)} and {tuple(zero.shape)} with axis {self.axis}"
+            )
+        if not bool((torch.isfinite(scale) & (scale > 0)).all()):
+            raise PlanError("Grid.scale: wanted finite positive values")
+        low, high = self.codes_range
+        if scale.numel() and not low <= int(zero.min()) <= int(zero.max()) <= high:
+            raise PlanError(f"Grid.zero: wanted values in [{low}, {high}]")
+        object.__setattr__(self, "scale", scale)
+        object.__setattr__(self, "zero", zero)
+
+    @property
+    def codes_range(self) -> tuple[int, int]:
+        """Smallest and largest code."""
+        if self.signed:
+            return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
+        return 0, 2**self.bits - 1
+
+    def quantize(self, values: Tensor) -> Tensor:
+        """Return the nearest codes of ``values`` as a float32 tensor of integers (half to even, clamped)."""
+        scale, zero = self._along(values)
+        low, high = self.codes_range
+        return (values.detach().float() / scale).round_().add_(zero).clamp_(low, high)
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """Return ``(codes - zero) * scale`` in float32, the formula the file's ``Affine`` coding uses."""
+        scale, zero = self._along(codes)
+        return (codes.float() - zero) * scale
+
+    def snap(self, values: Tensor) -> Tensor:
+        """Return the nearest points of the grid, in the dtype of ``values``."""
+        return self.dequantize(self.quantize(values)).to(values.dtype)
+
+    def _along(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        scale, zero = self.scale.to(values.device), self.zero.to(values.device).float()
+        if self.axis is None:
+            return scale, zero
+        shape = [1] * values.ndim
+        shape[self.axis] = -1
+        return scale.view(shape), zero.view(shape)
+
+
+Constraint = Mask | Codebook | Grid
+
+
+@dataclass(frozen=True, eq=False)
+class Constraints:
+    """All constraints of one site; None where there is none of the kind."""
+
+    mask: Mask | None = field(default=None)
+    codebook: Codebook | None = field(default=None)
+    grid: Grid | None = field(default=None)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]  # noqa: ANN204
+        """Iterate over the constraints that are there, in the order in which they act."""
+        return iter([part for part in (self.codebook, self.grid, self.mask) if part is not None])
+
+    def __bool__(self) -> bool:
+        """Whether there is any constraint."""
+        return any(True for _ in self)

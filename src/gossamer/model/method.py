@@ -1,0 +1,105 @@
+"""Methods: frozen settings that decide. A method makes a plan; ``apply`` carries it out."""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
+
+import msgspec
+from torch import Tensor
+
+from gossamer.errors import PatternError
+from gossamer.model.plan import Plan
+from gossamer.model.site import Site
+from gossamer.model.subject import Subject
+from gossamer.settings import Settings
+
+
+@runtime_checkable
+class Evidence(Protocol):
+    """What calibration saw of a subject, asked by site name; ``gossamer.calibrate`` collects it.
+
+    Each question raises ``EvidenceError`` if the evidence was not collected for that site.
+    """
+
+    def has(self, kind: str) -> bool:
+        """Whether evidence of ``kind`` was collected: ``second_moment``, ``range``, ``mean`` or ``gradient``."""
+        ...
+
+    def second_moment(self, site: str) -> list[Tensor]:
+        """Return H = XᵀX of the site's input rows, one matrix per convolution group."""
+        ...
+
+    def count(self, site: str) -> int:
+        """Return how many input rows were seen."""
+        ...
+
+    def range(self, site: str) -> tuple[float, float]:
+        """Return the smallest and largest input value."""
+        ...
+
+    def mean(self, site: str) -> Tensor:
+        """Return the mean input row."""
+        ...
+
+    def gradient(self, site: str) -> Tensor:
+        """Return the mean gradient of the loss with respect to the site's values."""
+        ...
+
+
+class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="method"):
+    """Base of all methods: settings plus :meth:`plan`.
+
+    A subclass gives its tag, ``class Magnitude(Method, tag="prune.magnitude")``.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """The kinds of evidence that :meth:`plan` asks for."""
+
+    identity: ClassVar[Mapping[str, Any] | None] = None
+    """Settings at which the method changes nothing (strength zero), or None if it has no such point."""
+
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Settings that make sense on a tiny network, for fields that have no default."""
+
+    include: Annotated[tuple[str, ...], msgspec.Meta(description="glob patterns of the sites to treat")] = ("*",)
+    exclude: Annotated[tuple[str, ...], msgspec.Meta(description="glob patterns of the sites to leave alone")] = ()
+
+    @property
+    def tag(self) -> str:
+        """The method's name in recipes and plans."""
+        return str(self.__struct_config__.tag)
+
+    def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
+        """Decide what to do with ``subject``; must not change it."""
+        raise NotImplementedError(f"{type(self).__name__} must define plan")
+
+    def chosen(self, subject: Subject) -> tuple[Site, ...]:
+        """Return the sites that ``include`` names and ``exclude`` does not.
+
+        Raises:
+            PatternError: a pattern matches no site.
+        """
+        return choose(subject, self.include, self.exclude)
+
+
+def choose(subject: Subject, include: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[Site, ...]:
+    """Return the sites whose name, under any owner, matches a pattern of ``include`` and none of ``exclude``.
+
+    Raises:
+        PatternError: a pattern (other than a plain ``*``) matches no site.
+    """
+    sites = subject.sites.values()
+
+    def matches(site: Site, pattern: str) -> bool:
+        return any(fnmatchcase(name, pattern) for name in site.names)
+
+    for pattern in (*include, *exclude):
+        if pattern != "*" and not any(matches(site, pattern) for site in sites):
+            known = ", ".join(subject.sites) or "none"
+            raise PatternError(f"pattern {pattern!r} matches no site", hint=f"the sites are: {known}")
+    return tuple(
+        site
+        for site in sites
+        if any(matches(site, pattern) for pattern in include) and not any(matches(site, pattern) for pattern in exclude)
+    )

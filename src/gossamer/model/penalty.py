@@ -1,0 +1,42 @@
+"""Penalties: terms of the training loss (sparse regularization, distillation), with an optional proximal step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from gossamer.model.subject import Subject
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """One training step as a penalty sees it.
+
+    Attributes:
+        subject: the subject in training; its ``model`` has just made ``outputs``.
+        args: positional inputs of the batch.
+        kwargs: keyword inputs of the batch.
+        outputs: what the model returned.
+        targets: what the task wants.
+    """
+
+    subject: "Subject"
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: Any
+    targets: Any
+
+
+@runtime_checkable
+class Penalty(Protocol):
+    """A term of the training loss."""
+
+    def term(self, context: StepContext) -> Tensor | None:
+        """Return a scalar to add to the loss, or None for nothing to add."""
+        ...
+
+    def proximal(self, subject: "Subject", lr: float) -> None:
+        """Change the subject's parameters in place after the optimizer's step of size ``lr``; may do nothing."""
+        ...

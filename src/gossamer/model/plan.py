@@ -1,0 +1,154 @@
+"""Plans: what a method decided, as plain data that can be printed, costed, saved and replayed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gossamer.errors import PlanError
+from gossamer.model.constraint import Codebook, Constraint, Grid, Mask
+from gossamer.model.edits import Edit, edit_from_dict, edit_to_dict
+from gossamer.model.penalty import Penalty
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """A site that a method left alone, and why."""
+
+    site: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Constraints by site, edits, input grids, penalties and what was skipped.
+
+    Attributes:
+        method: tag of the method that made the plan.
+        constraints: the constraint to put on each site, or several of different kinds.
+        edits: changes of structure, in order; made before the constraints are put on.
+        tensors: values of parameters that the edits create, by ``state_dict`` name in the edited model.
+        activations: grid of the input of each named site's module.
+        penalties: terms of the training loss for the training that follows.
+        skipped: sites left alone, with reasons.
+    """
+
+    method: str
+    constraints: Mapping[str, Constraint | tuple[Constraint, ...]] = field(default_factory=dict)
+    edits: tuple[Edit, ...] = ()
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    activations: Mapping[str, Grid] = field(default_factory=dict)
+    penalties: tuple[Penalty, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+
+    def on(self, site: str) -> tuple[Constraint, ...]:
+        """Return the constraints planned for ``site``."""
+        found = self.constraints.get(site, ())
+        return found if isinstance(found, tuple) else (found,)
+
+    def to_dict(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """Return a JSON-able document and the arrays it refers to by flat names.
+
+        Penalties are live objects (a teacher network, say) and are not saved; their names are, for reading.
+        """
+        arrays: dict[str, np.ndarray] = {}
+
+        def many(group: str, entries: Mapping[str, tuple[Constraint, ...]]) -> dict[str, Any]:
+            return {
+                site: [_constraint_to_dict(part, f"{group}/{site}/{i}", arrays) for i, part in enumerate(parts)]
+                for site, parts in entries.items()
+            }
+
+        document = {
+            "method": self.method,
+            "constraints": many("constraints", {site: self.on(site) for site in self.constraints}),
+            "edits": [edit_to_dict(edit) for edit in self.edits],
+            "tensors": list(self.tensors),
+            "activations": many("activations", {site: (grid,) for site, grid in self.activations.items()}),
+            "penalties": [type(penalty).__name__ for penalty in self.penalties],
+            "skipped": [[skip.site, skip.reason] for skip in self.skipped],
+        }
+        arrays |= {f"tensors/{name}": value.detach().cpu().float().numpy() for name, value in self.tensors.items()}
+        return document, arrays
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> "Plan":
+        """Return the plan that :meth:`to_dict` wrote, without its penalties.
+
+        Raises:
+            PlanError: a part is missing or of the wrong form.
+        """
+        try:
+            grids = {
+                site: _constraint_from_dict(parts[0], f"activations/{site}/0", arrays)
+                for site, parts in document["activations"].items()
+            }
+            return cls(
+                method=document["method"],
+                constraints={
+                    site: tuple(
+                        _constraint_from_dict(part, f"constraints/{site}/{i}", arrays) for i, part in enumerate(parts)
+                    )
+                    for site, parts in document["constraints"].items()
+                },
+                edits=tuple(edit_from_dict(edit) for edit in document["edits"]),
+                tensors={name: torch.from_numpy(np.array(arrays[f"tensors/{name}"])) for name in document["tensors"]},
+                activations={site: grid for site, grid in grids.items() if isinstance(grid, Grid)},
+                skipped=tuple(Skip(site, reason) for site, reason in document["skipped"]),
+            )
+        except (KeyError, TypeError, ValueError, IndexError) as error:
+            raise PlanError(f"saved plan: {error!r}") from error
+
+    def __str__(self) -> str:
+        """Return a summary, one line per decision."""
+        lines = [f"plan of {self.method}"]
+        lines += [f"  edit {edit}" for edit in self.edits]
+        lines += [f"  {site}: " + ", ".join(_describe(part) for part in self.on(site)) for site in self.constraints]
+        lines += [f"  input of {site}: {_describe(grid)}" for site, grid in self.activations.items()]
+        lines += [f"  penalty {type(penalty).__name__}" for penalty in self.penalties]
+        lines += [f"  {skip.site}: skipped, {skip.reason}" for skip in self.skipped]
+        return "\n".join(lines)
+
+
+def _describe(constraint: Constraint) -> str:
+    match constraint:
+        case Mask():
+            return f"keep {constraint.kept} of {constraint.keep.numel()}"
+        case Codebook():
+            return f"share {constraint.size} values{'' if constraint.trained else ', fixed'}"
+        case Grid():
+            along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
+            return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}"
+
+
+def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    match constraint:
+        case Mask():
+            arrays[f"{at}/keep"] = constraint.keep.numpy()
+            return {"kind": "mask"}
+        case Codebook():
+            arrays[f"{at}/codes"] = constraint.codes.numpy()
+            arrays[f"{at}/centers"] = constraint.centers.float().numpy()
+            return {"kind": "codebook", "trained": constraint.trained}
+        case Grid():
+            arrays[f"{at}/scale"] = constraint.scale.numpy()
+            arrays[f"{at}/zero"] = constraint.zero.numpy()
+            return {"kind": "grid", "bits": constraint.bits, "signed": constraint.signed, "axis": constraint.axis}
+
+
+def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str, np.ndarray]) -> Constraint:
+    def tensor(name: str) -> Tensor:
+        return torch.from_numpy(np.array(arrays[f"{at}/{name}"]))
+
+    match data["kind"]:
+        case "mask":
+            return Mask(tensor("keep"))
+        case "codebook":
+            return Codebook(tensor("codes"), tensor("centers"), data["trained"])
+        case "grid":
+            return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"])
+        case kind:
+            raise PlanError(f"saved plan: wanted a mask, codebook or grid at {at}, got {kind!r}")
