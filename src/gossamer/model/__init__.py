@@ -3,9 +3,11 @@
 from gossamer.model.apply import apply, retarget
 from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask
 from gossamer.model.edits import Edit, Fold, Split, edit_from_dict, edit_to_dict
+from gossamer.model.evidence import Evidence, Mean, Moment
 from gossamer.model.freeze import Frozen, Loaded, freeze, load, to_artifact
 from gossamer.model.graph import Graph, Node, Unseen
-from gossamer.model.method import Evidence, Method, choose
+from gossamer.model.layout import Layout, Reading
+from gossamer.model.method import Method, choose
 from gossamer.model.penalty import Penalty, StepContext
 from gossamer.model.plan import Plan, Skip
 from gossamer.model.site import Owner, Site, find_sites
@@ -21,13 +23,17 @@ __all__ = [
     "Frozen",
     "Graph",
     "Grid",
+    "Layout",
     "Loaded",
     "Mask",
+    "Mean",
     "Method",
+    "Moment",
     "Node",
     "Owner",
     "Penalty",
     "Plan",
+    "Reading",
     "Site",
     "Skip",
     "Split",

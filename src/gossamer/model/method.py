@@ -3,48 +3,16 @@
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar
 
 import msgspec
-from torch import Tensor
 
 from gossamer.errors import PatternError
+from gossamer.model.evidence import Evidence
 from gossamer.model.plan import Plan
 from gossamer.model.site import Site
 from gossamer.model.subject import Subject
 from gossamer.settings import Settings
-
-
-@runtime_checkable
-class Evidence(Protocol):
-    """What calibration saw of a subject, asked by site name; ``gossamer.calibrate`` collects it.
-
-    Each question raises ``EvidenceError`` if the evidence was not collected for that site.
-    """
-
-    def has(self, kind: str) -> bool:
-        """Whether evidence of ``kind`` was collected: ``second_moment``, ``range``, ``mean`` or ``gradient``."""
-        ...
-
-    def second_moment(self, site: str) -> list[Tensor]:
-        """Return H = XᵀX of the site's input rows, one matrix per convolution group."""
-        ...
-
-    def count(self, site: str) -> int:
-        """Return how many input rows were seen."""
-        ...
-
-    def range(self, site: str) -> tuple[float, float]:
-        """Return the smallest and largest input value."""
-        ...
-
-    def mean(self, site: str) -> Tensor:
-        """Return the mean input row."""
-        ...
-
-    def gradient(self, site: str) -> Tensor:
-        """Return the mean gradient of the loss with respect to the site's values."""
-        ...
 
 
 class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="method"):
@@ -55,6 +23,9 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """The kinds of evidence that :meth:`plan` asks for."""
+
+    strength: ClassVar[str | None] = None
+    """The field that says how much is done, which a schedule ramps, or None if there is no such number."""
 
     identity: ClassVar[Mapping[str, Any] | None] = None
     """Settings at which the method changes nothing (strength zero), or None if it has no such point."""

@@ -20,6 +20,8 @@ class StepContext:
         kwargs: keyword inputs of the batch.
         outputs: what the model returned.
         targets: what the task wants.
+        loss: the task's loss of this batch, differentiable; a penalty that blends with it returns a term with a
+            negative share of it.
     """
 
     subject: "Subject"
@@ -27,6 +29,7 @@ class StepContext:
     kwargs: Mapping[str, Any]
     outputs: Any
     targets: Any
+    loss: Tensor
 
 
 @runtime_checkable

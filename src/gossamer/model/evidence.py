@@ -1,0 +1,162 @@
+"""Evidence: what one calibration pass saw, per site: second moments, means and ranges of inputs, gradients of weights.
+
+All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
+equal. Kinds: ``second_moment``, ``mean``, ``range`` and ``gradient``; a method names those it uses in ``needs``.
+"""
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gossamer.errors import EvidenceError
+from gossamer.model.layout import Layout, Reading
+
+KINDS: Final = frozenset({"second_moment", "mean", "range", "gradient"})
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Second moment of the inputs that one part of a site multiplies.
+
+    Attributes:
+        layout: the part, and how it is read as a matrix (outputs, inputs).
+        total: sum over rows x of x xᵀ, float32 (inputs, inputs); its diagonal (inputs,) for ``Reading.TABLE``.
+        count: number of rows x.
+    """
+
+    layout: Layout
+    total: Tensor
+    count: int
+
+    @property
+    def diagonal(self) -> Tensor:
+        """Return the sum of x² per input, shape (inputs,)."""
+        return self.total if self.total.ndim == 1 else self.total.diagonal()
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Mean of the inputs that one part of a site multiplies: ``vector`` is float32 (inputs,) over ``count`` rows."""
+
+    layout: Layout
+    vector: Tensor
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything calibration collected. Read through the methods, which explain what is missing.
+
+    Attributes:
+        kinds: kinds of evidence that were asked for.
+        batches: number of batches seen.
+        unread: why a site has no inputs recorded, or which of its uses could not be read.
+    """
+
+    kinds: frozenset[str]
+    batches: int
+    moments: Mapping[str, tuple[Moment, ...]] = field(default_factory=dict)
+    means: Mapping[str, tuple[Mean, ...]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    sampled: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    gradients: Mapping[str, Tensor] = field(default_factory=dict)
+    fishers: Mapping[str, Tensor] = field(default_factory=dict)
+    unread: Mapping[str, str] = field(default_factory=dict)
+
+    def second_moment(self, site: str) -> tuple[Moment, ...]:
+        """Return the second moments of the inputs of ``site``, one per part of it that has inputs of its own.
+
+        A linear or recurrent weight has one; a convolution has one per group; an attention's joint projection one
+        per slice that is multiplied with a separate input; a tied embedding one per way it is used.
+
+        Raises:
+            EvidenceError: not collected, or the site was not seen.
+        """
+        return self._get("second_moment", self.moments, site)
+
+    def mean(self, site: str) -> tuple[Mean, ...]:
+        """Return the mean inputs of ``site``, part by part as ``second_moment``.
+
+        Raises:
+            EvidenceError: not collected, or the site was not seen.
+        """
+        return self._get("mean", self.means, site)
+
+    def range(self, site: str) -> tuple[float, float]:
+        """Return the smallest and largest number that entered ``site`` (padding zeros are not counted).
+
+        Raises:
+            EvidenceError: not collected, or the site was not seen.
+        """
+        return self._get("range", self.ranges, site)
+
+    def samples(self, site: str) -> NDArray[np.float32]:
+        """Return a uniform sample, of bounded size, of the numbers that entered ``site``: float32, 1-d.
+
+        Collected with ``range``.
+
+        Raises:
+            EvidenceError: not collected, or the site was not seen.
+        """
+        return self._get("range", self.sampled, site)
+
+    def gradient(self, site: str) -> Tensor:
+        """Return the gradient of the batch loss by the weight of ``site``, averaged over batches: the weight's shape.
+
+        Raises:
+            EvidenceError: not collected, or the site was not seen.
+        """
+        return self._get("gradient", self.gradients, site)
+
+    def fisher(self, site: str) -> Tensor:
+        """Return the mean over batches of the squared gradient: the diagonal of the empirical Fisher information.
+
+        Collected with ``gradient``; the gradient is that of a batch's loss, so it shrinks as batches grow.
+
+        Raises:
+            EvidenceError: not collected, or the site was not seen.
+        """
+        return self._get("gradient", self.fishers, site)
+
+    def has(self, kind: str) -> bool:
+        """Return whether evidence of ``kind`` was asked for."""
+        return kind in self.kinds
+
+    def _get(self, kind: str, found: Mapping[str, T], site: str) -> T:
+        if site in found:
+            return found[site]
+        if kind not in self.kinds:
+            have = ", ".join(sorted(self.kinds)) or "nothing"
+            raise EvidenceError(
+                f"no {kind} was collected for {site}: calibration was asked for {have}",
+                hint=f"calibrate with needs including {kind!r}",
+            )
+        raise EvidenceError(f"no {kind} for {site}: {self.unread.get(site, 'no such site was calibrated')}")
+
+
+def refine(parts: Sequence[tuple[Layout, Tensor, int]]) -> list[tuple[Layout, Tensor, int]]:
+    """Cut overlapping parts of one site at each other's edges and add what overlaps.
+
+    A joint projection may be multiplied whole in one place and slice by slice in another; afterwards every row
+    belongs to exactly one part. Parts of a transposed kernel are groups of inputs and stay as they are.
+    """
+    out: list[tuple[Layout, Tensor, int]] = []
+    for reading, group in itertools.groupby(sorted(parts, key=lambda part: part[0]), key=lambda part: part[0].reading):
+        members = list(group)
+        if reading is Reading.TRANSPOSED_KERNEL or len(members) == 1:
+            out.extend(members)
+            continue
+        edges = sorted({edge for layout, _, _ in members for edge in (layout.start, layout.stop)})
+        for start, stop in itertools.pairwise(edges):
+            over = [part for part in members if part[0].start <= start and stop <= part[0].stop]
+            if over:
+                total = over[0][1] if len(over) == 1 else torch.stack([part[1] for part in over]).sum(0)
+                out.append((Layout(reading, start, stop), total, sum(part[2] for part in over)))
+    return out
