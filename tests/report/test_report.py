@@ -128,10 +128,11 @@ def test_sentence_for_larger_worse_and_slower():
 
 def test_a_good_step_needs_no_sentence_but_the_run_has_a_summary():
     made = report(step(1, state(100, 0.93), treated=("fc.weight",)))
-    assert sentences(made) == [
+    (said,) = sentences(made)
+    assert said == (
         "400 B of dense fp32 became a file of 100 B, 4.0 times smaller; "
         "accuracy on validation went from 92.00 % to 93.00 %."
-    ]
+    )
 
 
 def test_skipped_sites_are_grouped_by_reason():

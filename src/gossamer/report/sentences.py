@@ -4,6 +4,12 @@ from collections import Counter
 
 from gossamer.report.structs import Figure, Report, State, StepReport, effect
 
+SCALES = {
+    "B": ((1e6, "MB"), (1e3, "kB"), (1.0, "B")),
+    "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
+    "J": ((1e-3, "mJ"), (1e-6, "µJ"), (1e-9, "nJ")),
+}
+
 NOISE = 0.02
 """Latency changes below this share are within the spread of a quiet machine and are not spoken of."""
 
@@ -47,14 +53,9 @@ def step_sentences(report: Report, step: StepReport) -> list[str]:
             f"{who} made {name} worse on validation: "
             f"{amount(before.metrics[name])} before, {amount(step.after.metrics[name])} after."
         )
-    if (
-        change.latency is not None
-        and before.latency is not None
-        and change.latency.value > NOISE * before.latency.value
-    ):
-        said.append(
-            f"{who} made it slower: {amount(before.latency)} before, {amount(_known(step.after.latency))} after."
-        )
+    was, now = before.latency, step.after.latency
+    if was is not None and now is not None and now.value > (1 + NOISE) * was.value:
+        said.append(f"{who} made it slower: {amount(was)} before, {amount(now)} after.")
     if step.skipped:
         said.append(f"{who} left out {_skipped(step)}.")
     return said
@@ -63,32 +64,20 @@ def step_sentences(report: Report, step: StepReport) -> list[str]:
 def amount(figure: Figure) -> str:
     """Return a figure for people: ``37.9 kB``, ``91.6 %``, ``2.29 M``; units of bytes are powers of ten."""
     value = float(figure.value)
-    match figure.unit:
-        case "B":
-            return _scaled(value, ((1e6, "MB"), (1e3, "kB")), "B")
-        case "s":
-            return _scaled(value, ((1.0, "s"), (1e-3, "ms")), "µs", 1e-6)
-        case "J":
-            return _scaled(value, ((1e-3, "mJ"), (1e-6, "µJ")), "nJ", 1e-9)
-        case "share":
-            return f"{100 * value:.2f} %"
-        case "":
-            if value == int(value) and abs(value) < 1e5:
-                return f"{int(value)}"
-            return _scaled(value, ((1e9, "G"), (1e6, "M"), (1e3, "k")), "").rstrip()
-        case unit:
-            return f"{value:.4g} {unit}"
+    if figure.unit in SCALES:
+        return _scaled(value, SCALES[figure.unit])
+    if figure.unit == "share":
+        return f"{100 * value:.2f} %"
+    if figure.unit:
+        return f"{value:.4g} {figure.unit}"
+    if value.is_integer() and abs(value) < 1e5:
+        return f"{int(value)}"
+    return _scaled(value, ((1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))).rstrip()
 
 
-def _scaled(value: float, scales: tuple[tuple[float, str], ...], rest: str, base: float = 1.0) -> str:
-    for size, unit in scales:
-        if abs(value) >= size:
-            return f"{value / size:.4g} {unit}"
-    return f"{value / base:.4g} {rest}"
-
-
-def _known(figure: Figure | None) -> Figure:
-    return Figure(float("nan"), "computed") if figure is None else figure
+def _scaled(value: float, scales: tuple[tuple[float, str], ...]) -> str:
+    size, unit = next(((size, unit) for size, unit in scales if abs(value) >= size), scales[-1])
+    return f"{value / size:.4g} {unit}"
 
 
 def _why_nothing(report: Report, step: StepReport, before: State) -> str:
