@@ -1,0 +1,56 @@
+"""Integers to bytes and back: an entropy coder and a model of the symbols' frequencies.
+
+``static`` counts once and sends the counts; ``adaptive`` learns block by block and sends nothing.
+"""
+
+from typing import Literal, assert_never
+
+from gossamer.coders import adaptive, static
+from gossamer.coders.stream import Array, CoderName
+from gossamer.errors import CodingError
+
+ModelName = Literal["static", "adaptive"]
+MAX_ALPHABET = 1 << 16
+
+__all__ = ["MAX_ALPHABET", "CoderName", "ModelName", "decode", "encode"]
+
+
+def encode(symbols: Array, alphabet: int, *, model: ModelName = "static", coder: CoderName = "ans") -> bytes:
+    """Return ``symbols`` (any shape; whole numbers from 0 to ``alphabet - 1``) as bytes, side information included.
+
+    Raises:
+        CodingError: the alphabet is outside 1 to `MAX_ALPHABET`, or a symbol is outside the alphabet.
+    """
+    _check(alphabet)
+    if symbols.size and not 0 <= int(symbols.min()) <= int(symbols.max()) < alphabet:
+        raise CodingError(f"symbols must be 0 to {alphabet - 1}, got {symbols.min()} to {symbols.max()}")
+    match model:
+        case "static":
+            return static.encode(symbols, alphabet, coder)
+        case "adaptive":
+            return adaptive.encode(symbols, alphabet, coder)
+        case _:
+            assert_never(model)
+
+
+def decode(
+    data: bytes, shape: tuple[int, ...], alphabet: int, *, model: ModelName = "static", coder: CoderName = "ans"
+) -> Array:
+    """Return the symbols of an array of ``shape`` from bytes made by `encode`, as flat ``int32``.
+
+    Raises:
+        CodingError: the bytes are not ones that `encode` writes.
+    """
+    _check(alphabet)
+    match model:
+        case "static":
+            return static.decode(data, shape, alphabet, coder)
+        case "adaptive":
+            return adaptive.decode(data, shape, alphabet, coder)
+        case _:
+            assert_never(model)
+
+
+def _check(alphabet: int) -> None:
+    if not 1 <= alphabet <= MAX_ALPHABET:
+        raise CodingError(f"an alphabet has 1 to {MAX_ALPHABET} symbols, got {alphabet}")

@@ -1,0 +1,91 @@
+"""Block-adaptive model: the frequencies of a block are learned from the blocks before it; nothing is sent.
+
+With prior weight a per symbol the estimate is the one of Krichevsky and Trofimov (1981) for a = 1/2. A block is an
+eighth of what was seen so far (64 to 16,384 symbols), so one model is built per block and decoding stays vectorised.
+When the total passes a limit all counts are halved: old blocks fade, and drifting statistics are followed.
+"""
+
+from collections.abc import Iterator
+from math import prod
+
+import numpy as np
+
+from gossamer.coders import stream
+from gossamer.coders.stream import Array, CoderName
+from gossamer.errors import CodingError
+
+_SMALLEST, _LARGEST = 64, 1 << 14
+_GAINS = (1, 2, 4, 16)  # weight of one occurrence over the prior's: 2 is Krichevsky-Trofimov
+_LIMITS = (1 << 10, 1 << 13, 1 << 16, 1 << 40)
+
+
+def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
+    """Return one byte (how fast to learn and to forget) and the stream, for the setting with the shortest code."""
+    flat = symbols.reshape(-1)
+    counts = _block_counts(flat, alphabet)
+    settings = range(len(_GAINS) * len(_LIMITS))
+    best = min(settings, key=lambda setting: _cost(counts, setting))
+    learned = _Learned(alphabet, best)
+    parts = []
+    for (start, stop), count in zip(_blocks(flat.size), counts, strict=True):
+        parts.append((flat[start:stop], learned.frequencies()))
+        learned.see(count)
+    return bytes([best]) + stream.write(parts, coder)
+
+
+def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName) -> Array:
+    """Return the flat symbols.
+
+    Raises:
+        CodingError: the setting or the stream is malformed.
+    """
+    if not data or data[0] >= len(_GAINS) * len(_LIMITS):
+        raise CodingError("an adaptive stream starts with its setting, 0 to 15")
+    reader = stream.read(data[1:], coder)
+    learned = _Learned(alphabet, data[0])
+    flat = np.empty(prod(shape), np.int32)
+    for start, stop in _blocks(flat.size):
+        block = reader.read(learned.frequencies(), stop - start)
+        flat[start:stop] = block
+        learned.see(np.bincount(block, minlength=alphabet))
+    return flat
+
+
+class _Learned:
+    """Counts of what was seen, fading."""
+
+    def __init__(self, alphabet: int, setting: int) -> None:
+        self._counts = np.zeros(alphabet, np.int64)
+        self._gain = _GAINS[setting % len(_GAINS)]
+        self._limit = _LIMITS[setting // len(_GAINS)]
+
+    def frequencies(self) -> Array:
+        return self._counts * self._gain + 1
+
+    def see(self, counts: Array) -> None:
+        self._counts += counts
+        while int(self._counts.sum()) > self._limit:
+            self._counts >>= 1
+
+
+def _blocks(count: int) -> Iterator[tuple[int, int]]:
+    start = 0
+    while start < count:
+        stop = min(start + min(max(start // 8, _SMALLEST), _LARGEST), count)
+        yield start, stop
+        start = stop
+
+
+def _block_counts(flat: Array, alphabet: int) -> list[Array]:
+    return [np.bincount(flat[start:stop], minlength=alphabet) for start, stop in _blocks(flat.size)]
+
+
+def _cost(counts: list[Array], setting: int) -> float:
+    """Return the bits that a perfect coder would spend under ``setting``."""
+    bits = 0.0
+    learned = _Learned(counts[0].size if counts else 1, setting)
+    for count in counts:
+        frequencies = learned.frequencies()
+        bits += float(count @ (np.log2(frequencies.sum()) - np.log2(frequencies)))
+        learned.see(count)
+    return bits

@@ -1,0 +1,25 @@
+"""Static model: frequencies are counted once and sent ahead of the stream in a compact table."""
+
+from math import prod
+
+import numpy as np
+
+from gossamer.coders import stream
+from gossamer.coders.stream import Array, CoderName
+from gossamer.coders.table import frequencies_of, levels_of, read_table, write_table
+
+
+def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
+    """Return table and stream."""
+    levels = levels_of(np.bincount(symbols.reshape(-1), minlength=alphabet))
+    return write_table(levels) + stream.write([(symbols.reshape(-1), frequencies_of(levels))], coder)
+
+
+def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName) -> Array:
+    """Return the flat symbols.
+
+    Raises:
+        CodingError: the table or the stream is malformed.
+    """
+    levels, taken = read_table(data, alphabet)
+    return stream.read(data[taken:], coder).read(frequencies_of(levels), prod(shape))

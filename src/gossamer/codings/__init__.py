@@ -1,0 +1,49 @@
+"""Arrays to trees and back: the closed algebra of codings."""
+
+from gossamer.codings.decode import decode
+from gossamer.codings.encode import encode
+from gossamer.codings.nodes import (
+    DTYPES,
+    Affine,
+    Bitmap,
+    Codebook,
+    Coding,
+    Dense,
+    Entropy,
+    Gaps,
+    Packed,
+    Planes,
+    Sparse,
+    dense_nbytes,
+    describe,
+    dtype,
+    leaves,
+    nbytes,
+    shape,
+    size,
+    slots,
+)
+
+__all__ = [
+    "DTYPES",
+    "Affine",
+    "Bitmap",
+    "Codebook",
+    "Coding",
+    "Dense",
+    "Entropy",
+    "Gaps",
+    "Packed",
+    "Planes",
+    "Sparse",
+    "decode",
+    "dense_nbytes",
+    "describe",
+    "dtype",
+    "encode",
+    "leaves",
+    "nbytes",
+    "shape",
+    "size",
+    "slots",
+]

@@ -1,0 +1,125 @@
+"""Decoding: a tree to the array it stands for, exactly."""
+
+from math import prod
+from typing import assert_never
+
+import numpy as np
+
+from gossamer import coders
+from gossamer.codings.bits import round_to_bfloat16, unpack
+from gossamer.codings.nodes import (
+    DTYPES,
+    Affine,
+    Array,
+    Bitmap,
+    Codebook,
+    Coding,
+    Dense,
+    Entropy,
+    Gaps,
+    Packed,
+    Planes,
+    Sparse,
+    dtype,
+    shape,
+)
+from gossamer.errors import CodingError
+
+
+def decode(node: Coding) -> Array:  # noqa: PLR0911 one return per node
+    """Return the array that ``node`` stands for, bit for bit.
+
+    ``bfloat16`` and 8-bit floats come back as their bit patterns; `dtype` names them.
+
+    Raises:
+        CodingError: the parts of the tree do not fit together.
+    """
+    match node:
+        case Dense():
+            return node.array
+        case Packed():
+            fields = unpack(node.data, node.bits, prod(node.shape))
+            return _shift(fields, node.low, node.dtype).reshape(node.shape)
+        case Entropy():
+            symbols = coders.decode(node.data.tobytes(), node.shape, node.alphabet, model=node.model, coder=node.coder)
+            return _shift(symbols, node.low, node.dtype).reshape(node.shape)
+        case Bitmap():
+            flat = np.unpackbits(decode(node.bits), count=prod(node.shape), bitorder="little")
+            return flat.view(np.bool_).reshape(node.shape)
+        case Gaps():
+            support = np.zeros(prod(node.shape), np.bool_)
+            support[_positions(node)] = True
+            return support.reshape(node.shape)
+        case Affine():
+            return _affine(node)
+        case Codebook():
+            return _codebook(node)
+        case Sparse():
+            return _sparse(node)
+        case Planes():
+            parts = np.stack([decode(plane).reshape(-1) for plane in node.planes], axis=-1)
+            return np.ascontiguousarray(parts).view(DTYPES[node.dtype]).reshape(shape(node))
+        case _:
+            assert_never(node)
+
+
+def _shift(symbols: Array, low: int, name: str) -> Array:
+    """Return ``symbols + low`` as dtype ``name``; refuses values the dtype cannot hold."""
+    target = DTYPES[name]
+    first, last = (0, 1) if name == "bool" else (np.iinfo(target).min, np.iinfo(target).max)
+    top = int(symbols.max()) if symbols.size else 0
+    if low < first or low + top > last:
+        raise CodingError(f"elements {low} to {low + top} do not fit {name}")
+    if name == "bool":
+        return symbols.astype(np.bool_) if low == 0 else np.ones(symbols.shape, np.bool_)
+    if low == 0:
+        return symbols.astype(target, copy=False)
+    if target.itemsize == 8:
+        return np.asarray(symbols.astype(target) + np.asarray(low, dtype=target))
+    return (symbols.astype(np.int64) + low).astype(target)
+
+
+def _positions(node: Gaps) -> Array:
+    gaps = decode(node.gaps)
+    total = prod(node.shape)
+    if gaps.size and (int(gaps.min()) < 0 or int(gaps.max()) >= total):
+        raise CodingError(f"Gaps: a gap lies outside an array of {total} elements")
+    positions = np.cumsum(gaps, dtype=np.int64)
+    positions += np.arange(gaps.size, dtype=np.int64)
+    if positions.size and int(positions[-1]) >= total:
+        raise CodingError(f"Gaps: last position {int(positions[-1])} is outside an array of {total} elements")
+    return positions
+
+
+def _affine(node: Affine) -> Array:
+    codes, scale, zero = decode(node.codes), decode(node.scale), decode(node.zero).astype(np.float32)
+    if node.axis is not None:
+        along = tuple(-1 if axis == node.axis else 1 for axis in range(codes.ndim))
+        scale, zero = scale.reshape(along), zero.reshape(along)
+    with np.errstate(all="ignore"):
+        value = (codes.astype(np.float32) - zero) * scale
+        if node.dtype == "bfloat16":
+            return round_to_bfloat16(value)
+        return np.asarray(value, dtype=DTYPES[node.dtype])
+
+
+def _codebook(node: Codebook) -> Array:
+    codes, centers = decode(node.codes), decode(node.centers)
+    if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= centers.size):
+        raise CodingError(f"Codebook: a code is outside the {centers.size} centers")
+    return np.asarray(centers.take(codes.reshape(-1).astype(np.intp)).reshape(codes.shape))
+
+
+def _sparse(node: Sparse) -> Array:
+    values = decode(node.values)
+    full = np.zeros(prod(shape(node)), DTYPES[dtype(node)])
+    if isinstance(node.support, Gaps):
+        where = _positions(node.support)
+        count = where.size
+    else:
+        where = decode(node.support).reshape(-1)
+        count = int(np.count_nonzero(where))
+    if count != values.size:
+        raise CodingError(f"Sparse: the support has {count} elements but there are {values.size} values")
+    full[where] = values
+    return full.reshape(shape(node))

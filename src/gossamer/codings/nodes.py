@@ -1,0 +1,377 @@
+"""The closed algebra of codings: frozen trees over numpy arrays.
+
+Every node is a way to write down one array. Leaves hold bytes (`Dense`, `Packed`, `Entropy`); inner nodes hold other
+nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`), and any slot holds any node. Deep
+Compression (Han, Mao and Dally, ICLR 2016) is one composition: ``Sparse(Gaps(Entropy), Codebook(Entropy, Dense))``.
+
+numpy has no bfloat16 and no 8-bit floats: such arrays are kept as their bit patterns (``uint16``, ``uint8``) and named
+by the node's dtype.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal, assert_never
+
+import numpy as np
+import numpy.typing as npt
+
+from gossamer.errors import CodingError
+
+Array = npt.NDArray[Any]
+Shape = tuple[int, ...]
+CoderName = Literal["ans", "range"]
+ModelName = Literal["static", "adaptive"]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    name: np.dtype(storage)
+    for name, storage in {
+        "float32": "<f4",
+        "float16": "<f2",
+        "bfloat16": "<u2",
+        "float64": "<f8",
+        "bool": "?",
+        "int8": "i1",
+        "int16": "<i2",
+        "int32": "<i4",
+        "int64": "<i8",
+        "uint8": "u1",
+        "uint16": "<u2",
+        "uint32": "<u4",
+        "uint64": "<u8",
+        "float8_e4m3fn": "u1",
+        "float8_e5m2": "u1",
+    }.items()
+}
+"""Name of every dtype a coding can have, and the numpy dtype that stores it; the order is the number in a file."""
+
+FLOATS = frozenset({"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"})
+INTEGERS = frozenset(name for name in DTYPES if name not in FLOATS and name != "bool")
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """The array itself, raw, little-endian, in C order.
+
+    Args:
+        array: any shape; of a dtype named in `DTYPES`.
+        dtype: needed only where numpy has no such dtype (``bfloat16`` given as ``uint16`` bit patterns).
+    """
+
+    array: Array
+    dtype: str = ""
+
+    def __post_init__(self) -> None:
+        array = np.asarray(self.array)
+        name = self.dtype or array.dtype.name
+        if name not in DTYPES:
+            raise CodingError(f"Dense: dtype {name} is not one of {', '.join(DTYPES)}")
+        if array.dtype.newbyteorder("<") != DTYPES[name]:
+            raise CodingError(f"Dense: {name} is stored as {DTYPES[name].name}, got an array of {array.dtype.name}")
+        stored = np.array(array, dtype=DTYPES[name], order="C", copy=None)
+        object.__setattr__(self, "array", stored)
+        object.__setattr__(self, "dtype", name)
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Integers in fields of equal width: element = ``low`` + field, fields little-endian bit by bit.
+
+    Args:
+        data: ``ceil(size * bits / 8)`` bytes, ``uint8``.
+        bits: width of a field, 0 to 32; with 0 every element is ``low``.
+        low: the smallest element.
+        shape: shape of the array.
+        dtype: its dtype, an integer or bool.
+    """
+
+    data: Array
+    bits: int
+    low: int
+    shape: Shape
+    dtype: str
+
+    def __post_init__(self) -> None:
+        _want_whole("Packed", self.dtype)
+        if not 0 <= self.bits <= 32:
+            raise CodingError(f"Packed: bits must be 0 to 32, got {self.bits}")
+        wanted = (prod(self.shape) * self.bits + 7) // 8
+        if self.data.size != wanted:
+            raise CodingError(f"Packed: {self.shape} of {self.bits} bits needs {wanted} bytes, got {self.data.size}")
+
+
+@dataclass(frozen=True, eq=False)
+class Entropy:
+    """Integers written by an entropy coder (`gossamer.coders`): element = ``low`` + symbol.
+
+    Args:
+        data: the coder's bytes, side information of its model included, ``uint8``.
+        shape: shape of the array.
+        dtype: its dtype, an integer or bool.
+        low: the smallest element.
+        alphabet: symbols are ``0 .. alphabet - 1``.
+        model: how probabilities are found.
+        coder: how symbols become bits.
+    """
+
+    data: Array
+    shape: Shape
+    dtype: str
+    low: int
+    alphabet: int
+    model: ModelName = "static"
+    coder: CoderName = "ans"
+
+    def __post_init__(self) -> None:
+        _want_whole("Entropy", self.dtype)
+        if self.alphabet < 1:
+            raise CodingError(f"Entropy: alphabet must be at least 1, got {self.alphabet}")
+
+
+@dataclass(frozen=True, eq=False)
+class Bitmap:
+    """Booleans, eight to a byte (the first is the lowest bit); the bytes are an array of their own.
+
+    Args:
+        bits: ``ceil(size / 8)`` bytes of dtype ``uint8``.
+        shape: shape of the boolean array.
+    """
+
+    bits: "Coding"
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        _adopt(self, "bits")
+        wanted = (prod(self.shape) + 7) // 8
+        if dtype(self.bits) != "uint8" or shape(self.bits) != (wanted,):
+            raise CodingError(f"Bitmap: {self.shape} needs uint8 ({wanted},), got {_say(self.bits)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Gaps:
+    """Booleans as the number of false elements before each true one, in C order (relative indexing).
+
+    Args:
+        gaps: one integer per true element, 1-d, none negative.
+        shape: shape of the boolean array.
+    """
+
+    gaps: "Coding"
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        _adopt(self, "gaps")
+        if dtype(self.gaps) not in INTEGERS or len(shape(self.gaps)) != 1 or size(self.gaps) > prod(self.shape):
+            raise CodingError(f"Gaps: {self.shape} needs 1-d integers, at most its size, got {_say(self.gaps)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """Uniform levels: ``(codes - zero) * scale`` in float32, then rounded to ``dtype``.
+
+    Args:
+        codes: integers, the shape of the array.
+        scale: step size, float32: one number, or one per index of ``axis``.
+        zero: the code of 0.0, shaped as ``scale``.
+        axis: the dimension along which scale and zero vary; None where they are one number.
+        dtype: a float dtype of at most 32 bits.
+    """
+
+    codes: "Coding"
+    scale: "Coding"
+    zero: "Coding"
+    axis: int | None = None
+    dtype: str = "float32"
+
+    def __post_init__(self) -> None:
+        for slot in ("codes", "scale", "zero"):
+            _adopt(self, slot)
+        dims = shape(self.codes)
+        if self.axis is not None and not 0 <= self.axis < len(dims):
+            raise CodingError(f"Affine: axis {self.axis} is outside codes of {len(dims)} dimensions")
+        wanted = () if self.axis is None else (dims[self.axis],)
+        if self.dtype not in {"float32", "float16", "bfloat16"}:
+            raise CodingError(f"Affine: dtype must be float32, float16 or bfloat16, got {self.dtype}")
+        _want_whole("Affine codes", dtype(self.codes))
+        if shape(self.scale) != wanted or dtype(self.scale) != "float32":
+            raise CodingError(f"Affine: scale must be float32 {wanted}, got {_say(self.scale)}")
+        if shape(self.zero) != wanted or dtype(self.zero) not in INTEGERS | {"float32"}:
+            raise CodingError(f"Affine: zero must be numbers {wanted}, got {_say(self.zero)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Codebook:
+    """Shared values: ``centers[codes]``.
+
+    Args:
+        codes: integers, the shape of the array.
+        centers: the shared values, 1-d; their dtype is the dtype of the array.
+    """
+
+    codes: "Coding"
+    centers: "Coding"
+
+    def __post_init__(self) -> None:
+        _adopt(self, "codes")
+        _adopt(self, "centers")
+        _want_whole("Codebook codes", dtype(self.codes))
+        if len(shape(self.centers)) != 1:
+            raise CodingError(f"Codebook: centers must be 1-d, got {_say(self.centers)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Sparse:
+    """Zeros (all bits zero) outside a support, values inside it, in C order.
+
+    Args:
+        support: bool, the shape of the array.
+        values: 1-d, one for each true element of the support.
+    """
+
+    support: "Coding"
+    values: "Coding"
+
+    def __post_init__(self) -> None:
+        _adopt(self, "support")
+        _adopt(self, "values")
+        if dtype(self.support) != "bool":
+            raise CodingError(f"Sparse: support must be bool, got {_say(self.support)}")
+        if len(shape(self.values)) != 1 or size(self.values) > size(self.support):
+            raise CodingError(f"Sparse: values must be 1-d, at most {size(self.support)}, got {_say(self.values)}")
+
+
+@dataclass(frozen=True, eq=False)
+class Planes:
+    """The bytes of each element taken apart: plane ``k`` holds byte ``k`` (0 is the lowest) of every element.
+
+    The highest byte of a float holds its sign and most of its exponent and is far from uniform.
+
+    Args:
+        planes: one ``uint8`` array per byte of the dtype, each of the array's shape.
+        dtype: any dtype of more than one byte.
+    """
+
+    planes: tuple["Coding", ...]
+    dtype: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "planes", tuple(_as_node(plane) for plane in self.planes))
+        wanted = DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 0
+        if wanted < 2 or len(self.planes) != wanted:
+            raise CodingError(f"Planes: {self.dtype} has {wanted} bytes, got {len(self.planes)} planes")
+        if any(dtype(plane) != "uint8" or shape(plane) != shape(self.planes[0]) for plane in self.planes):
+            raise CodingError("Planes: every plane must be uint8 and of one shape")
+
+
+Coding = Dense | Packed | Entropy | Bitmap | Gaps | Affine | Codebook | Sparse | Planes
+
+
+def shape(node: Coding) -> Shape:
+    """Return the shape of the array that ``node`` decodes to."""
+    match node:
+        case Dense():
+            return node.array.shape
+        case Packed() | Entropy() | Bitmap() | Gaps():
+            return node.shape
+        case Affine() | Codebook():
+            return shape(node.codes)
+        case Sparse():
+            return shape(node.support)
+        case Planes():
+            return shape(node.planes[0])
+        case _:
+            assert_never(node)
+
+
+def dtype(node: Coding) -> str:
+    """Return the dtype of the array that ``node`` decodes to, a name of `DTYPES`."""
+    match node:
+        case Dense() | Packed() | Entropy() | Affine() | Planes():
+            return node.dtype
+        case Bitmap() | Gaps():
+            return "bool"
+        case Codebook():
+            return dtype(node.centers)
+        case Sparse():
+            return dtype(node.values)
+        case _:
+            assert_never(node)
+
+
+def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: PLR0911 one return per node
+    """Return the inner slots of ``node`` with their names, in stored order."""
+    match node:
+        case Dense() | Packed() | Entropy():
+            return ()
+        case Bitmap():
+            return (("bits", node.bits),)
+        case Gaps():
+            return (("gaps", node.gaps),)
+        case Affine():
+            return (("codes", node.codes), ("scale", node.scale), ("zero", node.zero))
+        case Codebook():
+            return (("codes", node.codes), ("centers", node.centers))
+        case Sparse():
+            return (("support", node.support), ("values", node.values))
+        case Planes():
+            return tuple((str(index), plane) for index, plane in enumerate(node.planes))
+        case _:
+            assert_never(node)
+
+
+def leaves(node: Coding) -> Iterator[Dense | Packed | Entropy]:
+    """Yield the leaves of ``node`` in stored order."""
+    if isinstance(node, Dense | Packed | Entropy):
+        yield node
+    else:
+        for _, inner in slots(node):
+            yield from leaves(inner)
+
+
+def size(node: Coding) -> int:
+    """Return the number of elements of the array that ``node`` decodes to."""
+    return prod(shape(node))
+
+
+def nbytes(node: Coding) -> int:
+    """Return the bytes of ``node``'s payload as stored: everything but its description in the header."""
+    return sum(leaf.array.nbytes if isinstance(leaf, Dense) else leaf.data.nbytes for leaf in leaves(node))
+
+
+def dense_nbytes(node: Coding) -> int:
+    """Return the bytes of the array that ``node`` decodes to."""
+    return size(node) * DTYPES[dtype(node)].itemsize
+
+
+def describe(node: Coding) -> str:
+    """Return the tree in one line, such as ``sparse(gaps(entropy), codebook(packed 5b, dense float32))``."""
+    match node:
+        case Dense():
+            return f"dense {node.dtype}"
+        case Packed():
+            return f"packed {node.bits}b"
+        case Entropy():
+            return f"entropy {node.model}/{node.coder}"
+        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes():
+            inner = ", ".join(describe(slot) for _, slot in slots(node))
+            return f"{type(node).__name__.lower()}({inner})"
+        case _:
+            assert_never(node)
+
+
+def _as_node(value: "Coding | Array") -> Coding:
+    return Dense(value) if isinstance(value, np.ndarray | np.generic) else value
+
+
+def _adopt(node: Coding, slot: str) -> None:
+    """Let a slot be given as a plain array."""
+    object.__setattr__(node, slot, _as_node(getattr(node, slot)))
+
+
+def _say(node: Coding) -> str:
+    return f"{dtype(node)} {shape(node)}"
+
+
+def _want_whole(what: str, name: str) -> None:
+    if name not in INTEGERS and name != "bool":
+        raise CodingError(f"{what}: dtype must be an integer or bool, got {name}")
