@@ -4,18 +4,16 @@ All numbers are sums or extremes over the calibration batches, so evidence of tw
 equal. Kinds: ``second_moment``, ``mean``, ``range`` and ``gradient``; a method names those it uses in ``needs``.
 """
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gossamer.errors import EvidenceError
-from gossamer.model.layout import Layout, Reading
+from gossamer.model.layout import Layout
 
 KINDS: Final = frozenset({"second_moment", "mean", "range", "gradient"})
 T = TypeVar("T")
@@ -27,7 +25,7 @@ class Moment:
 
     Attributes:
         layout: the part, and how it is read as a matrix (outputs, inputs).
-        total: sum over rows x of x xᵀ, float32 (inputs, inputs); its diagonal (inputs,) for ``Reading.TABLE``.
+        total: sum over rows x of x xᵀ, float32 (inputs, inputs); its diagonal (inputs,) for an embedding's table.
         count: number of rows x.
     """
 
@@ -139,24 +137,3 @@ class Evidence:
                 hint=f"calibrate with needs including {kind!r}",
             )
         raise EvidenceError(f"no {kind} for {site}: {self.unread.get(site, 'no such site was calibrated')}")
-
-
-def refine(parts: Sequence[tuple[Layout, Tensor, int]]) -> list[tuple[Layout, Tensor, int]]:
-    """Cut overlapping parts of one site at each other's edges and add what overlaps.
-
-    A joint projection may be multiplied whole in one place and slice by slice in another; afterwards every row
-    belongs to exactly one part. Parts of a transposed kernel are groups of inputs and stay as they are.
-    """
-    out: list[tuple[Layout, Tensor, int]] = []
-    for reading, group in itertools.groupby(sorted(parts, key=lambda part: part[0]), key=lambda part: part[0].reading):
-        members = list(group)
-        if reading is Reading.TRANSPOSED_KERNEL or len(members) == 1:
-            out.extend(members)
-            continue
-        edges = sorted({edge for layout, _, _ in members for edge in (layout.start, layout.stop)})
-        for start, stop in itertools.pairwise(edges):
-            over = [part for part in members if part[0].start <= start and stop <= part[0].stop]
-            if over:
-                total = over[0][1] if len(over) == 1 else torch.stack([part[1] for part in over]).sum(0)
-                out.append((Layout(reading, start, stop), total, sum(part[2] for part in over)))
-    return out

@@ -1,0 +1,153 @@
+"""One streaming pass over calibration data that collects evidence for every site at once.
+
+The second moment H = Σ x xᵀ of a site's inputs is what second-order pruning (Hassibi and Stork, NIPS 1992), error
+feedback quantization (Frantar et al., arXiv 2210.17323) and whitened low rank ask for; ranges serve quantization of
+activations (Jacob et al., arXiv 1712.05877); squared gradients are the diagonal of the empirical Fisher information.
+Memory is bounded by the sums themselves plus one batch.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from gossamer.calibrate.inputs import Inputs
+from gossamer.calibrate.uses import Watch, Weights, plain_kernels
+from gossamer.errors import EvidenceError
+from gossamer.model.evidence import KINDS, Evidence
+from gossamer.model.subject import Subject, plain_copy
+
+Batch = tuple[tuple[Any, ...], Mapping[str, Any], Any]
+Loss = Callable[[Any, Any], Tensor]
+
+
+def calibrate(
+    subject: Subject,
+    batches: Iterable[Batch],
+    needs: Iterable[str],
+    *,
+    loss: Loss | None = None,
+    samples: int = 65_536,
+    progress: bool = False,
+) -> Evidence:
+    """Run ``subject`` over ``batches`` in evaluation mode and collect the evidence that methods ask for.
+
+    Args:
+        subject: left untouched; a plain copy runs.
+        batches: (args, kwargs, targets) per batch; targets are used for gradients only.
+        needs: kinds of evidence: ``second_moment``, ``mean``, ``range``, ``gradient``.
+        loss: maps (outputs, targets) to a scalar; wanted when gradients are needed.
+        samples: numbers kept of each site's inputs when ranges are needed.
+        progress: show a progress bar on the terminal's error stream.
+
+    Returns:
+        the evidence, on the CPU. Sites that no batch reached are named in ``unread`` with the reason.
+
+    Raises:
+        EvidenceError: an unknown kind; no batches, or a batch of the wrong form; an input or a loss that is empty or
+            not finite (named with its site and batch).
+    """
+    wanted = _checked(needs, loss, samples)
+    inputs = Inputs(wanted, samples)
+    model = plain_copy(subject).eval()
+    weights = {site: model.get_parameter(site) for site in subject.sites}
+    gradients = _Gradients(weights if "gradient" in wanted else {})
+    device = next((weight.device for weight in weights.values()), torch.device("cpu"))
+    count = 0
+    with plain_kernels():
+        for args, kwargs, targets in checked_batches(batches, device, progress=progress):
+            inputs.batch = count
+            with torch.set_grad_enabled(bool(gradients.weights)), Watch(Weights(weights), inputs.see):
+                outputs = model(*args, **kwargs)
+            if loss is not None and gradients.weights:
+                gradients.add(loss(outputs, targets), count)
+            count += 1
+    if not count:
+        raise EvidenceError("calibration was given no batches", hint="an iterator can be run through only once")
+    return Evidence(
+        kinds=wanted,
+        batches=count,
+        moments=inputs.moments(),
+        means=inputs.means(),
+        ranges=inputs.ranges,
+        sampled={site: sample.numbers() for site, sample in inputs.sampled.items()},
+        gradients={site: total / count for site, total in gradients.totals.items()},
+        fishers={site: total / count for site, total in gradients.squares.items()},
+        unread={site: "no batch used it" for site in weights if not inputs.saw(site)} | inputs.unread,
+    )
+
+
+class _Gradients:
+    """Running sums of gradients and squared gradients of the weights."""
+
+    def __init__(self, weights: Mapping[str, nn.Parameter]) -> None:
+        self.weights = weights
+        self.totals = {site: torch.zeros(weight.shape) for site, weight in weights.items()}
+        self.squares = {site: torch.zeros(weight.shape) for site, weight in weights.items()}
+        for weight in weights.values():
+            weight.requires_grad_()
+
+    def add(self, loss: Tensor, batch: int) -> None:
+        """Add the gradients of one batch's loss; a weight that the loss does not reach has gradient zero."""
+        if loss.numel() != 1 or not bool(torch.isfinite(loss).all()):
+            got = f"shape {tuple(loss.shape)}" if loss.numel() != 1 else str(float(loss.detach()))
+            raise EvidenceError(f"calibration batch {batch}: wanted the loss to be one finite number, got {got}")
+        if not loss.requires_grad:
+            return
+        found = torch.autograd.grad(loss, list(self.weights.values()), allow_unused=True)
+        for site, gradient in zip(self.weights, found, strict=True):
+            if gradient is not None:
+                plain = gradient.detach().to("cpu", torch.float32)
+                self.totals[site] += plain
+                self.squares[site].addcmul_(plain, plain)
+
+
+def _checked(needs: Iterable[str], loss: Loss | None, samples: int) -> frozenset[str]:
+    wanted = frozenset((needs,) if isinstance(needs, str) else needs)
+    if wanted - KINDS:
+        raise EvidenceError(
+            f"calibration knows no evidence of kind {', '.join(sorted(wanted - KINDS))}",
+            hint=f"the kinds are {', '.join(sorted(KINDS))}",
+        )
+    if "gradient" in wanted and loss is None:
+        raise EvidenceError("calibration was asked for gradients without a loss", hint="pass loss=task.loss")
+    if samples < 1:
+        raise EvidenceError(f"calibration: wanted samples of at least 1, got {samples}")
+    return wanted
+
+
+def checked_batches(batches: Iterable[Batch], device: torch.device, *, progress: bool) -> Iterator[Batch]:
+    """Yield each batch on ``device``, with a progress bar if asked.
+
+    Raises:
+        EvidenceError: a batch is not (args, kwargs, targets).
+    """
+    total = len(batches) if isinstance(batches, Sized) else None
+    with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
+        for index, batch in enumerate(bar.track(batches, total=total, description="calibrating")):
+            match batch:
+                case (tuple() | list() as args, Mapping() as kwargs, targets):
+                    yield tuple(_move(list(args), device)), _move(dict(kwargs), device), _move(targets, device)
+                case _:
+                    raise EvidenceError(
+                        f"calibration batch {index}: wanted (args, kwargs, targets), got {type(batch).__name__}",
+                        hint="args is a tuple of positional inputs and kwargs a dict of keyword inputs",
+                    )
+
+
+def _move(data: Any, device: torch.device) -> Any:
+    """Return ``data`` with every tensor inside tuples, lists and dicts on ``device``."""
+    match data:
+        case Tensor() | PackedSequence():
+            return data.to(device)  # type: ignore[arg-type]  # PackedSequence.to has the annotation of one overload
+        case dict():
+            return {key: _move(value, device) for key, value in data.items()}
+        case list() | tuple():
+            parts = [_move(value, device) for value in data]
+            return type(data)(*parts) if hasattr(data, "_fields") else type(data)(parts)
+        case _:
+            return data
