@@ -31,7 +31,7 @@ def factory(spec: str, *, kind: type[GossamerError]) -> Callable[[], Any]:
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise kind(f"{place} has no {name!r}", hint=near(name, public))
     if not callable(found):
-        raise kind(f"{spec} is a {type(found).__name__}, wanted a function or class that takes no arguments")
+        raise kind(f"{spec} is of type {type(found).__name__}, wanted a function or class that takes no arguments")
     return found
 
 
@@ -49,7 +49,7 @@ def made(spec: str, *, wanted: type, kind: type[GossamerError]) -> Any:
     except Exception as error:
         raise kind(f"calling {spec} failed at {_place(error)}: {type(error).__name__}: {error}") from error
     if not isinstance(value, wanted):
-        raise kind(f"{spec} returned a {type(value).__name__}, wanted a {wanted.__name__}")
+        raise kind(f"{spec} returned a value of type {type(value).__name__}, wanted {wanted.__name__}")
     return value
 
 
