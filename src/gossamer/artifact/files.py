@@ -1,0 +1,61 @@
+"""Files: an artifact to disk in one step or not at all, and back."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from gossamer.artifact.artifact import Artifact
+from gossamer.artifact.container import loads, parts
+from gossamer.errors import ArtifactError
+
+
+def save(path: str | Path, artifact: Artifact) -> int:
+    """Write ``artifact`` to ``path`` and return the bytes written.
+
+    The file appears complete or not at all: it is written beside ``path``, flushed to the disk and renamed.
+
+    Raises:
+        ArtifactError: the artifact cannot be stored, or the disk refuses; what was at ``path`` is untouched.
+    """
+    target = Path(path)
+    pieces = parts(artifact)
+    temporary: Path | None = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.writelines(pieces)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(target)
+    except OSError as error:
+        raise ArtifactError(f"cannot be written: {error.strerror or error}", str(target)) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+    return sum(map(len, pieces))
+
+
+def load(path: str | Path, *, max_bytes: int = 1 << 34) -> Artifact:
+    """Read the artifact at ``path``: every checksum and bound is checked, nothing is decoded yet.
+
+    Args:
+        path: the file.
+        max_bytes: refuse a file whose tensors decode to more than this.
+
+    Raises:
+        ArtifactError: the file cannot be read, is damaged, is malformed or passes a bound.
+    """
+    return loads(read_bytes(path), max_bytes=max_bytes)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Return the file's bytes.
+
+    Raises:
+        ArtifactError: the file cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"cannot be read: {error.strerror or error}", str(path)) from error

@@ -1,0 +1,186 @@
+"""The header: typed structs in array form, so that a field costs its value and no name (`SPEC.md` section 3)."""
+
+from typing import Annotated, Any, assert_never
+
+import msgspec
+from msgspec import Meta
+
+from gossamer.codings import (
+    DTYPES,
+    Affine,
+    Bitmap,
+    Codebook,
+    Coding,
+    Dense,
+    Entropy,
+    Gaps,
+    Packed,
+    Planes,
+    Sparse,
+    size,
+)
+from gossamer.codings.nodes import CoderName, ModelName
+
+NAMES = tuple(DTYPES)
+MODELS: tuple[ModelName, ...] = ("static", "adaptive")
+CODERS: tuple[CoderName, ...] = ("ans", "range")
+
+Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+Crc = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
+Low = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+DtypeNumber = Annotated[int, Meta(ge=0, le=len(NAMES) - 1)]
+Bits = Annotated[int, Meta(ge=0, le=32)]
+Alphabet = Annotated[int, Meta(ge=1, le=1 << 16)]
+Mode = Annotated[int, Meta(ge=0, le=len(MODELS) * len(CODERS) - 1)]
+Axis = Annotated[int, Meta(ge=0, le=31)]
+
+
+class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Base: stored as a msgpack array of exactly its fields."""
+
+
+class DenseRecord(_Record, frozen=True, tag=0):
+    """`Dense`: dtype; the payload is the array."""
+
+    dtype: DtypeNumber
+
+
+class PackedRecord(_Record, frozen=True, tag=1):
+    """`Packed`."""
+
+    dtype: DtypeNumber
+    bits: Bits
+    low: Low
+
+
+class EntropyRecord(_Record, frozen=True, tag=2):
+    """`Entropy`: mode is model + 2 * coder; length is the payload's bytes."""
+
+    dtype: DtypeNumber
+    low: Low
+    alphabet: Alphabet
+    mode: Mode
+    length: Count
+
+
+class BitmapRecord(_Record, frozen=True, tag=3):
+    """`Bitmap`."""
+
+    bits: "Record"
+
+
+class GapsRecord(_Record, frozen=True, tag=4):
+    """`Gaps`: count is the number of true elements."""
+
+    gaps: "Record"
+    count: Count
+
+
+class AffineRecord(_Record, frozen=True, tag=5):
+    """`Affine`."""
+
+    codes: "Record"
+    scale: "Record"
+    zero: "Record"
+    axis: Axis | None
+    dtype: DtypeNumber
+
+
+class CodebookRecord(_Record, frozen=True, tag=6):
+    """`Codebook`: count is the number of centers."""
+
+    codes: "Record"
+    centers: "Record"
+    count: Count
+
+
+class SparseRecord(_Record, frozen=True, tag=7):
+    """`Sparse`: count is the number of values."""
+
+    support: "Record"
+    values: "Record"
+    count: Count
+
+
+class PlanesRecord(_Record, frozen=True, tag=8):
+    """`Planes`."""
+
+    planes: Annotated[list["Record"], Meta(min_length=2, max_length=8)]
+    dtype: DtypeNumber
+
+
+Record = (
+    DenseRecord
+    | PackedRecord
+    | EntropyRecord
+    | BitmapRecord
+    | GapsRecord
+    | AffineRecord
+    | CodebookRecord
+    | SparseRecord
+    | PlanesRecord
+)
+
+
+class TensorRecord(_Record, frozen=True):
+    """One tensor."""
+
+    name: str
+    shape: Annotated[list[Count], Meta(max_length=32)]
+    coding: Record
+
+
+class BlobRecord(_Record, frozen=True):
+    """One blob: how many tensors, in order, it holds, and the CRC-32 of its bytes."""
+
+    tensors: Annotated[int, Meta(ge=1)]
+    crc: Crc
+
+
+class GraphRecord(_Record, frozen=True):
+    """The graph: codec 0 stored, 1 deflate, 2 LZMA; its bytes before and after; CRC-32 of the stored bytes."""
+
+    codec: Annotated[int, Meta(ge=0, le=2)]
+    stored: Count
+    length: Count
+    crc: Crc
+
+
+class Header(_Record, frozen=True):
+    """Everything but the payloads."""
+
+    tensors: list[TensorRecord]
+    blobs: list[BlobRecord]
+    aliases: dict[str, str]
+    edits: list[dict[str, Any]]
+    activations: dict[str, dict[str, Any]]
+    meta: dict[str, Any]
+    graph: GraphRecord | None
+    padding: Count
+
+
+def record(node: Coding) -> Record:  # noqa: PLR0911 one return per node
+    """Return the header's record of ``node``; shapes that follow from the parent are left out."""
+    match node:
+        case Dense():
+            return DenseRecord(NAMES.index(node.dtype))
+        case Packed():
+            return PackedRecord(NAMES.index(node.dtype), node.bits, node.low)
+        case Entropy():
+            mode = MODELS.index(node.model) + len(MODELS) * CODERS.index(node.coder)
+            return EntropyRecord(NAMES.index(node.dtype), node.low, node.alphabet, mode, node.data.nbytes)
+        case Bitmap():
+            return BitmapRecord(record(node.bits))
+        case Gaps():
+            return GapsRecord(record(node.gaps), size(node.gaps))
+        case Affine():
+            parts = (record(node.codes), record(node.scale), record(node.zero))
+            return AffineRecord(*parts, node.axis, NAMES.index(node.dtype))
+        case Codebook():
+            return CodebookRecord(record(node.codes), record(node.centers), size(node.centers))
+        case Sparse():
+            return SparseRecord(record(node.support), record(node.values), size(node.values))
+        case Planes():
+            return PlanesRecord([record(plane) for plane in node.planes], NAMES.index(node.dtype))
+        case _:
+            assert_never(node)
