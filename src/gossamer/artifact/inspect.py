@@ -1,0 +1,108 @@
+"""What is in a file, tensor by tensor, in bytes as they are on disk."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from gossamer.artifact.artifact import Artifact
+from gossamer.artifact.container import loads, parts, read_header
+from gossamer.artifact.files import read_bytes
+from gossamer.codings import dense_nbytes, describe, dtype, nbytes, shape
+from gossamer.codings.bits import bit_view
+from gossamer.codings.nodes import FLOATS, Array
+
+
+class TensorSummary(msgspec.Struct, frozen=True):
+    """One tensor: its coding in one line, stored and dense bytes, the share of its values that is not zero."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    coding: str
+    bytes: int
+    dense_bytes: int
+    bits_per_weight: float
+    density: float
+    distinct: int
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """A file: ``bytes = header_bytes + tensor_bytes + graph_bytes + padding_bytes``.
+
+    ``weights_only_bytes`` is what the file has, or would have, without the graph; ``ratio`` is ``dense_bytes``
+    (every tensor as a dense array, no container) over it.
+    """
+
+    path: str
+    bytes: int
+    weights_only_bytes: int
+    header_bytes: int
+    tensor_bytes: int
+    graph_bytes: int
+    padding_bytes: int
+    dense_bytes: int
+    ratio: float
+    self_contained: bool
+    tensors: tuple[TensorSummary, ...]
+    aliases: Mapping[str, str]
+    edits: Sequence[Mapping[str, Any]]
+    activations: Mapping[str, Mapping[str, Any]]
+    meta: Mapping[str, Any]
+
+
+def inspect(path: str | Path, *, max_bytes: int = 1 << 34) -> Summary:
+    """Return what is in the file, after decoding every tensor.
+
+    Raises:
+        ArtifactError: the file cannot be read or is not sound.
+    """
+    data = read_bytes(path)
+    artifact = loads(data, max_bytes=max_bytes)
+    header, start = read_header(data)
+    rows = tuple(_row(artifact, name) for name in artifact.tensors)
+    weights_only = sum(map(len, parts(replace(artifact, graph=None)))) if artifact.graph is not None else len(data)
+    dense = sum(row.dense_bytes for row in rows)
+    return Summary(
+        path=str(path),
+        bytes=len(data),
+        weights_only_bytes=weights_only,
+        header_bytes=start,
+        tensor_bytes=sum(row.bytes for row in rows),
+        graph_bytes=header.graph.stored if header.graph else 0,
+        padding_bytes=header.padding,
+        dense_bytes=dense,
+        ratio=dense / weights_only,
+        self_contained=artifact.graph is not None,
+        tensors=rows,
+        aliases=artifact.aliases,
+        edits=artifact.edits,
+        activations=artifact.activations,
+        meta=artifact.meta,
+    )
+
+
+def _row(artifact: Artifact, name: str) -> TensorSummary:
+    node = artifact.tensors[name]
+    bits = bit_view(artifact.array(name))
+    return TensorSummary(
+        name=name,
+        shape=shape(node),
+        dtype=dtype(node),
+        coding=describe(node),
+        bytes=nbytes(node),
+        dense_bytes=dense_nbytes(node),
+        bits_per_weight=8 * nbytes(node) / max(bits.size, 1),
+        density=_nonzero(bits, dtype(node)) / max(bits.size, 1),
+        distinct=int(np.unique(bits).size),
+    )
+
+
+def _nonzero(bits: Array, name: str) -> int:
+    """Count the values that are not zero; minus zero is zero."""
+    return int(
+        np.count_nonzero(bits & ~bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1)) if name in FLOATS else bits)
+    )
