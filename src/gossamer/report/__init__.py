@@ -1,18 +1,16 @@
 """Reports: measured numbers per site, per step and in total, each marked ``measured`` or ``computed``."""
 
+from gossamer.figure import Figure, computed, measured
 from gossamer.report.sentences import amount, sentences, step_sentences, summary
 from gossamer.report.structs import (
     Effect,
-    Figure,
     Report,
     SiteState,
     Skipped,
     State,
     StepReport,
-    computed,
     effect,
     load,
-    measured,
     save,
     to_json,
 )

@@ -2,7 +2,8 @@
 
 from collections import Counter
 
-from gossamer.report.structs import Figure, Report, State, StepReport, effect
+from gossamer.figure import Figure
+from gossamer.report.structs import Report, State, StepReport, effect
 
 SCALES = {
     "B": ((1e6, "MB"), (1e3, "kB"), (1.0, "B")),

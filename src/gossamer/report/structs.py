@@ -10,26 +10,9 @@ from typing import Literal
 
 import msgspec
 
-Basis = Literal["measured", "computed"]
+from gossamer.figure import Figure, computed
+
 Direction = Literal["max", "min"]
-
-
-class Figure(msgspec.Struct, frozen=True):
-    """One number, how it came about, and its unit (``""`` for counts and ratios)."""
-
-    value: float | int
-    basis: Basis
-    unit: str = ""
-
-
-def measured(value: float, unit: str = "") -> Figure:
-    """Return a figure that was counted or timed."""
-    return Figure(value, "measured", unit)
-
-
-def computed(value: float, unit: str = "") -> Figure:
-    """Return a figure that a formula gave."""
-    return Figure(value, "computed", unit)
 
 
 class SiteState(msgspec.Struct, frozen=True, kw_only=True):

@@ -5,7 +5,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gossamer.report.sentences import amount, sentences
-from gossamer.report.structs import Figure, Report, SiteState, State, effect
+from gossamer.figure import Figure
+from gossamer.report.structs import Report, SiteState, State, effect
 
 
 def show(report: Report, console: Console, *, sites: bool = True) -> None:
