@@ -4,8 +4,8 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gossamer.report.sentences import amount, sentences
 from gossamer.figure import Figure
+from gossamer.report.sentences import amount, sentences
 from gossamer.report.structs import Report, SiteState, State, effect
 
 
