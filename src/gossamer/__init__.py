@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from gossamer.recipe import Recipe, Step
     from gossamer.report import Report
     from gossamer.settings import Settings
-    from gossamer.task import Task, evaluate
-    from gossamer.train import Training
+    from gossamer.task import Task
+    from gossamer.train import Training, evaluate
 
 __all__ = [
     "Artifact",
@@ -62,7 +62,7 @@ _HOME = {
     "Report": "gossamer.report",
     "Settings": "gossamer.settings",
     "Task": "gossamer.task",
-    "evaluate": "gossamer.task",
+    "evaluate": "gossamer.train",
     "Training": "gossamer.train",
 }
 

@@ -5,7 +5,7 @@ Nothing here imports torch when it is itself imported, so that ``inspect``, ``ve
 
 
 def main() -> None:
-    """Run the command line on ``sys.argv``; exits with 0 (done), 1 (a check failed) or 2 (a mistake in what was asked)."""
+    """Run the command line on ``sys.argv``; exits with 0 (done), 1 (a check failed) or 2 (a mistake of the user)."""
     from gossamer.cli.app import app
 
-    app()
+    app(prog_name="gossamer")

@@ -1,0 +1,135 @@
+"""Write the generated parts of the documentation: ``python docs/generate.py`` (``--check`` only compares).
+
+A page marks such a part by two comments, ``<!-- begin KIND ARGUMENT -->`` and ``<!-- end -->``. What stands between
+them is made from the declarations of settings, the built-in recipes, the commands' own help, and committed results.
+"""
+
+import argparse
+import importlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from typer.testing import CliRunner
+
+from gossamer.cli.app import EXAMPLES, app
+from gossamer.settings import Settings, describe
+
+ROOT = Path(__file__).resolve().parent.parent
+MARK = re.compile(r"(<!-- begin (?P<kind>[a-z]+)(?: (?P<argument>\S+))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def pages() -> Iterator[Path]:
+    """Yield every page that may hold generated parts."""
+    yield ROOT / "README.md"
+    yield from sorted((ROOT / "docs").rglob("*.md"))
+
+
+def generated(text: str) -> str:
+    """Return a page's text with every generated part made anew."""
+
+    def fill(match: re.Match[str]) -> str:
+        made = KINDS[match["kind"]](match["argument"] or "")
+        return f"{match[1]}{made.rstrip()}\n{match[4]}"
+
+    return MARK.sub(fill, text)
+
+
+def settings(where: str) -> str:
+    """Return the table of fields of a settings class given as ``package.module:Class``."""
+    module, _, name = where.partition(":")
+    kind: type[Settings] = getattr(importlib.import_module(module), name)
+    rows = [
+        (f"`{field}`", _default(default), text)
+        for field, text, default in describe(kind)
+        if field not in {"include", "exclude"}
+    ]
+    return _table(("setting", "default", "meaning"), rows)
+
+
+def recipes(_: str) -> str:
+    """Return the built-in recipes, each with its TOML as shipped."""
+    folder = ROOT / "src" / "gossamer" / "recipe" / "builtin"
+    parts = [f"### {path.stem}\n\n```toml\n{path.read_text().strip()}\n```" for path in sorted(folder.glob("*.toml"))]
+    return "\n\n".join(parts)
+
+
+def commands(_: str) -> str:
+    """Return the help of every command, as the terminal shows it."""
+    names = [function.__name__ for function in EXAMPLES]
+    return "\n\n".join(f"## {name}\n\n```text\n{_help(name)}\n```" for name in names)
+
+
+def results(_: str) -> str:
+    """Return one section per committed result file: what it measured, where and how, and its table."""
+    folder = ROOT / "benchmarks" / "results"
+    parts = [_result(path) for path in sorted(folder.glob("*.json"))]
+    return "\n\n".join(parts) if parts else "No results are committed yet."
+
+
+KINDS: dict[str, Callable[[str], str]] = {
+    "settings": settings,
+    "recipes": recipes,
+    "commands": commands,
+    "results": results,
+}
+
+
+def _default(value: Any) -> str:
+    if value is msgspec.NODEFAULT:
+        return "must be given"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"`{value}`" if not isinstance(value, tuple) else f"`{list(value)}`"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _help(command: str) -> str:
+    shown = CliRunner().invoke(app, [command, "--help"], prog_name="gossamer", env={"COLUMNS": "100", "NO_COLOR": "1"})
+    return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
+
+
+def _result(path: Path) -> str:
+    """Return a result as a heading, its provenance and a table of its rows."""
+    result = json.loads(path.read_text())
+    where = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
+    lines = [
+        f"### {result['title']}",
+        f"{result['note']}\n" if result.get("note") else "",
+        f"`{result['command']}` at commit `{result['commit'][:12]}`; {where}; seeds {result['seeds']}.",
+        "",
+        _table(tuple(result["columns"]), [tuple(map(str, row)) for row in result["rows"]]),
+    ]
+    return "\n".join(line for line in lines if line is not None)
+
+
+def main() -> int:
+    """Write or check; return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
+    check = parser.parse_args().check
+    stale = []
+    for page in pages():
+        text = page.read_text()
+        made = generated(text)
+        if made != text:
+            stale.append(page.relative_to(ROOT))
+            if not check:
+                page.write_text(made)
+    for page in stale:
+        print(f"{'out of date' if check else 'written'}: {page}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
