@@ -11,7 +11,7 @@ from gossamer.model.method import Method, choose
 from gossamer.model.penalty import Penalty, StepContext
 from gossamer.model.plan import Plan, Skip
 from gossamer.model.site import Owner, Site, find_sites
-from gossamer.model.subject import Subject, live_weight, plain_copy
+from gossamer.model.subject import Subject, live_weight, plain_copy, trainable
 
 __all__ = [
     "Codebook",
@@ -51,4 +51,5 @@ __all__ = [
     "plain_copy",
     "retarget",
     "to_artifact",
+    "trainable",
 ]

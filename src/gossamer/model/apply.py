@@ -1,14 +1,108 @@
 """Apply: the only place where a model changes."""
 
+from collections.abc import Mapping
+
+import torch
+
+from gossamer.errors import ModelError, PlanError
+from gossamer.model.constraint import Codebook, Constraints
+from gossamer.model.edits import Split
+from gossamer.model.input_grid import put_input_grid, why_no_input_grid
+from gossamer.model.live import constrain
+from gossamer.model.merge import merge
 from gossamer.model.plan import Plan
+from gossamer.model.run import run_example
+from gossamer.model.site import Site, find_sites, owned_parameters
 from gossamer.model.subject import Subject
+from gossamer.model.surgery import perform
 
 
 def apply(subject: Subject, plan: Plan) -> Subject:
-    """Return a copy of ``subject`` with ``plan`` carried out and merged with what holds already."""
-    raise NotImplementedError
+    """Return a copy of ``subject`` with ``plan`` carried out and merged with what holds already.
+
+    Raises:
+        PlanError: the plan names what the subject does not have, does not fit it, or would undo what holds.
+    """
+    new = subject.copy()
+    if plan.edits or plan.tensors:
+        vars(new).pop("sites", None)
+        vars(new).pop("graph", None)
+        _edit(new, plan)
+    _constrain(new, plan)
+    for name, grid in plan.activations.items():
+        site = _site(find_sites(new.model, every=True), name)
+        reason = why_no_input_grid(new.model, site)
+        if reason is not None:
+            raise PlanError(f"{name}: {reason}")
+        if grid.axis is not None:
+            raise PlanError(f"{name}: wanted one scale for the input grid, got {grid.scale.numel()}")
+        put_input_grid(new.model, site, grid)
+    new.edits = (*subject.edits, *plan.edits)
+    new.penalties = (*subject.penalties, *plan.penalties)
+    new.skipped = (*subject.skipped, *plan.skipped)
+    return new
 
 
 def retarget(subject: Subject, plan: Plan) -> None:
-    """Change constraint values of ``subject`` in place; for a schedule that owns the subject during training."""
-    raise NotImplementedError
+    """Change the constraints of ``subject`` in place, for a schedule that owns it during training.
+
+    Parameters keep their identity, so an optimizer goes on working.
+
+    Raises:
+        PlanError: the plan changes more than constraints, or would need a new parameter (a codebook where there was
+            none of that size).
+    """
+    if plan.edits or plan.tensors or plan.activations or plan.penalties:
+        raise PlanError(f"plan of {plan.method}: only constraints can change during training")
+    held = subject.constraints
+    for site in plan.constraints:
+        for part in plan.on(site):
+            old = held.get(site, Constraints()).codebook
+            if isinstance(part, Codebook) and (old is None or old.size != part.size):
+                raise PlanError(f"{site}: a codebook of {part.size} values cannot appear during training")
+    _constrain(subject, plan)
+
+
+def _constrain(subject: Subject, plan: Plan) -> None:
+    if not plan.constraints:
+        return
+    sites = find_sites(subject.model, every=True)
+    parameters = {owner.name: parameter for owner, _, parameter in owned_parameters(subject.model)}
+    held = subject.constraints
+    for name in plan.constraints:
+        site = _site(sites, name)
+        merged = held.get(name, Constraints())
+        for part in plan.on(name):
+            merged = merge(site, merged, part)
+        changed = {type(part) for part in plan.on(name)}
+        constrain(subject.model, parameters[name], [part for part in merged if type(part) in changed])
+
+
+def _site(sites: Mapping[str, Site], name: str) -> Site:
+    if name not in sites:
+        raise PlanError(f"the subject has no site {name!r}", hint=f"the sites are: {', '.join(sites)}")
+    return sites[name]
+
+
+def _edit(subject: Subject, plan: Plan) -> None:
+    wanted = {f"{e.module}.{i}.weight" for e in plan.edits if isinstance(e, Split) for i in (0, 1)}
+    if set(plan.tensors) != wanted:
+        raise PlanError(
+            f"plan of {plan.method}: its edits need tensors {sorted(wanted)}, it gives {sorted(plan.tensors)}"
+        )
+    try:
+        for edit in plan.edits:
+            perform(subject.model, edit)
+        _fill(subject, plan)
+        run_example(subject.model, subject.args, subject.kwargs)
+    except ModelError as error:
+        raise PlanError(f"plan of {plan.method}: {error.message}") from error
+
+
+def _fill(subject: Subject, plan: Plan) -> None:
+    parameters = {owner.name: parameter for owner, _, parameter in owned_parameters(subject.model)}
+    for name, value in plan.tensors.items():
+        parameter = parameters[name]
+        if value.shape != parameter.shape or not bool(torch.isfinite(value).all()):
+            raise PlanError(f"{name}: wanted finite values of shape {tuple(parameter.shape)}, got {tuple(value.shape)}")
+        parameter.data = value.detach().to(parameter.device, parameter.dtype, copy=True)

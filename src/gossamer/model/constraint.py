@@ -5,13 +5,41 @@ Dally 2016), ``Grid`` puts values on uniform levels (Jacob et al. 2018). Tensors
 act in a fixed order: look-up of centers, then the grid, then the mask.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from gossamer.errors import PlanError
+
+
+def codes_range(bits: int, *, signed: bool) -> tuple[int, int]:
+    """Return the smallest and the largest code of a grid."""
+    return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+
+
+def quantize(values: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed: bool, axis: int | None) -> Tensor:
+    """Return the nearest codes of ``values`` as a float32 tensor of integers (half to even, clamped)."""
+    low, high = codes_range(bits, signed=signed)
+    codes = values.detach().float() / _along(scale.float(), values.ndim, axis)
+    return codes.round_().add_(_along(zero.float(), values.ndim, axis)).clamp_(low, high)
+
+
+def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, axis: int | None) -> Tensor:
+    """Return ``(codes - zero) * scale`` in float32."""
+    return (codes.float() - _along(zero.float(), codes.ndim, axis)) * _along(scale.float(), codes.ndim, axis)
+
+
+def snap(values: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed: bool, axis: int | None) -> Tensor:
+    """Return the nearest points of a grid to ``values``, in their dtype."""
+    codes = quantize(values, scale, zero, bits=bits, signed=signed, axis=axis)
+    return dequantize(codes, scale, zero, axis).to(values.dtype)
+
+
+def _along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
+    return values if axis is None else values.view([-1 if i == axis else 1 for i in range(ndim)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +126,7 @@ class Grid:
             )
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
             raise PlanError("Grid.scale: wanted finite positive values")
-        low, high = self.codes_range
+        low, high = codes_range(self.bits, signed=self.signed)
         if scale.numel() and not low <= int(zero.min()) <= int(zero.max()) <= high:
             raise PlanError(f"Grid.zero: wanted values in [{low}, {high}]")
         object.__setattr__(self, "scale", scale)
@@ -107,32 +135,20 @@ class Grid:
     @property
     def codes_range(self) -> tuple[int, int]:
         """Smallest and largest code."""
-        if self.signed:
-            return -(2 ** (self.bits - 1)), 2 ** (self.bits - 1) - 1
-        return 0, 2**self.bits - 1
+        return codes_range(self.bits, signed=self.signed)
 
     def quantize(self, values: Tensor) -> Tensor:
         """Return the nearest codes of ``values`` as a float32 tensor of integers (half to even, clamped)."""
-        scale, zero = self._along(values)
-        low, high = self.codes_range
-        return (values.detach().float() / scale).round_().add_(zero).clamp_(low, high)
+        scale, zero = self.scale.to(values.device), self.zero.to(values.device)
+        return quantize(values, scale, zero, bits=self.bits, signed=self.signed, axis=self.axis)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return ``(codes - zero) * scale`` in float32, the formula the file's ``Affine`` coding uses."""
-        scale, zero = self._along(codes)
-        return (codes.float() - zero) * scale
+        return dequantize(codes, self.scale.to(codes.device), self.zero.to(codes.device), self.axis)
 
     def snap(self, values: Tensor) -> Tensor:
         """Return the nearest points of the grid, in the dtype of ``values``."""
         return self.dequantize(self.quantize(values)).to(values.dtype)
-
-    def _along(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        scale, zero = self.scale.to(values.device), self.zero.to(values.device).float()
-        if self.axis is None:
-            return scale, zero
-        shape = [1] * values.ndim
-        shape[self.axis] = -1
-        return scale.view(shape), zero.view(shape)
 
 
 Constraint = Mask | Codebook | Grid
@@ -142,11 +158,11 @@ Constraint = Mask | Codebook | Grid
 class Constraints:
     """All constraints of one site; None where there is none of the kind."""
 
-    mask: Mask | None = field(default=None)
-    codebook: Codebook | None = field(default=None)
-    grid: Grid | None = field(default=None)
+    mask: Mask | None = None
+    codebook: Codebook | None = None
+    grid: Grid | None = None
 
-    def __iter__(self):  # type: ignore[no-untyped-def]  # noqa: ANN204
+    def __iter__(self) -> Iterator[Constraint]:
         """Iterate over the constraints that are there, in the order in which they act."""
         return iter([part for part in (self.codebook, self.grid, self.mask) if part is not None])
 

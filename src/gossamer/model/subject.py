@@ -5,19 +5,37 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
+from gossamer.errors import ModelError
 from gossamer.model.constraint import Constraints, Grid
+from gossamer.model.copying import copy_inputs, copy_module
 from gossamer.model.edits import Edit
 from gossamer.model.graph import Graph
+from gossamer.model.input_grid import input_grids, take_input_grid
+from gossamer.model.live import bake, live_parts
 from gossamer.model.penalty import Penalty
 from gossamer.model.plan import Skip
-from gossamer.model.site import Site
+from gossamer.model.run import run_example
+from gossamer.model.site import Site, find_sites, owned_parameters
+from gossamer.model.surgery import parametrized_folds, perform
+from gossamer.model.trace import trace
 
 
 @dataclass(eq=False)
 class Subject:
-    """A model under compression, made by :meth:`of`; only ``apply``, ``retarget`` and training change it."""
+    """A model under compression, made by :meth:`of`; only ``apply``, ``retarget`` and training change it.
+
+    Attributes:
+        model: the subject's own module, with live constraints.
+        args: positional example inputs.
+        kwargs: keyword example inputs.
+        edits: what was changed in the structure, in order, since the caller's model.
+        penalties: terms of the training loss.
+        skipped: what the methods applied so far left alone, with reasons.
+    """
 
     model: nn.Module
     args: tuple[Any, ...]
@@ -28,39 +46,119 @@ class Subject:
 
     @classmethod
     def of(cls, model: nn.Module, *args: Any, **kwargs: Any) -> "Subject":
-        """Copy ``model`` with example inputs."""
-        raise NotImplementedError
+        """Return a subject on a deep copy of ``model``; the inputs are what its forward takes.
 
-    @property
+        Mode, dtype, device and ``requires_grad`` stay as they are. Re-parametrised weights (weight norm of both styles,
+        spectral norm) are folded into plain ones on the copy; the folds are recorded in ``edits``.
+
+        Raises:
+            ModelError: no module, no parameters, uninitialised or non-finite weights, or inputs that do not run.
+        """
+        if not isinstance(model, nn.Module):
+            raise ModelError(f"wanted a torch.nn.Module, got {type(model).__name__}")
+        _check_weights(model)
+        own = copy_module(model)
+        folds = parametrized_folds(own)
+        own_args, own_kwargs = copy_inputs((args, kwargs))
+        run_example(own, *copy_inputs((args, kwargs)))
+        for fold in folds:
+            perform(own, fold)
+        return cls(own, own_args, own_kwargs, edits=folds)
+
+    @cached_property
     def sites(self) -> Mapping[str, Site]:
         """The distinct weights by name."""
-        raise NotImplementedError
+        return find_sites(self.model)
 
     @cached_property
     def graph(self) -> Graph:
-        """The model's operators with shapes and costs."""
-        raise NotImplementedError
+        """The model's operators with shapes and costs, traced on a plain copy the first time it is asked for."""
+        return trace(plain_copy(self), *copy_inputs((self.args, self.kwargs)))
 
     @property
     def constraints(self) -> Mapping[str, Constraints]:
-        """The live constraints by site."""
-        raise NotImplementedError
+        """The live constraints by site, read at this moment."""
+        parts = {id(parameter): live for _, _, live, parameter in live_parts(self.model)}
+        names: dict[int, str] = {}
+        for owner, _, parameter in owned_parameters(self.model):
+            names.setdefault(id(parameter), owner.name)
+        return {names[key]: live.constraints for key, live in parts.items()}
 
     @property
     def activations(self) -> Mapping[str, Grid]:
         """The live input grids by site."""
-        raise NotImplementedError
+        return {hook.site: hook.grid for hook in input_grids(self.model)}
 
     def copy(self) -> "Subject":
-        """Return an independent copy."""
-        raise NotImplementedError
+        """Return an independent copy; penalties are shared, for they may hold a whole teacher."""
+        args, kwargs = copy_inputs((self.args, self.kwargs))
+        new = Subject(copy_module(self.model), args, kwargs, self.edits, self.penalties, self.skipped)
+        vars(new).update({name: vars(self)[name] for name in ("sites", "graph") if name in vars(self)})
+        return new
+
+
+def owner_of(subject: Subject, site: str) -> tuple[nn.Module, str]:
+    """Return the first module that owns ``site`` and the attribute it holds it under.
+
+    Raises:
+        ModelError: the subject has no such site.
+    """
+    found = subject.sites.get(site)
+    owner = found.owners[0] if found else None
+    if owner is None:
+        every = find_sites(subject.model, every=True)
+        if site not in every:
+            raise ModelError(f"no site {site!r}", hint=f"the sites are: {', '.join(subject.sites) or 'none'}")
+        owner = every[site].owners[0]
+    return subject.model.get_submodule(owner.module), owner.attribute
 
 
 def live_weight(subject: Subject, site: str) -> Tensor:
-    """Return the site's values as the next forward pass will use them (detached)."""
-    raise NotImplementedError
+    """Return the values of ``site`` as the next forward pass will use them: its shape and dtype, detached.
+
+    Raises:
+        ModelError: the subject has no such site.
+    """
+    module, attribute = owner_of(subject, site)
+    with torch.no_grad():
+        value: Tensor = getattr(module, attribute)
+    return value.detach()
+
+
+def trainable(subject: Subject, site: str) -> nn.Parameter:
+    """Return the parameter that training moves for ``site``: the centers where it has a codebook, else its original.
+
+    Raises:
+        ModelError: the subject has no such site.
+    """
+    module, attribute = owner_of(subject, site)
+    for owner, found, live, parameter in live_parts(subject.model):
+        if found is module and owner.attribute == attribute:
+            return parameter if live.centers is None else live.centers
+    parameter = getattr(module, attribute)
+    if not isinstance(parameter, nn.Parameter):
+        raise ModelError(f"{site}: wanted a parameter, got {type(parameter).__name__}")
+    return parameter
 
 
 def plain_copy(subject: Subject) -> nn.Module:
-    """Return a copy of the model with constraints baked in and no hooks."""
-    raise NotImplementedError
+    """Return a copy of the subject's model with its constraints baked into the weights and no input grids."""
+    model = copy_module(subject.model)
+    bake(model)
+    for module in model.modules():
+        take_input_grid(module)
+    return model
+
+
+def _check_weights(model: nn.Module) -> None:
+    count = 0
+    for owner, _, parameter in owned_parameters(model):
+        count += 1
+        if is_lazy(parameter):
+            raise ModelError(f"{owner.name}: the parameter is not initialised", hint="run the lazy module once before")
+        if parameter.is_meta:
+            raise ModelError(f"{owner.name}: the parameter is on the meta device and has no values")
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise ModelError(f"{owner.name}: wanted finite values, got NaN or infinity")
+    if not count:
+        raise ModelError(f"{type(model).__name__}: the model has no parameters, so there is nothing to compress")

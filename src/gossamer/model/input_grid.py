@@ -1,0 +1,85 @@
+"""Input grids: a module's input put on uniform levels, simulated live by a forward pre-hook (Jacob et al. 2018)."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor, nn
+
+from gossamer.model.constraint import Grid
+from gossamer.model.live import straight_through_snap
+from gossamer.model.site import Site
+
+_MODULES = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
+
+
+class InputGrid:
+    """The hook: snaps the first input of its module to ``grid``; gradients pass straight through."""
+
+    def __init__(self, site: str, grid: Grid) -> None:
+        self.site = site
+        self.grid = grid
+
+    def __call__(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return the inputs with the first one on the grid."""
+        if args:
+            return (self._snap(args[0]), *args[1:]), kwargs
+        return args, kwargs | {"input": self._snap(kwargs["input"])}
+
+    def _snap(self, value: Tensor) -> Tensor:
+        grid, device = self.grid, value.device
+        return straight_through_snap(
+            value,
+            scale=grid.scale.to(device),
+            zero=grid.zero.to(device),
+            bits=grid.bits,
+            signed=grid.signed,
+            axis=grid.axis,
+        )
+
+
+def why_no_input_grid(model: nn.Module, site: Site) -> str | None:
+    """Return why the input of ``site`` cannot be put on a grid, or None if it can."""
+    for owner in site.owners:
+        module = model.get_submodule(owner.module)
+        parent = model.get_submodule(owner.module.rpartition(".")[0])
+        if not isinstance(module, _MODULES) or owner.attribute != "weight":
+            return f"the input of {type(module).__name__} cannot be put on a grid, only that of linear and convolution"
+        if isinstance(parent, nn.MultiheadAttention):
+            return f"{owner.module} is read by its MultiheadAttention and never called"
+    return None
+
+
+def put_input_grid(model: nn.Module, site: Site, grid: Grid) -> None:
+    """Put the inputs of all modules that own ``site`` on ``grid``, in place of an earlier one."""
+    for module in {id(m): m for m in (model.get_submodule(owner.module) for owner in site.owners)}.values():
+        take_input_grid(module)
+        module.register_forward_pre_hook(InputGrid(site.name, grid), with_kwargs=True)
+
+
+def take_input_grid(module: nn.Module) -> None:
+    """Take the input grid off ``module``, if it has one."""
+    hooks = module._forward_pre_hooks  # noqa: SLF001  # torch lists hooks nowhere else
+    for key, hook in list(hooks.items()):
+        if isinstance(hook, InputGrid):
+            del hooks[key]
+            module._forward_pre_hooks_with_kwargs.pop(key, None)  # noqa: SLF001
+
+
+def input_grids(model: nn.Module) -> Iterator[InputGrid]:
+    """Yield the input grids of ``model``, one per site."""
+    seen = set()
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():  # noqa: SLF001
+            if isinstance(hook, InputGrid) and hook.site not in seen:
+                seen.add(hook.site)
+                yield hook

@@ -1,0 +1,157 @@
+"""Live constraints: one parametrization module per site, shared by every owner of the site.
+
+The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * grid(original)`` without a codebook.
+Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
+straight through (Bengio, Leonard and Courville 2013).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, snap
+from gossamer.model.recurrent import let_weights_live, restore_weights
+from gossamer.model.site import Owner, owned_parameters
+
+
+class Live(nn.Module):
+    """The constraints of one site, applied at each access of its weight.
+
+    Buffers and the centers are part of the constrained model's ``state_dict``.
+    """
+
+    keep: Tensor | None
+    codes: Tensor | None
+    scale: Tensor | None
+    zero: Tensor | None
+    centers: nn.Parameter | None
+
+    def __init__(self, *, trains: bool) -> None:
+        super().__init__()
+        for name in ("keep", "codes", "scale", "zero"):
+            self.register_buffer(name, None)
+        self.register_parameter("centers", None)
+        self.trains = trains
+        self.bits, self.signed = 0, True
+        self.axis: int | None = None
+
+    def forward(self, original: Tensor) -> Tensor:
+        """Return the constrained value of ``original``, in its dtype."""
+        value = original
+        if self.codes is not None and self.centers is not None:
+            flat = self.centers.index_select(0, self.codes.flatten())
+            value = flat.view(self.codes.shape).to(original.dtype)
+        if self.scale is not None and self.zero is not None:
+            value = straight_through_snap(
+                value, scale=self.scale, zero=self.zero, bits=self.bits, signed=self.signed, axis=self.axis
+            )
+        if self.keep is not None:
+            value = torch.where(self.keep, value, 0)
+        return value
+
+    @property
+    def constraints(self) -> Constraints:
+        """What holds now, as plain data; trained centers as they are at this moment."""
+        codebook = grid = None
+        if self.codes is not None and self.centers is not None:
+            codebook = Codebook(self.codes.clone(), self.centers.detach().clone(), self.centers.requires_grad)
+        if self.scale is not None and self.zero is not None:
+            grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
+        return Constraints(None if self.keep is None else Mask(self.keep.clone()), codebook, grid)
+
+    def put(self, constraint: Constraint, original: nn.Parameter) -> None:
+        """Let ``constraint`` hold, in place of one of the same kind."""
+        device = original.device
+        match constraint:
+            case Mask():
+                self.keep = constraint.keep.clone().to(device)
+            case Codebook():
+                self.codes = constraint.codes.to(device, torch.int32)
+                centers = constraint.centers.to(device, original.dtype, copy=True)
+                if self.centers is not None and self.centers.shape == centers.shape:
+                    self.centers.data = centers
+                else:
+                    self.centers = nn.Parameter(centers)
+                self.centers.requires_grad_(constraint.trained and self.trains)
+                original.requires_grad = False
+            case Grid():
+                self.scale = constraint.scale.clone().to(device)
+                self.zero = constraint.zero.clone().to(device)
+                self.bits, self.signed, self.axis = constraint.bits, constraint.signed, constraint.axis
+
+
+class _Snap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, grid: Mapping[str, Any]) -> Tensor:  # noqa: ARG004
+        return snap(value, **grid)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return gradients[0], None
+
+
+def straight_through_snap(value: Tensor, **grid: Any) -> Tensor:
+    """Return `snap` of ``value`` (same arguments); the gradient passes as if nothing happened."""
+    snapped: Tensor = _Snap.apply(value, grid)  # type: ignore[no-untyped-call]
+    return snapped
+
+
+def live_parts(model: nn.Module) -> Iterator[tuple[Owner, nn.Module, Live, nn.Parameter]]:
+    """Yield every owner of a constrained parameter with its module, its constraints and the original parameter."""
+    for owner, module, parameter in owned_parameters(model):
+        if parametrize.is_parametrized(module, owner.attribute):
+            for part in module.parametrizations[owner.attribute]:  # type: ignore[index]
+                if isinstance(part, Live):
+                    yield owner, module, part, parameter
+
+
+def constrain(model: nn.Module, parameter: nn.Parameter, constraints: Iterable[Constraint]) -> None:
+    """Put ``constraints`` on ``parameter`` of ``model`` under all its owners, in place of those of the same kinds."""
+    owners = [(owner, module) for owner, module, found in owned_parameters(model) if found is parameter]
+    live = next((part for _, _, part, found in live_parts(model) if found is parameter), None)
+    if live is None:
+        live = Live(trains=parameter.requires_grad)
+        for owner, module in owners:
+            if not parametrize.is_parametrized(module, owner.attribute):
+                _register(module, owner.attribute, live)
+    for constraint in constraints:
+        live.put(constraint, parameter)
+
+
+def _register(module: nn.Module, attribute: str, live: Live) -> None:
+    if not parametrize.is_parametrized(module):
+        order = tuple(module._parameters)  # noqa: SLF001  # torch offers no other way to keep the order
+        parametrize.register_parametrization(module, attribute, live, unsafe=True)
+        type(module).gossamer_order = order  # type: ignore[attr-defined]
+        if isinstance(module, nn.RNNBase):
+            let_weights_live(module)
+    else:
+        parametrize.register_parametrization(module, attribute, live, unsafe=True)
+
+
+def bake(model: nn.Module) -> None:
+    """Write the constrained values into the parameters of ``model`` and take the constraints off."""
+    parts = list(live_parts(model))
+    with torch.no_grad():
+        values = {id(parameter): live(parameter).detach() for _, _, live, parameter in parts}
+    for owner, module, _, _ in parts:
+        if parametrize.is_parametrized(module, owner.attribute):
+            order = type(module).gossamer_order  # type: ignore[attr-defined]
+            parametrize.remove_parametrizations(module, owner.attribute, leave_parametrized=False)
+            if not parametrize.is_parametrized(module):
+                _reorder(module, order)
+                if isinstance(module, nn.RNNBase):
+                    restore_weights(module)
+    for _, _, live, parameter in parts:
+        parameter.data = values[id(parameter)]
+        parameter.requires_grad_(live.trains)
+
+
+def _reorder(module: nn.Module, order: tuple[str, ...]) -> None:
+    parameters = module._parameters  # noqa: SLF001
+    found = dict(parameters)
+    parameters.clear()
+    parameters.update({name: found.pop(name) for name in order if name in found} | found)

@@ -1,0 +1,75 @@
+"""Merging: what a new constraint becomes on a site that is constrained already.
+
+Zeros stay zero, shared values stay shared, a grid gets no finer. What would break an earlier promise is refused.
+"""
+
+from dataclasses import replace
+
+import torch
+
+from gossamer.errors import PlanError
+from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask
+from gossamer.model.site import Site
+
+
+def merge(site: Site, held: Constraints, new: Constraint) -> Constraints:
+    """Return the constraints of ``site`` once ``new`` joins those it ``held``.
+
+    Raises:
+        PlanError: the shapes do not fit, or ``new`` would undo what holds.
+    """
+    match new:
+        case Mask():
+            _want_shape(site, "mask", new.keep)
+            keep = new.keep if held.mask is None else new.keep & held.mask.keep
+            return replace(held, mask=Mask(keep))
+        case Codebook():
+            _want_shape(site, "codebook", new.codes)
+            if held.grid is not None:
+                _want_one_scale(site, held.grid)
+            if held.codebook is not None:
+                _want_coarser(site, held, new)
+            return replace(held, codebook=new)
+        case Grid():
+            _want_axis(site, new)
+            if held.codebook is not None:
+                _want_one_scale(site, new)
+            if held.grid is not None and new.bits > held.grid.bits:
+                raise PlanError(
+                    f"{site.name}: is on a {held.grid.bits}-bit grid, a {new.bits}-bit grid would undo that"
+                )
+            return replace(held, grid=new)
+
+
+def _want_shape(site: Site, what: str, tensor: torch.Tensor) -> None:
+    if tuple(tensor.shape) != site.shape:
+        raise PlanError(f"{site.name}: wanted a {what} of shape {site.shape}, got {tuple(tensor.shape)}")
+
+
+def _want_axis(site: Site, grid: Grid) -> None:
+    if grid.axis is None:
+        return
+    if not 0 <= grid.axis < len(site.shape) or site.shape[grid.axis] != grid.scale.numel():
+        raise PlanError(
+            f"{site.name}: {grid.scale.numel()} scales along axis {grid.axis} do not fit shape {site.shape}"
+        )
+
+
+def _want_one_scale(site: Site, grid: Grid) -> None:
+    if grid.axis is not None:
+        raise PlanError(
+            f"{site.name}: a grid with a scale per channel and a codebook cannot both hold",
+            hint="use one scale for the whole tensor where values are shared",
+        )
+
+
+def _want_coarser(site: Site, held: Constraints, new: Codebook) -> None:
+    """Refuse a codebook that gives two values to members of one old center."""
+    if held.codebook is None:
+        return
+    kept = torch.ones(site.shape, dtype=torch.bool) if held.mask is None else held.mask.keep
+    old, codes = held.codebook.codes[kept], new.codes[kept]
+    low = torch.full((held.codebook.size,), new.size).scatter_reduce(0, old, codes, "amin")
+    high = torch.full((held.codebook.size,), -1).scatter_reduce(0, old, codes, "amax")
+    if bool((high > low).any()):
+        raise PlanError(f"{site.name}: the new codebook would part values that are shared already")

@@ -1,0 +1,56 @@
+"""Running a model on its example inputs, with errors that name the module where it failed."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules import module as hooks
+
+from gossamer.errors import ModelError
+
+
+def run_example(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Run ``model`` once in evaluation mode without gradients and return its outputs.
+
+    The random state and the mode of every module are as before afterwards.
+
+    Raises:
+        ModelError: the model does not run on these inputs; names the innermost module that failed.
+    """
+    names = {id(module): name for name, module in model.named_modules()}
+    stack: list[nn.Module] = []
+
+    def enter(module: nn.Module, _: Any) -> None:
+        stack.append(module)
+
+    def leave(_module: nn.Module, _args: Any, _outputs: Any) -> None:
+        stack.pop()
+
+    handles = [hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave)]
+    try:
+        with evaluation(model), torch.no_grad(), torch.random.fork_rng():
+            return model(*args, **kwargs)
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
+        innermost = stack[-1] if stack else model
+        where = names.get(id(innermost), "") or "the model itself"
+        raise ModelError(
+            f"{type(model).__name__}: the example inputs do not run: {type(innermost).__name__} at {where}: {error}",
+            hint="pass the inputs as the model's forward takes them: Subject.of(model, *args, **kwargs)",
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluation(model: nn.Module) -> Iterator[None]:
+    """Put all modules of ``model`` in evaluation mode, and back in their own modes afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
