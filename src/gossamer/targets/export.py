@@ -1,0 +1,154 @@
+"""From a plain module to a small ONNX graph whose initializers are the entries of its ``state_dict``.
+
+The graph comes from ``torch.onnx.export`` (the exporter built on ``torch.export``) of a throwaway copy, and is folded
+with the weights declared as inputs, so that every weight stays as it is stored while shape arithmetic goes away.
+"""
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import onnx
+import onnx_ir
+import torch
+from onnxscript import optimizer
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from gossamer.errors import TargetError
+from gossamer.targets.recurrent import padded_sequences, use_native_operators
+from gossamer.targets.shapes import Axes, free_axes, two_rows
+from gossamer.targets.tidy import tidy
+
+_HALVES = (torch.float16, torch.bfloat16)
+
+
+def export(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *, axes: Axes = "auto"
+) -> onnx.ModelProto:
+    """Return ``model`` in evaluation mode as a float ONNX graph.
+
+    Args:
+        model: a plain module; not changed.
+        args: example inputs.
+        kwargs: example keyword inputs.
+        axes: ``auto`` leaves batch and time free where the model does; ``none`` fixes every axis.
+
+    Returns:
+        a graph whose initializers have the names and values of the ``state_dict``; a tied weight has the name of its
+        first owner. Half-precision models come out in float32: the CPU has no kernels for less.
+
+    Raises:
+        TargetError: the model cannot be exported, or the inputs do not fit it.
+    """
+    plain, inputs, named = _throwaway(model, args, dict(kwargs or {}))
+    if axes == "auto":
+        inputs, named = two_rows(plain, inputs, named)
+    shapes = free_axes(plain, inputs, named, axes)
+    use_native_operators(plain)
+    with _quiet(), padded_sequences(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                plain,
+                inputs,
+                kwargs=named,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                dynamic_shapes=shapes,
+            )
+        except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+            raise _explain(model, error) from error
+    if program is None:
+        raise TargetError(f"{type(model).__name__}: the exporter returned no graph")
+    weights = _first_names(plain)
+    return tidy(_fold(program.model_proto, set(weights)), weights)
+
+
+def _throwaway(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
+    """Return a copy in evaluation mode on the CPU, in float32 if it was in half precision, and inputs to fit."""
+    plain = copy.deepcopy(model).eval().cpu()
+    plain.requires_grad_(requires_grad=False)
+    half = any(tensor.dtype in _HALVES for tensor in plain.state_dict().values())
+    if half:
+        plain.float()
+
+    def fit(value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach().cpu()
+        return value.float() if half and value.dtype in _HALVES else value
+
+    inputs, named = pytree.tree_map(fit, (args, kwargs))
+    return plain, inputs, named
+
+
+def _first_names(model: nn.Module) -> dict[str, str]:
+    """Return, for every ``state_dict`` name, the name of the first entry with the same storage."""
+    first: dict[int, str] = {}
+    return {
+        name: first.setdefault(id(tensor), name)
+        for name, tensor in (*model.named_parameters(remove_duplicate=False), *_buffers(model))
+    }
+
+
+def _buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    stored = model.state_dict(keep_vars=True)
+    return ((name, tensor) for name, tensor in model.named_buffers(remove_duplicate=False) if name in stored)
+
+
+def _fold(proto: onnx.ModelProto, weights: set[str]) -> onnx.ModelProto:
+    """Return ``proto`` with constants folded; ``weights`` are made inputs for the time, so that they stay."""
+    graph = proto.graph
+    kept = {tensor.name: tensor for tensor in graph.initializer if tensor.name in weights}
+    others = [tensor for tensor in graph.initializer if tensor.name not in weights]
+    inputs = list(graph.input)
+    del graph.initializer[:]
+    graph.initializer.extend(others)
+    graph.input.extend(
+        onnx.helper.make_tensor_value_info(name, tensor.data_type, list(tensor.dims)) for name, tensor in kept.items()
+    )
+    model = onnx_ir.from_proto(proto)
+    optimizer.optimize(model)
+    folded = onnx_ir.to_proto(model)
+    del folded.graph.input[:]
+    folded.graph.input.extend(inputs)
+    folded.graph.initializer.extend(kept.values())
+    return folded
+
+
+def _explain(model: nn.Module, error: Exception) -> TargetError:
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        if isinstance(cause, TargetError):
+            return cause
+        cause = cause.__cause__
+    if isinstance(cause, TargetError):
+        return cause
+    first = next((line.strip() for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+    return TargetError(
+        f"{type(model).__name__} cannot be exported to ONNX: {type(cause).__name__}: {first}",
+        hint="torch.export must be able to trace it: no branches on values of tensors, only operators ONNX has",
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's remarks about itself (its own deprecations, packages it would also know) from the user."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            # torch 2.13 uses its own deprecated tree API inside copyreg
+            warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)", category=FutureWarning)
+            # torch 2.13 calls its own deprecated size check when it decomposes operators
+            warnings.filterwarnings("ignore", message=".*_check_is_size will be removed", category=FutureWarning)
+            yield
+    finally:
+        logger.setLevel(level)
