@@ -1,0 +1,93 @@
+"""Trained weight sharing: the weights of a site take few values, found by k-means and then trained.
+
+Han, Mao and Dally, "Deep Compression", ICLR 2016 (arXiv 1510.00149), section 3: per site, never across sites; centers
+start at equal distances; a center's gradient is the sum of its members' gradients (the live constraint sees to that);
+zeros of pruning stay out of it.
+"""
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from gossamer.errors import ModelError
+from gossamer.methods.share.lloyd import lloyd, nearest
+from gossamer.model import Codebook, Constraint, Evidence, Mask, Method, Plan, Skip, Subject, live_weight
+
+
+class KMeans(Method, frozen=True, tag="share.kmeans"):
+    """Let the weights of each site share at most 2^bits values.
+
+    Zeros stay zero and do not take one of the values. A site whose values are few enough already keeps them exactly,
+    so with enough bits nothing changes.
+    """
+
+    identity: ClassVar[Mapping[str, Any] | None] = MappingProxyType({"bits": 16})
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"bits": 2})
+
+    bits: Annotated[int, msgspec.Meta(ge=1, le=16, description="each site keeps at most 2^bits different values")] = 5
+    trained: Annotated[bool, msgspec.Meta(description="let training move the shared values")] = True
+
+    def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
+        """Return a codebook for every chosen site that sharing makes smaller.
+
+        Raises:
+            PatternError: a pattern matches no site.
+            ModelError: a weight is not finite.
+        """
+        del evidence
+        constraints: dict[str, Constraint | tuple[Constraint, ...]] = {}
+        skipped = []
+        for site in self.chosen(subject):
+            weight = live_weight(subject, site.name).detach().cpu()
+            if not bool(torch.isfinite(weight).all()):
+                raise ModelError(f"{site.name}: a weight is not finite, so weights cannot be clustered")
+            held = subject.constraints.get(site.name)
+            if not bool((weight != 0).any()):
+                skipped.append(Skip(site.name, "all its weights are zero"))
+                continue
+            codebook = share(weight, 2**self.bits, trained=self.trained)
+            members = int((weight != 0).sum())
+            if held is not None and held.codebook is not None and held.codebook.size <= 2**self.bits:
+                skipped.append(Skip(site.name, f"it shares {held.codebook.size} values already"))
+            elif shared_bits(members, codebook.size) >= 32 * members:
+                skipped.append(
+                    Skip(site.name, f"{codebook.size} shared values for {members} weights would save nothing")
+                )
+            elif members < weight.numel():
+                constraints[site.name] = (codebook, Mask(weight != 0))
+            else:
+                constraints[site.name] = codebook
+        return Plan(self.tag, constraints=constraints, skipped=tuple(skipped))
+
+
+def share(weight: Tensor, limit: int, *, trained: bool) -> Codebook:
+    """Return the codebook of at most ``limit`` centers for the non-zero values of ``weight``.
+
+    Values that are no more than ``limit`` in number become the centers themselves. Centers without members are left
+    out. The codes of zeros are those of the center nearest to zero; a mask must hold them.
+
+    Args:
+        weight: finite, on the CPU, with at least one value that is not zero.
+        limit: most centers allowed, at least 1.
+        trained: whether training may move the centers.
+    """
+    flat = weight.flatten()
+    values = flat[flat != 0].to(torch.float64).sort().values.numpy()
+    distinct = np.unique(values)
+    found = distinct if distinct.size <= limit else lloyd(values, limit)
+    centers = torch.unique(torch.from_numpy(found).to(weight.dtype))
+    grid = centers.to(torch.float64).numpy()
+    kept = np.unique(nearest(values, grid))
+    codes = nearest(flat.to(torch.float64).numpy(), grid[kept])
+    return Codebook(torch.from_numpy(codes).reshape(weight.shape), centers[torch.from_numpy(kept)], trained)
+
+
+def shared_bits(members: int, centers: int) -> int:
+    """Return the bits of ``members`` packed codes and their fp32 ``centers`` (Deep Compression, equation 1)."""
+    return members * math.ceil(math.log2(centers)) + 32 * centers if centers > 1 else members + 32

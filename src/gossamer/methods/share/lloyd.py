@@ -1,0 +1,46 @@
+"""Exact k-means of numbers on a line.
+
+Lloyd, "Least squares quantization in PCM", IEEE Trans. Information Theory 28, 1982. On sorted numbers every cluster is
+a run, so one iteration costs k binary searches and differences of one prefix sum, whatever the count of numbers.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ITERATIONS = 1000
+"""An upper limit only: a run ends as soon as no number changes its cluster."""
+
+
+def lloyd(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+    """Return ``count`` centers for ``values``, started at equal distances over their range.
+
+    The linear start is the one Han, Mao and Dally (2016, section 3.2) found best: it keeps the few large weights.
+    A center that no number is nearest to stays where it is. A number in the middle of two belongs to the lower.
+
+    Args:
+        values: sorted, finite, at least one.
+        count: number of centers, at least 1.
+
+    Returns:
+        sorted centers, (count,).
+    """
+    centers = np.linspace(values[0], values[-1], count)
+    if count == 1:
+        return np.array([values.mean()])
+    prefix = np.concatenate([[0.0], np.cumsum(values)])
+    edges = np.empty(0, dtype=np.int64)
+    for _ in range(_ITERATIONS):
+        inner = np.searchsorted(values, (centers[1:] + centers[:-1]) / 2, side="right")
+        moved = np.concatenate([[0], inner, [values.size]])
+        if np.array_equal(moved, edges):
+            break
+        edges = moved
+        members = np.diff(edges)
+        centers = np.where(members > 0, np.diff(prefix[edges]) / np.maximum(members, 1), centers)
+    return centers
+
+
+def nearest(values: NDArray[np.floating], centers: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return the index of the center nearest to each value; ``centers`` are sorted, in the middle the lower wins."""
+    middles = (centers[1:].astype(np.float64) + centers[:-1]) / 2
+    return np.searchsorted(middles, values.astype(np.float64), side="left")
