@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from gossamer.recipe import Recipe, Step
     from gossamer.report import Report
     from gossamer.settings import Settings
-    from gossamer.task import Task
-    from gossamer.train import Training, evaluate
+    from gossamer.task import Task, evaluate
+    from gossamer.train import Training
 
 __all__ = [
     "Artifact",
@@ -62,7 +62,7 @@ _HOME = {
     "Report": "gossamer.report",
     "Settings": "gossamer.settings",
     "Task": "gossamer.task",
-    "evaluate": "gossamer.train",
+    "evaluate": "gossamer.task",
     "Training": "gossamer.train",
 }
 

@@ -1,7 +1,12 @@
 """``gossamer inspect``: what is in a file, without torch."""
 
-from rich.console import Group
+from collections.abc import Iterator, Mapping
+from typing import Any
 
+from rich.console import Group
+from rich.text import Text
+
+from gossamer.artifact import Summary
 from gossamer.artifact import inspect as look
 from gossamer.cli.options import File, Json
 from gossamer.cli.output import count_bytes, print_json, stdout, table
@@ -30,20 +35,26 @@ def inspect(file: File, *, as_json: Json = False) -> None:
             for one in summary.tensors
         ),
     )
+    stdout().print(Group(*map(Text, _facts(summary)), tensors), soft_wrap=True)
+
+
+def _facts(summary: Summary) -> Iterator[str]:
+    """Yield what is true of the file as a whole, line by line."""
     kind = "self-contained" if summary.self_contained else "weights only (needs the model's code)"
-    facts = [
-        f"{summary.path}: {count_bytes(summary.bytes)}, {kind}",
-        f"  header {summary.header_bytes} + tensors {summary.tensor_bytes} + graph {summary.graph_bytes}"
-        f" + padding {summary.padding_bytes} = {summary.bytes} bytes",
-        f"  weights only {count_bytes(summary.weights_only_bytes)},"
-        f" 1/{summary.ratio:.1f} of {count_bytes(summary.dense_bytes)} dense",
-    ]
-    facts += [f"  {name} is the same tensor as {stored}" for name, stored in summary.aliases.items()]
-    facts += [f"  edit: {_words(edit)}" for edit in summary.edits]
-    facts += [f"  input grid of {site}: {_words(grid)}" for site, grid in summary.activations.items()]
-    facts += [f"  {key}: {value}" for key, value in summary.meta.items()]
-    stdout().print(Group(*(fact.replace("[", "\\[") for fact in facts), tensors), soft_wrap=True)
+    yield f"{summary.path}: {count_bytes(summary.bytes)}, {kind}"
+    parts = f"header {summary.header_bytes} + tensors {summary.tensor_bytes} + graph {summary.graph_bytes}"
+    yield f"  {parts} + padding {summary.padding_bytes} = {summary.bytes} bytes"
+    dense = count_bytes(summary.dense_bytes)
+    yield f"  weights only {count_bytes(summary.weights_only_bytes)}, 1/{summary.ratio:.1f} of {dense} dense"
+    for name, stored in summary.aliases.items():
+        yield f"  {name} is the same tensor as {stored}"
+    for edit in summary.edits:
+        yield f"  edit: {_words(edit)}"
+    for site, grid in summary.activations.items():
+        yield f"  input grid of {site}: {_words(grid)}"
+    for key, value in summary.meta.items():
+        yield f"  {key}: {value}"
 
 
-def _words(mapping: object) -> str:
-    return ", ".join(f"{key} {value}" for key, value in dict(mapping).items())  # type: ignore[call-overload]
+def _words(mapping: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in mapping.items())

@@ -1,0 +1,78 @@
+"""The model named on the command line, with its weights."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError  # the name of what torch raises; nothing is unpickled here
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from gossamer import zoo
+from gossamer.cli.resolve import made
+from gossamer.errors import ModelError
+from gossamer.model import load
+
+
+def model_of(spec: str, weights: Path | None = None) -> nn.Module:
+    """Return the model that ``spec`` names, in evaluation mode.
+
+    Args:
+        spec: ``zoo:NAME``, ``path/to/file.py:factory`` or ``package.module:factory``.
+        weights: ``.safetensors``, ``.goss``, or a state dict saved by torch as ``.pt`` or ``.pth``.
+
+    Raises:
+        ModelError: there is no such model, its code fails, or the weights do not fit it.
+        ArtifactError: the ``.goss`` file of weights is not sound.
+    """
+    if spec.startswith("zoo:"):
+        model = zoo.build(spec.removeprefix("zoo:"), pretrained=None if weights is None else False)
+    else:
+        model = made(spec, wanted=nn.Module, kind=ModelError)
+    if weights is not None:
+        model = _filled(model, weights)
+    return model.eval()
+
+
+def _filled(model: nn.Module, path: Path) -> nn.Module:
+    if path.suffix == ".goss":
+        return load(path).into(model)
+    state = _state(path)
+    try:
+        missing, unexpected = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # torch lists every tensor of another shape
+        raise ModelError(f"{path} does not fit the model: {' '.join(str(error).split())}") from error
+    missing = [name for name in missing if not _tied(model, name, state)]
+    problems = [f"{what} {', '.join(names)}" for what, names in (("lacks", missing), ("also has", unexpected)) if names]
+    if problems:
+        raise ModelError(f"{path} does not fit the model: it {' and '.join(problems)}")
+    return model
+
+
+def _state(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file of weights")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ModelError(f"{path} is not a sound safetensors file: {error}") from error
+    if path.suffix not in {".pt", ".pth"}:
+        raise ModelError(f"{path}: wanted a file ending in .safetensors, .goss, .pt or .pth")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        hint = "save the state dict alone, torch.save(model.state_dict(), ...), or use safetensors"
+        raise ModelError(f"{path} cannot be read without running code from it", hint=hint) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"{path} does not hold a state dict", hint="torch.save(model.state_dict(), ...) makes one")
+    return state
+
+
+def _tied(model: nn.Module, name: str, state: Mapping[str, Tensor]) -> bool:
+    """Whether the tensor ``name`` is filled through another name of the same memory, as safetensors stores ties."""
+    own = model.state_dict(keep_vars=True)
+    return any(other in state and value is own[name] for other, value in own.items() if other != name)
