@@ -1,0 +1,85 @@
+"""Train the reference networks, each by `gossamer train`, and keep their weights and figures.
+
+    python benchmarks/reference.py lenet5 lenet300
+
+For each name: trains with the committed settings, copies the weights into the package, and records in
+benchmarks/results/reference.json the commit, machine, command, seed, and the figures on validation and test data.
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "reference.json"
+WEIGHTS = ROOT / "src" / "gossamer" / "zoo" / "weights"
+
+
+def machine() -> dict[str, object]:
+    """Describe where the figures come from."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return {
+        "cpu": model or platform.processor(),
+        "cores": os.cpu_count(),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def commit() -> str:
+    """Return the commit the package is at, marked if the package's files differ from it."""
+    head = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    changes = [
+        "git",
+        "status",
+        "--porcelain",
+        "--",
+        *("src/gossamer/" + part for part in ("task", "train", "zoo", "datasets")),
+    ]
+    dirty = subprocess.run(changes, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return head.stdout.strip() + ("+changes" if dirty else "")
+
+
+def run(name: str, folder: Path, threads: int) -> None:
+    """Train one network, resuming if it was stopped, and record it."""
+    at = commit()
+    output = folder / f"{name}.safetensors"
+    options = [f"zoo:{name}", "--test", "--json", "--threads", str(threads), "--resume"]
+    command = [sys.executable, "-m", "gossamer.cli.train", *options, "-o", str(output)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    result = json.loads(done.stdout)
+    del result["weights"]
+    shown = " ".join(["gossamer", "train", *options[:3], "-o", output.name])
+    entry = {**result, "command": shown, "threads": threads, "commit": at, "machine": machine()}
+    WEIGHTS.mkdir(exist_ok=True)
+    shutil.copy(output, WEIGHTS / output.name)
+    RESULTS.parent.mkdir(exist_ok=True)
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    known[name] = entry
+    RESULTS.write_text(json.dumps(dict(sorted(known.items())), indent=2) + "\n")
+
+
+def main() -> None:
+    """Train the networks named on the command line, one after another."""
+    parser = argparse.ArgumentParser(description="Train reference networks and record their figures.")
+    parser.add_argument("names", nargs="+")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "reference", help="for checkpoints")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    for name in given.names:
+        run(name, given.folder, given.threads)
+
+
+if __name__ == "__main__":
+    main()

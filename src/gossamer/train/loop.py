@@ -1,0 +1,289 @@
+"""The training loop.
+
+Everything random in it is a function of the seed, the epoch and the step, or part of the checkpoint, so that a run that
+was stopped and resumed ends with the same bits as one that was not. Device, number format and processes come from
+Lightning Fabric.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning_fabric import Fabric
+from rich.progress import Progress
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gossamer.errors import TrainingError
+from gossamer.model.penalty import StepContext
+from gossamer.model.subject import Subject
+from gossamer.task import Batch, Task, evaluate
+from gossamer.train import checkpoint
+from gossamer.train.augment import augmented
+from gossamer.train.identity import identity
+from gossamer.train.interrupt import Interrupt, deferred
+from gossamer.train.rates import rate
+from gossamer.train.settings import Training
+from gossamer.train.state import Epoch, State, TrainResult, weights_of
+
+Schedule = Callable[[int, int], bool | None]
+"""Called as ``schedule(step, total)`` before optimizer step ``step`` (0 is the first). It may change the values of the
+subject's constraints and returns True when it did: weights kept as best so far are then dropped, since they satisfy
+other constraints."""
+
+
+def train(
+    subject: Subject | nn.Module,
+    task: Task,
+    training: Training,
+    *,
+    schedule: Schedule | None = None,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    on_epoch: Callable[[Epoch], None] | None = None,
+    fabric: Fabric | None = None,
+) -> TrainResult:
+    """Train a subject, or any module, in place.
+
+    After each epoch the model is evaluated on validation data; at the end it has the weights of the best epoch (or of
+    the last, as ``training.keep`` says). A subject's penalties are added to the loss, and their proximal steps follow
+    the optimizer's.
+
+    Args:
+        subject: what to train; its mode, device and which parameters train are as before afterwards.
+        task: data, loss and metrics; the test split is not touched.
+        training: the settings.
+        schedule: see :data:`Schedule`; names and shapes in the state dict must stay.
+        folder: for the checkpoint, written after each epoch and on an interrupt. If it holds a checkpoint of the same
+            run, training continues from there, to the same bits.
+        progress: bars to add one of these steps to.
+        on_epoch: called after each epoch.
+        fabric: device, precision and processes; by default one accelerator, or the CPU.
+
+    Raises:
+        TrainingError: a loss that is not finite; nothing to train; a checkpoint that does not fit.
+        TaskError: outputs or data that do not fit the task.
+        KeyboardInterrupt: after the step under way, with a checkpoint left in ``folder``.
+    """
+    fabric = fabric or Fabric(accelerator="auto", devices=1, precision=training.precision)
+    module = subject if isinstance(subject, nn.Module) else subject.model
+    with _as_before(module), _own_randomness(training.seed), deferred() as interrupt:
+        optimizer = make_optimizer(module, training)
+        wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
+        run = _Run(subject, module, wrapped, optimizer, wrapped_optimizer, fabric, task, training, schedule, interrupt)
+        return _trained(run, folder, progress, on_epoch)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What does not change during a run."""
+
+    subject: Subject | nn.Module
+    module: nn.Module
+    wrapped: nn.Module
+    optimizer: Optimizer
+    wrapped_optimizer: Optimizer
+    fabric: Fabric
+    task: Task
+    training: Training
+    schedule: Schedule | None
+    interrupt: Interrupt
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of an epoch; samples left over by whole batches wait for another epoch's order."""
+        return max(1, len(self.task.train) // (self.training.batch_size * self.fabric.world_size))
+
+    @property
+    def total(self) -> int:
+        return self.steps * self.training.epochs
+
+
+def _trained(
+    run: _Run, folder: Path | None, progress: Progress | None, on_epoch: Callable[[Epoch], None] | None
+) -> TrainResult:
+    name = identity(run.module, run.task, run.training)
+    state = (checkpoint.restore(folder, name, run.module, run.optimizer) if folder else None) or State()
+    bar = progress.add_task("training", total=run.total, completed=state.step) if progress else None
+
+    def save() -> None:
+        if folder is not None and run.fabric.is_global_zero:
+            checkpoint.save(folder, name, state, run.module, run.optimizer)
+
+    while not (stopped := _stopped(run, state)):
+        started = time.monotonic() - state.seconds
+        run.wrapped.train()
+        for batch in _batches(run, state):
+            _step(run, state, batch)
+            if progress is not None and bar is not None:
+                progress.update(bar, completed=state.step, description=_status(run, state))
+            if run.interrupt.asked:
+                state.seconds = time.monotonic() - started
+                save()
+                raise KeyboardInterrupt
+        figures = evaluate(run.module, run.task)
+        state.seconds = time.monotonic() - started
+        _finish_epoch(run, state, figures)
+        save()
+        if on_epoch is not None:
+            on_epoch(state.history[-1])
+        if run.interrupt.asked:
+            raise KeyboardInterrupt
+    if run.training.keep == "best" and state.best:
+        run.module.load_state_dict(state.best)
+    kept = state.kept if run.training.keep == "best" and state.best else state.epoch
+    if progress is not None and bar is not None:
+        progress.remove_task(bar)
+    return TrainResult(
+        history=tuple(state.history),
+        kept=kept,
+        validation=state.history[kept - 1].validation,
+        steps=state.step,
+        seconds=state.seconds,
+        stopped="finished" if stopped == "finished" else "patience",
+    )
+
+
+def _step(run: _Run, state: State, batch: Batch) -> None:
+    """Do one optimizer step and count it.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    if run.schedule is not None and run.schedule(state.step, run.total):
+        state.forget_best()
+    lr = rate(run.training.schedule, state.step, run.total, run.training.lr)
+    for group in run.optimizer.param_groups:
+        group["lr"] = lr
+    outputs = run.wrapped(*batch.args, **batch.kwargs)
+    loss = _loss(run, batch, outputs)
+    value = float(loss.detach())
+    if value != value or abs(value) == float("inf"):
+        raise TrainingError(
+            f"the loss is {value} at step {state.step + 1} (epoch {state.epoch + 1}, learning rate {lr:.3g})",
+            hint="a lower lr, or clip, may help",
+        )
+    run.wrapped_optimizer.zero_grad()
+    run.fabric.backward(loss)
+    if run.training.clip:
+        run.fabric.clip_gradients(run.wrapped, run.wrapped_optimizer, max_norm=run.training.clip)
+    run.wrapped_optimizer.step()
+    if isinstance(run.subject, Subject):
+        with torch.no_grad():
+            for penalty in run.subject.penalties:
+                penalty.proximal(run.subject, lr)
+    state.step += 1
+    state.loss_sum += value
+    state.loss_count += 1
+
+
+def _loss(run: _Run, batch: Batch, outputs: object) -> Tensor:
+    """Return the task's loss with the terms of the subject's penalties added."""
+    loss = run.task.loss(outputs, batch.targets)
+    if not isinstance(run.subject, Subject) or not run.subject.penalties:
+        return loss
+    context = StepContext(run.subject, batch.args, batch.kwargs, outputs, batch.targets, loss)
+    terms = [penalty.term(context) for penalty in run.subject.penalties]
+    return sum((term for term in terms if term is not None), start=loss)
+
+
+def _batches(run: _Run, state: State) -> Iterator[Batch]:
+    """Yield this process's batches of the epoch under way, from the step the state is at."""
+    size, world = run.training.batch_size, run.fabric.world_size
+    order = run.task.train.order(_generator(run.training.seed, state.epoch))
+    for step in range(state.step - state.epoch * run.steps, run.steps):
+        first = (step * world + run.fabric.global_rank) * size
+        generator = _generator(run.training.seed, state.epoch, 1 + step * world + run.fabric.global_rank)
+        batch = augmented(run.task.train.batch(order[first : first + size]), run.training.augment, generator)
+        yield batch.to(run.fabric.device)
+
+
+def _finish_epoch(run: _Run, state: State, figures: dict[str, float]) -> None:
+    """Record the epoch and keep its weights if they are the best so far."""
+    main = run.task.metrics[run.task.main]
+    kept = state.history[state.kept - 1].validation[run.task.main] if state.best else None
+    best = figures[run.task.main] == figures[run.task.main] and (
+        kept is None or main.better(figures[run.task.main], kept)
+    )
+    if best:
+        state.kept, state.best = state.epoch + 1, weights_of(run.module)
+    record = Epoch(
+        epoch=state.epoch + 1,
+        step=state.step,
+        train_loss=state.loss_sum / max(state.loss_count, 1),
+        validation=figures,
+        seconds=state.seconds,
+        best=best,
+    )
+    state.history.append(record)
+    state.loss_sum, state.loss_count = 0.0, 0
+
+
+def _stopped(run: _Run, state: State) -> str:
+    """Say why training is over, or return an empty string."""
+    if state.epoch >= run.training.epochs:
+        return "finished"
+    if run.training.patience and state.kept and state.epoch - state.kept >= run.training.patience:
+        return "patience"
+    return ""
+
+
+def _status(run: _Run, state: State) -> str:
+    last = f", {run.task.main} {state.history[-1].validation[run.task.main]:.4f}" if state.history else ""
+    epoch = min(state.epoch + 1, run.training.epochs)
+    return f"epoch {epoch}/{run.training.epochs}, loss {state.loss_sum / max(state.loss_count, 1):.4f}{last}"
+
+
+def make_optimizer(module: nn.Module, training: Training) -> Optimizer:
+    """Return the optimizer of the parameters that train; tensors of fewer than two dimensions are not decayed.
+
+    Raises:
+        TrainingError: no parameter trains.
+    """
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise TrainingError(f"{type(module).__name__}: no parameter to train")
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": training.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=training.lr)
+
+
+def _generator(*numbers: int) -> torch.Generator:
+    """Return a generator seeded by all of ``numbers``."""
+    seed = 0
+    for number in numbers:
+        seed = (seed * 1_000_003 + number + 1) % 2**63
+    return torch.Generator().manual_seed(seed)
+
+
+@contextmanager
+def _own_randomness(seed: int) -> Iterator[None]:
+    """Seed torch while the block runs; the caller's random state is as before afterwards."""
+    with torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _as_before(module: nn.Module) -> Iterator[None]:
+    """Restore each submodule's mode, and the module's device, after the block."""
+    modes = [(part, part.training) for part in module.modules()]
+    parameter = next(module.parameters(), None)
+    device = None if parameter is None else parameter.device
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        if device is not None:
+            module.to(device)
+        for parameter in module.parameters():
+            parameter.grad = None
