@@ -4,9 +4,10 @@ from gossamer.model.apply import apply, retarget
 from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask
 from gossamer.model.edits import Edit, Fold, Split, edit_from_dict, edit_to_dict
 from gossamer.model.evidence import Evidence, Mean, Moment
-from gossamer.model.freeze import Frozen, Loaded, freeze, load, to_artifact
+from gossamer.model.freeze import Frozen, freeze, to_artifact
 from gossamer.model.graph import Graph, Node, Unseen
 from gossamer.model.layout import Layout, Reading
+from gossamer.model.load import Loaded, load
 from gossamer.model.method import Method, choose
 from gossamer.model.penalty import Penalty, StepContext
 from gossamer.model.plan import Plan, Skip

@@ -1,14 +1,20 @@
-"""Freeze: from live constraints to plain weights and the coding hints of every tensor."""
+"""Freeze: from live constraints to plain weights and the coding hint of every tensor."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from gossamer import codings
+from gossamer.artifact import Artifact
+from gossamer.errors import ModelError
+from gossamer.model.arrays import hint_of, to_dense, to_tensor
 from gossamer.model.constraint import Grid
-from gossamer.model.subject import Subject
+from gossamer.model.edits import edit_to_dict
+from gossamer.model.live import live_parts
+from gossamer.model.subject import Subject, plain_copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,44 +23,78 @@ class Frozen:
 
     Attributes:
         model: plain module without constraints or hooks; its weights are the decoded ``tensors``.
-        tensors: coding hint (a tree of ``gossamer.codings``) of each stored ``state_dict`` entry.
+        tensors: coding of each stored ``state_dict`` entry that says how its values are made; ``codings.encode``
+            turns it into the smallest one.
         aliases: other ``state_dict`` names of stored entries.
         edits: edits as plain data, in order.
         activations: input grid of each site's module.
-        grids: weight grid of each site that has one.
-        dtypes: torch dtype name of the entries whose decoded dtype is not the parameter's.
+        grids: weight grid of each site that has one, by site name.
     """
 
     model: nn.Module
-    tensors: Mapping[str, Any]
+    tensors: Mapping[str, codings.Coding]
     aliases: Mapping[str, str]
     edits: tuple[Mapping[str, Any], ...]
     activations: Mapping[str, Grid]
     grids: Mapping[str, Grid]
-    dtypes: Mapping[str, str]
 
 
 def freeze(subject: Subject) -> Frozen:
-    """Bake the constraints and return the plain model with its coding hints."""
-    raise NotImplementedError
+    """Return the plain model of ``subject``, its constraints baked in, with the coding of every tensor.
+
+    Raises:
+        ModelError: the model's state holds something that is not a tensor.
+        CodingError: a tensor has a dtype that cannot be stored.
+    """
+    model = plain_copy(subject)
+    held = subject.constraints
+    originals = {owner.name: parameter for owner, _, _, parameter in live_parts(subject.model)}
+    tensors: dict[str, codings.Coding] = {}
+    aliases: dict[str, str] = {}
+    for names, tensor in entries(model):
+        site = next((name for name in names if name in held), None)
+        tensors[names[0]] = to_dense(tensor) if site is None else hint_of(originals[site], held[site])
+        aliases |= dict.fromkeys(names[1:], names[0])
+        tensor.data = to_tensor(tensors[names[0]]).to(tensor.device)
+    grids = {name: constraints.grid for name, constraints in held.items() if constraints.grid is not None}
+    edits = tuple(edit_to_dict(edit) for edit in subject.edits)
+    return Frozen(model, tensors, aliases, edits, subject.activations, grids)
 
 
-def to_artifact(frozen: Frozen, *, graph: bytes | None = None, meta: Mapping[str, Any] | None = None) -> Any:
-    """Return the artifact of ``frozen``: each hint encoded by the smallest exact coding."""
-    raise NotImplementedError
+def entries(model: nn.Module) -> Iterator[tuple[tuple[str, ...], Tensor]]:
+    """Yield each distinct tensor of the model's state with all its names, in the order of ``state_dict``.
+
+    Raises:
+        ModelError: the state holds something that is not a tensor (``get_extra_state``).
+    """
+    names: dict[int, list[str]] = {}
+    tensors: dict[int, Tensor] = {}
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, torch.Tensor):
+            raise ModelError(f"{name}: wanted a tensor in the model's state, got {type(value).__name__}")
+        names.setdefault(id(value), []).append(name)
+        tensors[id(value)] = value
+    for key, tensor in tensors.items():
+        yield tuple(names[key]), tensor
 
 
-@dataclass(frozen=True, eq=False)
-class Loaded:
-    """A read artifact, ready to fill a fresh model."""
+def to_artifact(frozen: Frozen, *, graph: bytes | None = None, meta: Mapping[str, Any] | None = None) -> Artifact:
+    """Return the artifact of ``frozen``, every tensor in the smallest exact coding that is found.
 
-    artifact: Any
+    Args:
+        frozen: what to store.
+        graph: a self-contained graph for a target, or None for weights only.
+        meta: free JSON-able data.
+    """
+    return Artifact(
+        tensors={name: codings.encode(hint) for name, hint in frozen.tensors.items()},
+        aliases=frozen.aliases,
+        edits=frozen.edits,
+        activations={name: _grid_to_dict(grid) for name, grid in frozen.activations.items()},
+        graph=graph,
+        meta=dict(meta or {}),
+    )
 
-    def into(self, model: nn.Module) -> nn.Module:
-        """Replay the edits on ``model``, fill its weights and return it."""
-        raise NotImplementedError
 
-
-def load(path: str | Path) -> Loaded:
-    """Read a ``.goss`` file."""
-    raise NotImplementedError
+def _grid_to_dict(grid: Grid) -> dict[str, Any]:
+    return {"scale": float(grid.scale), "zero": int(grid.zero), "bits": grid.bits, "signed": grid.signed}

@@ -1,0 +1,89 @@
+"""Between torch tensors and codings: which numpy form each dtype has, and the coding hint of a constrained value."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gossamer import codings
+from gossamer.errors import CodingError
+from gossamer.model.constraint import Codebook, Constraints, Grid
+
+_AS_BITS = {
+    torch.bfloat16: torch.uint16,
+    torch.float8_e4m3fn: torch.uint8,
+    torch.float8_e5m2: torch.uint8,
+}
+_HAVE_AFFINE = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
+
+
+def to_dense(tensor: Tensor) -> codings.Dense:
+    """Return ``tensor`` as a coding, bit for bit.
+
+    Raises:
+        CodingError: codings have no such dtype (complex numbers).
+    """
+    name = str(tensor.dtype).removeprefix("torch.")
+    if name not in codings.DTYPES:
+        raise CodingError(f"a tensor of {name} cannot be stored: wanted one of {', '.join(codings.DTYPES)}")
+    plain = tensor.detach().cpu().contiguous()
+    bits = plain.view(_AS_BITS[plain.dtype]) if plain.dtype in _AS_BITS else plain
+    return codings.Dense(bits.numpy().copy(), name)
+
+
+def to_tensor(coding: codings.Coding) -> Tensor:
+    """Return the tensor that ``coding`` stands for, bit for bit."""
+    tensor = torch.from_numpy(np.array(codings.decode(coding)))
+    wanted: torch.dtype = getattr(torch, codings.dtype(coding))
+    return tensor if tensor.dtype == wanted else tensor.view(wanted)
+
+
+def hint_of(original: Tensor, held: Constraints) -> codings.Coding:
+    """Return the coding that says how ``original`` becomes the value that ``held`` allows; it decodes to that value."""
+    keep = None if held.mask is None or bool(held.mask.keep.all()) else held.mask.keep
+    value = original.detach().cpu()
+    if held.codebook is not None:
+        return _shared(held.codebook, held.grid, keep, value.dtype)
+    if held.grid is not None:
+        return _on_grid(value, held.grid, keep)
+    return to_dense(value) if keep is None else _sparse(keep, to_dense(value[keep]))
+
+
+def _shared(codebook: Codebook, grid: Grid | None, keep: Tensor | None, dtype: torch.dtype) -> codings.Coding:
+    centers = codebook.centers.to(dtype)
+    coded = to_dense(centers) if grid is None else _on_grid(centers, grid, None)
+    codes = codebook.codes if keep is None else codebook.codes[keep]
+    return _sparse(keep, codings.Codebook(_narrow(codes), coded))
+
+
+def _on_grid(value: Tensor, grid: Grid, keep: Tensor | None) -> codings.Coding:
+    """Return the affine coding of ``value``; where it is masked, the code is that of zero."""
+    if value.dtype not in _HAVE_AFFINE:
+        snapped = grid.snap(value)
+        return to_dense(snapped) if keep is None else _sparse(keep, to_dense(snapped[keep]))
+    scale, zero = codings.Dense(grid.scale.numpy()), codings.Dense(grid.zero.numpy())
+    codes = grid.quantize(value).to(torch.int32)
+
+    def affine(coded: codings.Coding) -> codings.Affine:
+        return codings.Affine(coded, scale, zero, grid.axis, _HAVE_AFFINE[value.dtype])
+
+    if keep is None:
+        return affine(_narrow(codes))
+    if grid.axis is None:
+        return _sparse(keep, affine(_narrow(codes[keep])))
+    if not bool(grid.zero.any()):
+        return affine(_sparse(keep, _narrow(codes[keep])))
+    zeros = grid.zero.view([-1 if axis == grid.axis else 1 for axis in range(codes.ndim)])
+    return affine(_narrow(torch.where(keep, codes, zeros)))
+
+
+def _sparse(keep: Tensor | None, values: codings.Coding) -> codings.Coding:
+    return values if keep is None else codings.Sparse(codings.Dense(keep.numpy()), values)
+
+
+def _narrow(codes: Tensor) -> codings.Dense:
+    """Return integers in the smallest dtype that holds them."""
+    low, high = (int(codes.min()), int(codes.max())) if codes.numel() else (0, 0)
+    for dtype in (np.uint8, np.int8, np.uint16, np.int16):
+        if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
+            return codings.Dense(codes.numpy().astype(dtype))
+    return codings.Dense(codes.numpy().astype(np.int32))

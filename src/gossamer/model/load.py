@@ -1,0 +1,102 @@
+"""Load: from an artifact to a filled instance of the user's own class, without pickle."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gossamer import artifact, codings
+from gossamer.artifact import Artifact
+from gossamer.errors import ModelError, PlanError
+from gossamer.model.arrays import to_tensor
+from gossamer.model.constraint import Grid
+from gossamer.model.edits import Edit, edit_from_dict
+from gossamer.model.freeze import entries
+from gossamer.model.surgery import perform
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A read artifact, ready to fill a fresh model."""
+
+    artifact: Artifact
+
+    @property
+    def edits(self) -> tuple[Edit, ...]:
+        """The changes of structure that :meth:`into` replays."""
+        return tuple(edit_from_dict(edit) for edit in self.artifact.edits)
+
+    @property
+    def activations(self) -> Mapping[str, Grid]:
+        """The input grid of each site's module; :meth:`into` does not put them on."""
+        return {
+            site: Grid(torch.tensor(data["scale"]), torch.tensor(data["zero"]), data["bits"], data["signed"])
+            for site, data in self.artifact.activations.items()
+        }
+
+    def into(self, model: nn.Module) -> nn.Module:
+        """Replay the edits on ``model``, a fresh instance of the class that was compressed, fill it and return it.
+
+        The weights take the stored dtype and stay on the model's device. Weights that were tied are tied again.
+
+        Raises:
+            ModelError: names are missing or too many, shapes differ, or an edit does not fit; names them all.
+        """
+        try:
+            for edit in self.edits:
+                perform(model, edit)
+        except PlanError as error:
+            raise ModelError(f"the file's edits: {error.message}") from error
+        problems = [*self._names(model), *self._shapes(model)]
+        if problems:
+            raise ModelError(
+                f"{type(model).__name__} does not fit the file: " + "; ".join(problems),
+                hint="give a fresh instance of the class that was compressed, built with the same arguments",
+            )
+        for name, stored in self.artifact.aliases.items():
+            _set(model, name, _get(model, stored))
+        for names, tensor in entries(model):
+            tensor.data = to_tensor(self.artifact.tensors[self._stored(names[0])]).to(tensor.device)
+        return model
+
+    def _stored(self, name: str) -> str:
+        return self.artifact.aliases.get(name, name)
+
+    def _names(self, model: nn.Module) -> Iterator[str]:
+        have = set(model.state_dict())
+        want = {*self.artifact.tensors, *self.artifact.aliases}
+        if want - have:
+            yield f"the model lacks {', '.join(sorted(want - have))}"
+        if have - want:
+            yield f"the file lacks {', '.join(sorted(have - want))}"
+
+    def _shapes(self, model: nn.Module) -> Iterator[str]:
+        for names, tensor in entries(model):
+            stored = {self._stored(name) for name in names}
+            if len(stored) > 1:
+                yield f"the model ties {', '.join(names)}, the file does not"
+            for name in stored & set(self.artifact.tensors):
+                shape = codings.shape(self.artifact.tensors[name])
+                if shape != tuple(tensor.shape):
+                    yield f"{names[0]} has shape {tuple(tensor.shape)} in the model and {shape} in the file"
+
+
+def load(path: str | Path) -> Loaded:
+    """Read a ``.goss`` file.
+
+    Raises:
+        ArtifactError: the file is missing or not a valid artifact.
+    """
+    return Loaded(artifact.load(path))
+
+
+def _get(model: nn.Module, name: str) -> object:
+    path, _, attribute = name.rpartition(".")
+    return getattr(model.get_submodule(path), attribute)
+
+
+def _set(model: nn.Module, name: str, value: object) -> None:
+    path, _, attribute = name.rpartition(".")
+    setattr(model.get_submodule(path), attribute, value)
