@@ -6,6 +6,7 @@ them is made from the declarations of settings, the built-in recipes, the comman
 
 import argparse
 import importlib
+import inspect
 import json
 import re
 import sys
@@ -51,6 +52,18 @@ def settings(where: str) -> str:
     return _table(("setting", "default", "meaning"), rows)
 
 
+def family(name: str) -> str:
+    """Return a section for every method of a family: what it does, where it comes from, its settings."""
+    parts = []
+    for kind in importlib.import_module(f"gossamer.methods.{name}").METHODS:
+        what = inspect.cleandoc(kind.__doc__ or "").partition("\n\nRaises:")[0].replace("``", "`")
+        source = inspect.cleandoc(sys.modules[kind.__module__].__doc__ or "").replace("``", "`")
+        where = f"{kind.__module__}:{kind.__name__}"
+        head = f"## {kind.__struct_config__.tag}"
+        parts.append(f"{head}\n\n{what}\n\n> {_quoted(source)}\n\n`{where}`\n\n{settings(where)}")
+    return "\n\n".join(parts)
+
+
 def recipes(_: str) -> str:
     """Return the built-in recipes, each with its TOML as shipped."""
     folder = ROOT / "src" / "gossamer" / "recipe" / "builtin"
@@ -72,11 +85,16 @@ def results(_: str) -> str:
 
 
 KINDS: dict[str, Callable[[str], str]] = {
+    "family": family,
     "settings": settings,
     "recipes": recipes,
     "commands": commands,
     "results": results,
 }
+
+
+def _quoted(text: str) -> str:
+    return "\n> ".join(text.splitlines()).replace("> \n", ">\n")
 
 
 def _default(value: Any) -> str:
