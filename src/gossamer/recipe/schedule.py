@@ -33,8 +33,8 @@ class Cubic(Settings, frozen=True):
             raise SettingError(f"Cubic.begin: wanted less than end ({self.end}), got {self.begin}")
 
     def last(self, total: int) -> int:
-        """Return the optimizer step, of ``total``, at which the final strength is reached."""
-        return round(self.end * total)
+        """Return the optimizer step, of ``total``, before which the final strength is set; the last one at most."""
+        return min(round(self.end * total), max(total - 1, 0))
 
     def strength(self, step: int, total: int, final: float) -> float:
         """Return the strength in force at optimizer step ``step`` of ``total``.
@@ -50,7 +50,7 @@ class Cubic(Settings, frozen=True):
         if step < first:
             return self.initial
         done = (step - first) // self.every * self.every
-        return final + (self.initial - final) * (1 - done / (last - first)) ** 3
+        return self.initial + (final - self.initial) * (1 - (1 - done / (last - first)) ** 3)
 
     def changes(self, step: int, total: int) -> bool:
         """Return whether the strength may differ between ``step`` - 1 and ``step``."""

@@ -82,17 +82,15 @@ def _scaled(value: float, scales: tuple[tuple[float, str], ...]) -> str:
 
 
 def _why_nothing(report: Report, step: StepReport, before: State) -> str:
-    if not step.treated and step.skipped:
-        return f"it left out every site ({_skipped(step)})"
-    if not step.treated and not step.trained:
-        return "it treated no site and trained nothing"
-    if not step.treated:
-        return "it only trained, which by itself makes no value cheaper to store"
-    if before.sites == step.after.sites:
-        return "every site is stored exactly as before"
-    if any(later.number > step.number for later in report.steps):
-        return "what it changed costs the same bytes until a later step makes use of it"
-    return "what it changed costs the same bytes to store"
+    reasons = {
+        f"it left out every site ({_skipped(step)})": not step.treated and bool(step.skipped),
+        "what it asks for acts in the training of the steps after it": bool(step.lasting),
+        "it treated no site and trained nothing": not step.treated and not step.trained,
+        "it only trained, which by itself makes no value cheaper to store": not step.treated,
+        "every site is stored exactly as before": before.sites == step.after.sites,
+        "what it changed costs the same bytes, unless a later step makes use of it": step.number < len(report.steps),
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "what it changed costs the same bytes to store")
 
 
 def _why_larger(before: State, after: State) -> str:

@@ -78,6 +78,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
         treated: sites the step's plan speaks of.
         skipped: sites it left out, each with the reason.
         trained: passes over the training data.
+        lasting: penalties that the step leaves to the training of later steps.
         seconds: wall time of the step, evaluation included.
     """
 
@@ -87,6 +88,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
     treated: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     trained: int = 0
+    lasting: tuple[str, ...] = ()
     seconds: Figure | None = None
 
 

@@ -1,0 +1,47 @@
+"""Evidence for a run: collected when a method asks for it, kept until weights change."""
+
+from dataclasses import dataclass
+
+import torch
+
+from gossamer.calibrate import calibrate
+from gossamer.model import Evidence, Subject
+from gossamer.task import Task
+
+SAMPLES = 512
+"""Samples of the training split that calibration sees; methods of this kind level off at a few hundred."""
+
+
+@dataclass
+class Collector:
+    """Collects evidence from the training split of ``task``.
+
+    Args:
+        task: what calibration reads; never its validation or test split.
+        seed: picks the samples.
+        samples: how many samples it reads.
+    """
+
+    task: Task
+    seed: int = 0
+    samples: int = SAMPLES
+    evidence: Evidence | None = None
+
+    def get(self, subject: Subject, needs: frozenset[str]) -> Evidence | None:
+        """Return evidence of the kinds in ``needs`` for ``subject`` as it is; None if nothing is needed.
+
+        Raises:
+            EvidenceError: calibration saw bad data.
+        """
+        if not needs:
+            return None
+        if self.evidence is None or not needs <= self.evidence.kinds:
+            kinds = needs | (self.evidence.kinds if self.evidence is not None else frozenset())
+            picked = torch.Generator().manual_seed(self.seed)
+            batches = self.task.batches("train", samples=self.samples, generator=picked)
+            self.evidence = calibrate(subject, batches, kinds, loss=self.task.loss)
+        return self.evidence
+
+    def forget(self) -> None:
+        """Drop what was collected: the subject's weights have changed."""
+        self.evidence = None

@@ -1,0 +1,152 @@
+"""The journal of a run: a folder in which every finished step appears complete or not at all.
+
+::
+
+    folder/
+      recipe.toml      the recipe as it runs
+      journal.json     what the run is of: fingerprints of recipe, weights and task
+      step-00/         the start; step-01/ ... each finished step: state.safetensors, step.json, model.goss
+      training-02/     the checkpoint of the training under way
+      report.json      the report so far
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import torch
+
+from gossamer.errors import RecipeError
+from gossamer.model import Subject
+from gossamer.recipe.recipe import Recipe
+from gossamer.task import Task
+from gossamer.train.state import weights_of
+
+FORMAT = 1
+
+
+class Identity(msgspec.Struct, frozen=True, kw_only=True):
+    """What a run is of. Two runs with the same identity do the same."""
+
+    format: int
+    recipe: str
+    weights: str
+    task: str
+
+    @classmethod
+    def of(cls, recipe: Recipe, subject: Subject, task: Task) -> "Identity":
+        """Return the identity of a run."""
+        sizes = [len(split) for split in (task.train, task.validation, task.test) if split is not None]
+        return cls(
+            format=FORMAT,
+            recipe=hashlib.sha256(recipe.to_toml().encode()).hexdigest(),
+            weights=fingerprint(subject),
+            task=f"{task.name} ({', '.join(map(str, sizes))} samples)",
+        )
+
+    def differences(self, other: "Identity") -> list[str]:
+        """Return what differs, in words."""
+        words = {"format": "the journal's format", "recipe": "the recipe", "weights": "the model's weights"}
+        found = [text for name, text in words.items() if getattr(self, name) != getattr(other, name)]
+        if self.task != other.task:
+            found.append(f"the task ({self.task} there, {other.task} here)")
+        return found
+
+
+class Journal:
+    """The folder of one run; see the module's docstring.
+
+    Args:
+        folder: made if missing.
+        recipe: the recipe as it runs.
+        subject: the subject before the first step.
+        task: the task.
+
+    Raises:
+        RecipeError: the folder holds another run, or something that is no journal.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe, subject: Subject, task: Task) -> None:
+        self.folder = folder
+        mine = Identity.of(recipe, subject, task)
+        kept = folder / "journal.json"
+        if kept.exists():
+            _check(kept, mine)
+            return
+        if folder.exists() and any(folder.glob("step-*")):
+            raise RecipeError(f"{folder} holds steps but no journal.json", hint="name another folder, or delete it")
+        folder.mkdir(parents=True, exist_ok=True)
+        write(folder / "recipe.toml", recipe.to_toml().encode())
+        write(kept, msgspec.json.format(msgspec.json.encode(mine), indent=1))
+
+    def step(self, number: int) -> Path:
+        """Return the folder of a step, 0 for the start."""
+        return self.folder / f"step-{number:02d}"
+
+    def training(self, number: int) -> Path:
+        """Return the folder for the checkpoint of a step's training."""
+        return self.folder / f"training-{number:02d}"
+
+    @property
+    def finished(self) -> int:
+        """Number of the last finished step; -1 before the start is kept."""
+        number = -1
+        while self.step(number + 1).is_dir():
+            number += 1
+        return number
+
+    def commit(self, number: int, fill: Callable[[Path], None]) -> None:
+        """Let ``fill`` write a step's files into a folder of its own, then make that the step's folder in one move."""
+        part = self.folder / f".step-{number:02d}.partial"
+        if part.exists():
+            shutil.rmtree(part)
+        part.mkdir()
+        fill(part)
+        for path in part.iterdir():
+            _sync(path)
+        _sync(part)
+        part.rename(self.step(number))
+        _sync(self.folder)
+        if self.training(number).exists():
+            shutil.rmtree(self.training(number))
+
+
+def fingerprint(subject: Subject) -> str:
+    """Return a hash of the names, shapes, dtypes and bits of a subject's state dict."""
+    digest = hashlib.sha256()
+    for name, tensor in weights_of(subject.model).items():
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` in one move: after a crash the old file or the new is there, never a piece."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    part.write_bytes(data)
+    _sync(part)
+    part.replace(path)
+
+
+def _check(path: Path, mine: Identity) -> None:
+    try:
+        theirs = msgspec.json.decode(path.read_bytes(), type=Identity)
+    except msgspec.MsgspecError as error:
+        raise RecipeError(f"{path}: no journal: {error}", hint="name another folder, or delete it") from error
+    differ = theirs.differences(mine)
+    if differ:
+        raise RecipeError(
+            f"{path.parent} is the journal of another run: {' and '.join(differ)} differ",
+            hint="name another folder, or delete this one to start anew",
+        )
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,123 @@
+"""One step of a recipe carried out on a subject: plan, apply, train under a schedule."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import msgspec
+import torch
+from rich.progress import Progress
+
+from gossamer.errors import RecipeError
+from gossamer.model import Evidence, Mask, Method, Penalty, Plan, Subject, apply, retarget
+from gossamer.recipe.evidence import Collector
+from gossamer.recipe.recipe import Step
+from gossamer.task import Task
+from gossamer.train import train
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a step made.
+
+    Attributes:
+        subject: the new subject.
+        plan: what was applied; None for a step without a method.
+        epochs: passes over the training data.
+        lasting: penalties for the training of later steps.
+    """
+
+    subject: Subject
+    plan: Plan | None
+    epochs: int
+    lasting: tuple[Penalty, ...]
+
+
+def perform(
+    step: Step, subject: Subject, task: Task, collector: Collector, *, folder: Path, progress: Progress | None = None
+) -> Done:
+    """Carry out one step and return the new subject; the one given is untouched.
+
+    A penalty of the step holds for its own training; if the step does not train, it holds for that of all later steps.
+
+    Args:
+        step: the step, its seeds set.
+        subject: what the steps before made.
+        task: data, loss and metrics.
+        collector: gives the evidence the method needs.
+        folder: for the checkpoint of the training.
+        progress: bars to add to.
+
+    Raises:
+        GossamerError: the method, the plan or the training fails.
+    """
+    evidence = None if step.method is None else collector.get(subject, step.method.needs)
+    plan = _plan(step, subject, evidence)
+    new = subject.copy() if plan is None else apply(subject, plan)
+    if plan is not None and (plan.constraints or plan.edits or plan.activations):
+        collector.forget()
+    if step.train is None:
+        return Done(new, plan, 0, () if plan is None else plan.penalties)
+    result = train(new, task, step.train, schedule=_ramp(step, new, evidence), folder=folder, progress=progress)
+    collector.forget()
+    return Done(replace(new, penalties=subject.penalties), plan, len(result.history), ())
+
+
+def lasting(step: Step, subject: Subject, collector: Collector) -> tuple[Penalty, ...]:
+    """Return the penalties that a finished step left to later steps, planned again since they are not stored.
+
+    Args:
+        step: the finished step.
+        subject: what that step began with.
+        collector: gives the evidence the method needs.
+    """
+    if step.method is None or step.train is not None:
+        return ()
+    evidence = collector.get(subject, step.method.needs)
+    collector.forget()
+    return step.method.plan(subject, evidence).penalties
+
+
+def _plan(step: Step, subject: Subject, evidence: Evidence | None) -> Plan | None:
+    """Return the plan of the method, at its first strength if a schedule ramps it."""
+    if step.method is None:
+        return None
+    final = step.method.plan(subject, evidence)
+    if step.schedule is None:
+        return final
+    parts = [part for site in final.constraints for part in final.on(site)]
+    if final.edits or final.penalties or final.activations or not all(isinstance(part, Mask) for part in parts):
+        raise RecipeError(
+            f"{step.name}: a schedule can ramp masks during training, and this method makes other changes",
+            hint="leave out the schedule",
+        )
+    first = at(step.method, step.schedule.initial).plan(subject, evidence)
+    # A mask on every site from the start: names in the state dict must not change while the step trains.
+    everything = {
+        site: Mask(torch.ones(subject.sites[site].shape, dtype=torch.bool))
+        for site in final.constraints
+        if site not in first.constraints
+    }
+    return replace(first, constraints={**everything, **first.constraints})
+
+
+def at(method: Method, strength: float) -> Method:
+    """Return ``method`` with another strength."""
+    return msgspec.structs.replace(method, **{str(method.strength): strength})
+
+
+def _ramp(step: Step, subject: Subject, evidence: Evidence | None) -> Callable[[int, int], bool] | None:
+    """Return what training calls before each optimizer step: it tightens the masks when the schedule says so."""
+    if step.method is None or step.schedule is None:
+        return None
+    method, schedule = step.method, step.schedule
+    final = float(getattr(method, str(method.strength)))
+
+    def ramp(number: int, total: int) -> bool:
+        if not schedule.changes(number, total):
+            return False
+        strength = schedule.strength(number, total, final)
+        retarget(subject, replace(at(method, strength).plan(subject, evidence), skipped=()))
+        return True
+
+    return ramp
