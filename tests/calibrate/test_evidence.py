@@ -92,7 +92,7 @@ def test_bad_calibration_is_refused_with_its_place():
         calibrate(subject(), batches(), {"range", "curvature"})
     with pytest.raises(EvidenceError, match="gradients without a loss"):
         calibrate(subject(), batches(), "gradient")
-    with pytest.raises(EvidenceError, match="batch 0: wanted .args, kwargs, targets., got Tensor"):
+    with pytest.raises(EvidenceError, match=r"batch 0: wanted .args, kwargs, targets., got Tensor"):
         calibrate(subject(), [torch.randn(3, 3)], "range")
     with pytest.raises(EvidenceError, match="batch 0: wanted the loss to be one finite number"):
         calibrate(subject(), batches(), "gradient", loss=lambda out, _: out.sum() * float("inf"))
@@ -104,7 +104,7 @@ def test_missing_evidence_says_what_to_do():
     evidence = calibrate(subject(), batches(), "range")
     assert evidence.has("range")
     assert not evidence.has("mean")
-    with pytest.raises(EvidenceError, match="no second_moment was collected for 0.weight.*hint.*second_moment"):
+    with pytest.raises(EvidenceError, match=r"no second_moment was collected for 0\.weight.*hint.*second_moment"):
         evidence.second_moment("0.weight")
     with pytest.raises(EvidenceError, match="no such site was calibrated"):
         evidence.range("7.weight")

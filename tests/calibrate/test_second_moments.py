@@ -149,6 +149,7 @@ def test_gru_rnn_and_packed_sequences():
     check(evidence, "weight_hh_l0", torch.cat(before))
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 def test_stacked_bidirectional_lstm_with_projection_sees_every_weight():
     net = nn.LSTM(3, 4, 2, bidirectional=True, proj_size=2)
     evidence = moments_of(net, (torch.randn(5, 2, 3),))
