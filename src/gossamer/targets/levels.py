@@ -1,0 +1,81 @@
+"""Integer levels of weights and inputs, read from codings and input grids for a runtime that computes in 8 bits."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gossamer.codings import Affine, Coding, decode
+from gossamer.codings.nodes import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A weight as ``(codes - zero) * scale``.
+
+    Attributes:
+        codes: int8 or uint8, the weight's shape.
+        scale: float32, 0-d or 1-d along ``axis``.
+        zero: of the dtype of ``codes`` and the shape of ``scale``.
+        axis: the dimension along which scale and zero vary, or None.
+    """
+
+    codes: Array
+    scale: Array
+    zero: Array
+    axis: int | None
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether 0 is the code of 0.0 everywhere."""
+        return not self.zero.any()
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The grid of a node's input: ``(q - zero) * scale`` with 8-bit codes."""
+
+    scale: float
+    zero: int
+    signed: bool
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The integer type of the codes."""
+        return np.dtype(np.int8 if self.signed else np.uint8)
+
+    @property
+    def lowest(self) -> int:
+        """The smallest code."""
+        return int(np.iinfo(self.dtype).min)
+
+
+def weight_levels(coding: Coding) -> Weight | str:
+    """Return the weight's 8-bit levels, or why it has none."""
+    if not isinstance(coding, Affine):
+        return "it is not stored on a grid of integers"
+    codes, scale, zero = decode(coding.codes), decode(coding.scale), decode(coding.zero)
+    if codes.size == 0:
+        return "it is empty"
+    if (zero != np.rint(zero)).any():
+        return "its grid puts 0.0 between two codes"
+    kind = next((kind for kind in (np.int8, np.uint8) if _fits(kind, codes) and _fits(kind, zero)), None)
+    if kind is None:
+        return f"its codes span {int(codes.min())} to {int(codes.max())}, more than 8 bits"
+    return Weight(codes.astype(kind), scale, zero.astype(kind), coding.axis)
+
+
+def input_levels(grid: Mapping[str, Any]) -> Levels | str:
+    """Return the 8-bit levels of an input grid as an artifact holds it, or why it has none."""
+    scale, zero = np.asarray(grid["scale"], np.float32), np.asarray(grid["zero"])
+    if scale.size != 1 or zero.size != 1:
+        return "the grid of its input has several scales, wanted one"
+    if grid["bits"] != 8:
+        return f"the grid of its input has {grid['bits']} bits, wanted 8"
+    return Levels(float(scale.reshape(())), int(zero.reshape(())), bool(grid["signed"]))
+
+
+def _fits(kind: type[np.int8] | type[np.uint8], values: Array) -> bool:
+    limits = np.iinfo(kind)
+    return bool(values.min() >= limits.min and values.max() <= limits.max)

@@ -1,0 +1,180 @@
+"""Lowering: a float graph and coded tensors become the graph a runtime runs, in 8-bit integers where it can.
+
+A weight on an 8-bit grid is stored as its codes with a ``DequantizeLinear`` (ONNX operator specification). Where its
+input has a grid too, the node that reads it gets quantised inputs, so that the runtime fuses them into one integer
+operator (Jacob et al. 2018, arXiv 1712.05877). What stays in floating point is listed with the reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from gossamer.codings.nodes import Array
+from gossamer.targets.convolution import lower_convolution
+from gossamer.targets.dense import lower_product
+from gossamer.targets.levels import Levels, Weight
+from gossamer.targets.quantized import Use, add_scale
+from gossamer.targets.reason import Reason
+from gossamer.targets.wiring import Wiring, attribute
+
+
+@dataclass(frozen=True, eq=False)
+class Lowered:
+    """What a runtime runs.
+
+    Attributes:
+        proto: the graph.
+        integer: sites whose products were laid out for integer operators.
+        reasons: sites that stay in floating point, and why.
+    """
+
+    proto: onnx.ModelProto
+    integer: tuple[str, ...]
+    reasons: tuple[Reason, ...]
+
+
+def lower(
+    proto: onnx.ModelProto,
+    constants: Mapping[str, Array],
+    weights: Mapping[str, Weight],
+    inputs: Mapping[str, Levels],
+) -> Lowered:
+    """Return ``proto`` with 8-bit weights, and integer operators where the input of a weight has levels too.
+
+    Args:
+        proto: a float graph; weights may be missing from its initializers.
+        constants: float arrays of the initializers, by name.
+        weights: 8-bit levels of those weights that have them.
+        inputs: levels of the inputs of sites.
+    """
+    return _Lowering(proto, constants, weights, inputs).run()
+
+
+class _Lowering:
+    """One pass over the nodes; values that stand for a weight are followed through transpositions."""
+
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        constants: Mapping[str, Array],
+        weights: Mapping[str, Weight],
+        inputs: Mapping[str, Levels],
+    ) -> None:
+        self.wiring = Wiring(proto, constants)
+        self.weights = weights
+        self.inputs = inputs
+        self.sources: dict[str, tuple[str, bool]] = {name: (name, False) for name in weights}
+        self.replaced: set[str] = set()
+        self.made: dict[tuple[str, bool], str] = {}
+        self.integer: dict[str, None] = {}
+        self.reasons: dict[Reason, None] = {}
+
+    def run(self) -> Lowered:
+        ends = self._quantized_values()
+        for node in self.wiring.old.graph.node:
+            if node.output[0] not in self.replaced:
+                self._node(node, ends)
+        proto = self.wiring.finish()
+        stay = {reason.what for reason in self.reasons}
+        done = tuple(site for site in self.integer if site not in stay)
+        return Lowered(proto, done, tuple(self.reasons))
+
+    def _node(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> None:
+        found = [(index, *self.sources[name]) for index, name in enumerate(node.input) if name in self.sources]
+        if not found:
+            self.wiring.nodes.append(node)
+            return
+        index, site, turned = found[0]
+        if node.op_type == "Transpose" and attribute(node, "perm", [1, 0]) == [1, 0] and not turned:
+            self.sources[node.output[0]] = (site, True)
+            return
+        if node.op_type == "Gather" and index == 0 and not turned and attribute(node, "axis", 0) == 0:
+            self._gather(node, site)
+            return
+        if site in self.inputs and len(found) == 1 and self._integers(node, index, site, ends, turned=turned):
+            return
+        self._float(node, found)
+
+    def _integers(
+        self, node: onnx.NodeProto, index: int, site: str, ends: Mapping[str, Levels], *, turned: bool
+    ) -> bool:
+        """Lay ``node`` out in integers if that is possible; note the outcome."""
+        use = Use(node, site, self.weights[site], self.inputs[site])
+        why: str | None = f"it enters {node.op_type}, which has no integer operator here"
+        if index == 1 and node.op_type in {"Gemm", "MatMul"}:
+            why = lower_product(self.wiring, use, turned=turned)
+        elif index == 1 and node.op_type == "Conv":
+            folded = lower_convolution(self.wiring, use, ends)
+            why = folded if isinstance(folded, str) else None
+            self.replaced.update(() if isinstance(folded, str) else folded)
+        if why is None:
+            self.integer[site] = None
+        else:
+            self.reasons[Reason(site, why)] = None
+        return why is None
+
+    def _float(self, node: onnx.NodeProto, found: list[tuple[int, str, bool]]) -> None:
+        """Keep ``node`` in floating point, reading dequantised weights."""
+        kept = onnx.NodeProto()
+        kept.CopyFrom(node)
+        for index, site, turned in found:
+            kept.input[index] = self._dequantized(site, turned=turned)
+            if site not in self.inputs:
+                self.reasons[Reason(site, "its input has no grid; stored in 8 bits, multiplied in float")] = None
+        self.wiring.nodes.append(kept)
+
+    def _dequantized(self, site: str, *, turned: bool) -> str:
+        """Return the value of the weight in floating point, made once for all who read it."""
+        if (site, turned) not in self.made:
+            weight, wiring = self.weights[site], self.wiring
+            codes = wiring.constant(site, weight.codes)
+            name = f"{site}:value"
+            axis = {} if weight.axis is None else {"axis": weight.axis}
+            if (site, False) not in self.made:
+                parts = [codes, *add_scale(wiring, site, weight)]
+                self.made[site, False] = wiring.add("DequantizeLinear", parts, name, **axis)
+            if turned:
+                self.made[site, True] = wiring.add("Transpose", [name], f"{site}:turned", perm=[1, 0])
+        return self.made[site, turned]
+
+    def _gather(self, node: onnx.NodeProto, site: str) -> None:
+        """Look rows up in the codes and dequantise only those."""
+        weight, wiring = self.weights[site], self.wiring
+        self.reasons[Reason(site, "rows are looked up in 8 bits and used in float")] = None
+        if weight.axis == 0 and not weight.symmetric:
+            self._float(node, [(0, site, False)])
+            return
+        codes = wiring.add("Gather", [wiring.constant(site, weight.codes), node.input[1]], f"{node.output[0]}:codes")
+        scale, zero = add_scale(wiring, site, weight)
+        if weight.axis == 0:
+            rows = wiring.add("Gather", [scale, node.input[1]], f"{node.output[0]}:scale")
+            last = wiring.constant("gossamer:last", np.array([-1], np.int64))
+            column = wiring.add("Unsqueeze", [rows, last], f"{node.output[0]}:column")
+            cast = wiring.add("Cast", [codes], f"{node.output[0]}:cast", to=onnx.TensorProto.FLOAT)
+            wiring.add("Mul", [cast, column], node.output[0])
+        else:
+            wiring.add("DequantizeLinear", [codes, scale, zero], node.output[0], axis=-1)
+
+    def _quantized_values(self) -> dict[str, Levels]:
+        """Return the values that are read by nothing but integer products, all with the same levels."""
+        wanted: dict[str, list[Levels]] = {}
+        for site, levels in self.inputs.items():
+            if site in self.weights:
+                turned = [
+                    reader
+                    for node in self.wiring.readers(site)
+                    if node.op_type == "Transpose"
+                    for reader in self.wiring.readers(node.output[0])
+                ]
+                for node in (*self.wiring.readers(site), *turned):
+                    if node.op_type in {"Conv", "Gemm", "MatMul"}:
+                        wanted.setdefault(node.input[0], []).append(levels)
+        return {
+            value: grids[0]
+            for value, grids in wanted.items()
+            if len(grids) == len(self.wiring.readers(value))
+            and all(grid == grids[0] for grid in grids)
+            and not self.wiring.is_output(value)
+        }

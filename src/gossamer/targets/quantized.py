@@ -1,0 +1,58 @@
+"""Pieces that integer products share: quantised inputs, scales and biases."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from gossamer.codings.nodes import Array
+from gossamer.targets.levels import Levels, Weight
+from gossamer.targets.wiring import Wiring
+
+
+@dataclass(frozen=True, eq=False)
+class Use:
+    """A node that multiplies its first input, on ``levels``, with the weight ``site`` as its second."""
+
+    node: onnx.NodeProto
+    site: str
+    weight: Weight
+    levels: Levels
+
+
+def quantized_input(wiring: Wiring, value: str, levels: Levels, *, back: bool = True) -> str:
+    """Return ``value`` on its levels: as codes, or dequantised again (the pair a runtime fuses) with ``back``."""
+    code = f"{'s' if levels.signed else 'u'}{levels.zero}"
+    scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
+    zero = zero_of(wiring, levels)
+    stem = f"{value}:{levels.scale!r}:{code}"
+    if not wiring.made(f"{stem}:q"):
+        wiring.add("QuantizeLinear", [value, scale, zero], f"{stem}:q")
+    if back and not wiring.made(f"{stem}:d"):
+        wiring.add("DequantizeLinear", [f"{stem}:q", scale, zero], f"{stem}:d")
+    return f"{stem}:d" if back else f"{stem}:q"
+
+
+def zero_of(wiring: Wiring, levels: Levels) -> str:
+    """Add the zero of ``levels`` as a constant and return its name."""
+    name = f"input:{'s' if levels.signed else 'u'}{levels.zero}"
+    return wiring.constant(name, np.array(levels.zero, levels.dtype))
+
+
+def add_scale(wiring: Wiring, stem: str, weight: Weight) -> list[str]:
+    """Add the weight's scale and zero as constants and return their names."""
+    return [wiring.constant(f"{stem}:scale", weight.scale), wiring.constant(f"{stem}:zero", weight.zero)]
+
+
+def quantized_bias(wiring: Wiring, name: str, bias: Array, weight: Weight, levels: Levels) -> str | None:
+    """Return the bias as int32 codes of scale input * weight, dequantised; None if it does not fit in int32."""
+    scale = np.broadcast_to(weight.scale * np.float32(levels.scale), bias.shape).astype(np.float32)
+    codes = np.rint(bias.astype(np.float64) / scale)
+    if np.abs(codes).max(initial=0) > np.iinfo(np.int32).max:
+        return None
+    parts = [
+        wiring.constant(f"{name}:codes", codes.astype(np.int32)),
+        wiring.constant(f"{name}:scale", scale),
+        wiring.constant(f"{name}:zero", np.zeros(bias.shape, np.int32)),
+    ]
+    return wiring.add("DequantizeLinear", parts, f"{name}:value", axis=0)

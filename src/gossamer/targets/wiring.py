@@ -1,0 +1,101 @@
+"""A graph being rewritten: who reads what, constants by name, and the new list of nodes in order."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from gossamer.codings.nodes import Array
+
+
+class Wiring:
+    """Reads of the old graph, and the nodes and constants of the new one.
+
+    Args:
+        proto: the graph to rewrite; its nodes are read, not changed.
+        constants: arrays known for names in the graph: initializers and filled weights.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, constants: Mapping[str, Array]) -> None:
+        self.old = proto
+        self.constants = dict(constants)
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, Array] = {}
+        self._made: set[str] = set()
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        self._outputs = {value.name for value in proto.graph.output}
+        for node in proto.graph.node:
+            for name in reads(node):
+                self._readers.setdefault(name, []).append(node)
+
+    def only_reader(self, value: str) -> onnx.NodeProto | None:
+        """Return the node that reads ``value``, if it is the only one and no output of the graph."""
+        readers = self._readers.get(value, [])
+        return readers[0] if len(readers) == 1 and value not in self._outputs else None
+
+    def readers(self, value: str) -> list[onnx.NodeProto]:
+        """Return the nodes of the old graph that read ``value``."""
+        return self._readers.get(value, [])
+
+    def is_output(self, value: str) -> bool:
+        """Return whether the graph returns ``value``."""
+        return value in self._outputs
+
+    def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        """Append a node with one output and return the output's name."""
+        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
+        self._made.add(output)
+        return output
+
+    def made(self, value: str) -> bool:
+        """Return whether a new node makes ``value``."""
+        return value in self._made
+
+    def fresh(self, stem: str) -> str:
+        """Return ``stem``, or ``stem`` with a number where new nodes or constants have that name already."""
+        name, count = stem, 1
+        while name in self._made or f"{name}:codes" in self.initializers:
+            count += 1
+            name = f"{stem}{count}"
+        return name
+
+    def constant(self, name: str, array: Array) -> str:
+        """Add an initializer and return its name."""
+        self.initializers[name] = array
+        return name
+
+    def finish(self) -> onnx.ModelProto:
+        """Return the new graph: its nodes, and of the constants those that are read."""
+        proto = onnx.ModelProto()
+        proto.CopyFrom(self.old)
+        del proto.graph.node[:], proto.graph.initializer[:]
+        proto.graph.node.extend(self.nodes)
+        read = {name for node in self.nodes for name in reads(node)} | set(self._outputs)
+        arrays = {**self.constants, **self.initializers}
+        proto.graph.initializer.extend(
+            numpy_helper.from_array(np.asarray(array), name) for name, array in arrays.items() if name in read
+        )
+        return proto
+
+
+def reads(node: onnx.NodeProto) -> list[str]:
+    """Return the names that ``node`` reads, its inner graphs included."""
+    names = list(node.input)
+    for entry in node.attribute:
+        for inner in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
+            names += [name for part in inner.node for name in reads(part)]
+            names += [value.name for value in inner.output]
+    return names
+
+
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    """Return an attribute's value, or ``default`` where the node does not give it."""
+    found = next((entry for entry in node.attribute if entry.name == name), None)
+    return default if found is None else helper.get_attribute_value(found)
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """Return all attributes of ``node``."""
+    return {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
