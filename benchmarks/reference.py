@@ -38,7 +38,11 @@ def machine() -> dict[str, object]:
 def commit() -> str:
     """Return the commit the package is at, marked if the package's files differ from it."""
     head = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
+        [shutil.which("git") or "git", "rev-parse", "--short=12", "HEAD"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     changes = [
         "git",

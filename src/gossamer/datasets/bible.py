@@ -1,5 +1,7 @@
-"""The King James Bible, 4.3 million characters, public domain: a file ``bible.txt``, or the output of Debian's
-``bible`` (package ``bible-kjv``)."""
+"""The King James Bible, 4.3 million characters, public domain.
+
+It is read from a file ``bible.txt``, or taken from Debian's program ``bible`` (package ``bible-kjv``).
+"""
 
 import shutil
 import subprocess

@@ -27,6 +27,6 @@ def task() -> Task:
     images = ((rows[:, :-1] - MEAN) / DEVIATION).view(-1, 1, 8, 8)
     labels = rows[:, -1].long()
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
-    parts = order.split([TRAIN, VALIDATION, len(rows) - TRAIN - VALIDATION])
+    parts = torch.split(order, [TRAIN, VALIDATION, len(rows) - TRAIN - VALIDATION])
     train, validation, test = (Arrays(images[part], labels[part], what="digits") for part in parts)
     return Task.classification("digits", train, validation, test, labels=LABELS)

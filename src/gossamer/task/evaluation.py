@@ -60,9 +60,8 @@ def measure(
             totals[name][0] += total
             totals[name][1] += count
     figures = {"loss": lost / seen}
-    for name, metric in metrics.items():
-        total, count = totals[name]
-        figures[name] = metric.finish(total / count) if count else math.nan
+    for name, (sum_, number) in totals.items():
+        figures[name] = metrics[name].finish(sum_ / number) if number else math.nan
     return figures
 
 

@@ -105,7 +105,7 @@ class Task:
         """
         split = self.split(name)
         order = split.order(generator)[:samples]
-        for indices in order.split(batch_size or self.batch_size):
+        for indices in torch.split(order, batch_size or self.batch_size):
             yield split.batch(indices)
 
     @classmethod
@@ -136,7 +136,7 @@ class Task:
         Raises:
             TaskError: unusable data.
         """
-        splits = _splits(name, train, validation, test, collate, seed)
+        splits = _splits(name, train, validation, test, collate=collate, seed=seed)
         return cls(name, *splits, cross_entropy, {"accuracy": ACCURACY}, "accuracy", batch_size, labels)
 
     @classmethod
@@ -156,7 +156,7 @@ class Task:
         Raises:
             TaskError: unusable data.
         """
-        splits = _splits(name, train, validation, test, collate, seed)
+        splits = _splits(name, train, validation, test, collate=collate, seed=seed)
         return cls(name, *splits, squared_error, {"mse": MSE}, "mse", batch_size)
 
     @classmethod
@@ -177,13 +177,13 @@ class Task:
         Raises:
             TaskError: unusable data.
         """
-        splits = _splits(name, train, validation, test, collate, seed)
+        splits = _splits(name, train, validation, test, collate=collate, seed=seed)
         metrics = {"bits": BITS, "perplexity": PERPLEXITY, "accuracy": ACCURACY}
         return cls(name, *splits, cross_entropy, metrics, "bits", batch_size, labels)
 
 
 def _splits(
-    name: str, train: Any, validation: Any, test: Any, collate: Collate | None, seed: int
+    name: str, train: Any, validation: Any, test: Any, *, collate: Collate | None, seed: int
 ) -> tuple[Split, Split, Split | None]:
     trained = _as_split(train, collate, f"task {name!r}, train")
     tested = None if test is None else _as_split(test, collate, f"task {name!r}, test")

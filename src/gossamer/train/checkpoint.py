@@ -79,7 +79,7 @@ def restore(folder: Path, run: str, module: nn.Module, optimizer: Optimizer) -> 
     if not path.exists():
         return None
     try:
-        with safetensors.safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safetensors.safe_open(path, framework="pt") as file:
             header = msgspec.json.decode((file.metadata() or {}).get("checkpoint", ""), type=_Header)
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, msgspec.MsgspecError, OSError) as error:

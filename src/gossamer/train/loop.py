@@ -5,6 +5,7 @@ was stopped and resumed ends with the same bits as one that was not. Device, num
 Lightning Fabric.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -107,7 +108,7 @@ def _trained(
 ) -> TrainResult:
     name = identity(run.module, run.task, run.training)
     state = (checkpoint.restore(folder, name, run.module, run.optimizer) if folder else None) or State()
-    bar = progress.add_task("training", total=run.total, completed=state.step) if progress else None
+    bar = _Bar(progress, run)
 
     def save() -> None:
         if folder is not None and run.fabric.is_global_zero:
@@ -118,8 +119,7 @@ def _trained(
         run.wrapped.train()
         for batch in _batches(run, state):
             _step(run, state, batch)
-            if progress is not None and bar is not None:
-                progress.update(bar, completed=state.step, description=_status(run, state))
+            bar.show(state)
             if run.interrupt.asked:
                 state.seconds = time.monotonic() - started
                 save()
@@ -135,8 +135,7 @@ def _trained(
     if run.training.keep == "best" and state.best:
         run.module.load_state_dict(state.best)
     kept = state.kept if run.training.keep == "best" and state.best else state.epoch
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
+    bar.close()
     return TrainResult(
         history=tuple(state.history),
         kept=kept,
@@ -161,7 +160,7 @@ def _step(run: _Run, state: State, batch: Batch) -> None:
     outputs = run.wrapped(*batch.args, **batch.kwargs)
     loss = _loss(run, batch, outputs)
     value = float(loss.detach())
-    if value != value or abs(value) == float("inf"):
+    if not math.isfinite(value):
         raise TrainingError(
             f"the loss is {value} at step {state.step + 1} (epoch {state.epoch + 1}, learning rate {lr:.3g})",
             hint="a lower lr, or clip, may help",
@@ -205,9 +204,7 @@ def _finish_epoch(run: _Run, state: State, figures: dict[str, float]) -> None:
     """Record the epoch and keep its weights if they are the best so far."""
     main = run.task.metrics[run.task.main]
     kept = state.history[state.kept - 1].validation[run.task.main] if state.best else None
-    best = figures[run.task.main] == figures[run.task.main] and (
-        kept is None or main.better(figures[run.task.main], kept)
-    )
+    best = not math.isnan(figures[run.task.main]) and (kept is None or main.better(figures[run.task.main], kept))
     if best:
         state.kept, state.best = state.epoch + 1, weights_of(run.module)
     record = Epoch(
@@ -231,10 +228,25 @@ def _stopped(run: _Run, state: State) -> str:
     return ""
 
 
-def _status(run: _Run, state: State) -> str:
-    last = f", {run.task.main} {state.history[-1].validation[run.task.main]:.4f}" if state.history else ""
-    epoch = min(state.epoch + 1, run.training.epochs)
-    return f"epoch {epoch}/{run.training.epochs}, loss {state.loss_sum / max(state.loss_count, 1):.4f}{last}"
+class _Bar:
+    """A progress bar of one training, if there is a display."""
+
+    def __init__(self, progress: Progress | None, run: _Run) -> None:
+        self.progress, self.run = progress, run
+        self.bar = None if progress is None else progress.add_task("training", total=run.total)
+
+    def show(self, state: State) -> None:
+        if self.progress is None or self.bar is None:
+            return
+        main = self.run.task.main
+        last = f", {main} {state.history[-1].validation[main]:.4f}" if state.history else ""
+        epoch = f"epoch {state.epoch + 1}/{self.run.training.epochs}"
+        told = f"{epoch}, loss {state.loss_sum / max(state.loss_count, 1):.4f}{last}"
+        self.progress.update(self.bar, completed=state.step, description=told)
+
+    def close(self) -> None:
+        if self.progress is not None and self.bar is not None:
+            self.progress.remove_task(self.bar)
 
 
 def make_optimizer(module: nn.Module, training: Training) -> Optimizer:

@@ -1,4 +1,6 @@
-"""The vanilla recurrent network, written as its equations (Goodfellow et al. 2016, equations 10.8 to 10.11):
+"""The vanilla recurrent network, written as its equations.
+
+Goodfellow, Bengio & Courville, "Deep Learning", 2016, equations 10.8 to 10.11:
 
 a = b + W h + U x,  h = tanh a,  o = c + V h,  ŷ = softmax o,  loss = sum over steps of -log ŷ[y].
 """

@@ -1,5 +1,7 @@
-"""LeNet-300-100, the fully connected network of LeCun, Bottou, Bengio & Haffner, "Gradient-Based Learning Applied to
-Document Recognition", 1998, in the form that Han et al. 2015 prune: ReLU units, 266,610 parameters."""
+"""LeNet-300-100, fully connected, in the form that Han et al. 2015 prune: ReLU units, 266,610 parameters.
+
+LeCun, Bottou, Bengio & Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998.
+"""
 
 from torch import Tensor, nn
 

@@ -1,5 +1,7 @@
-"""LeNet-5 in the form of the Caffe examples (20 and 50 filters, 500 units), the one that Han et al. 2015 and most
-compression papers after it measure: 431,080 parameters."""
+"""LeNet-5 in the form of the Caffe examples: 20 and 50 filters, 500 units, 431,080 parameters.
+
+It is the form that Han et al. 2015 and most compression papers after it measure.
+"""
 
 from torch import Tensor, nn
 

@@ -1,5 +1,7 @@
-"""LeNet-5 in the sizes of LeCun et al. 1998 (6 and 16 maps, 120 and 84 units), with full connection of the second
-convolution's maps and a linear output layer, as is usual today: 61,706 parameters."""
+"""LeNet-5 in the sizes of LeCun et al. 1998: 6 and 16 maps, 120 and 84 units, 61,706 parameters.
+
+As is usual today, the second convolution is fully connected to the maps before it and the output layer is linear.
+"""
 
 import torch
 from torch import Tensor, nn

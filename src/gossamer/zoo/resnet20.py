@@ -1,5 +1,7 @@
-"""ResNet-20 for small images (He, Zhang, Ren & Sun, "Deep Residual Learning", 2016, section 4.2; arXiv 1512.03385):
-three stages of three blocks, widths 16, 32, 64, and parameter-free shortcuts (the paper's option A)."""
+"""ResNet-20 for small images: three stages of three blocks, widths 16, 32, 64, parameter-free shortcuts (option A).
+
+He, Zhang, Ren & Sun, "Deep Residual Learning for Image Recognition", 2016, section 4.2 (arXiv 1512.03385).
+"""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

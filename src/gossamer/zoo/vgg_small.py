@@ -1,5 +1,8 @@
-"""A small VGG (Simonyan & Zisserman, "Very Deep Convolutional Networks", 2015; arXiv 1409.1556): 3×3 convolutions in
-stages of doubling width, with batch normalisation (Ioffe & Szegedy 2015), for 28×28 images."""
+"""A small VGG for 28×28 images: 3×3 convolutions in stages of doubling width, with batch normalisation.
+
+Simonyan & Zisserman, "Very Deep Convolutional Networks", 2015 (arXiv 1409.1556); Ioffe & Szegedy, "Batch
+Normalization", 2015 (arXiv 1502.03167).
+"""
 
 from torch import Tensor, nn
 
@@ -7,7 +10,7 @@ from torch import Tensor, nn
 class VGGSmall(nn.Module):
     """Six 3×3 convolutions with batch normalisation, widths 32-32-64-64-128-128, and two linear layers.
 
-    584,298 parameters, 23.5 million multiply-accumulates. Shapes: (N, 1, 28, 28) in, logits (N, 10) out.
+    584,618 parameters, 23.5 million multiply-accumulates. Shapes: (N, 1, 28, 28) in, logits (N, 10) out.
     """
 
     def __init__(self) -> None:
