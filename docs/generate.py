@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 from typer.testing import CliRunner
 
+from gossamer import zoo
 from gossamer.cli.app import EXAMPLES, app
 from gossamer.settings import Settings, describe
 
@@ -71,6 +72,21 @@ def recipes(_: str) -> str:
     return "\n\n".join(parts)
 
 
+def networks(_: str) -> str:
+    """Return the table of the reference networks."""
+    rows = [
+        (
+            f"`zoo:{one.name}`",
+            f"{one.parameters:,}",
+            "yes" if zoo.trained(one.name) else "no",
+            f"`{one.data}`" if one.data else "",
+            one.about,
+        )
+        for one in zoo.NETWORKS
+    ]
+    return _table(("network", "parameters", "comes trained", "data", "what it is"), rows)
+
+
 def commands(_: str) -> str:
     """Return the help of every command, as the terminal shows it."""
     names = [function.__name__ for function in EXAMPLES]
@@ -88,6 +104,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "family": family,
     "settings": settings,
     "recipes": recipes,
+    "networks": networks,
     "commands": commands,
     "results": results,
 }

@@ -81,7 +81,7 @@ def test_blocks_that_train_run(page, tmp_path):
 
 
 def run_blocks(page, folder):
-    """Run a page's blocks in order in a folder that has the examples; `make` is what runs this test, and is left out."""
+    """Run a page's blocks in order in a folder that has the examples; `make` runs this test, and is left out."""
     (folder / "examples").symlink_to(ROOT / "examples")
     for kind, text in blocks(page, "python", "console"):
         if kind == "python":
