@@ -57,6 +57,8 @@ def load_subject(folder: Path, original: Subject) -> Subject:
 
 def _edited(original: Subject, edits: tuple[Edit, ...]) -> Subject:
     """Return ``original`` with the structure of ``edits``; the values of new weights are not set."""
+    if not edits:
+        return original
     copy = original.copy()
     for edit in edits:
         perform(copy.model, edit)
