@@ -2,6 +2,7 @@
 
 from gossamer.model.apply import apply, retarget
 from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask
+from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.edits import Edit, Fold, Split, edit_from_dict, edit_to_dict
 from gossamer.model.evidence import Evidence, Mean, Moment
 from gossamer.model.freeze import Frozen, freeze, to_artifact
@@ -18,6 +19,7 @@ __all__ = [
     "Codebook",
     "Constraint",
     "Constraints",
+    "Cost",
     "Edit",
     "Evidence",
     "Fold",
@@ -36,6 +38,7 @@ __all__ = [
     "Plan",
     "Reading",
     "Site",
+    "SiteCost",
     "Skip",
     "Split",
     "StepContext",
@@ -43,6 +46,8 @@ __all__ = [
     "Unseen",
     "apply",
     "choose",
+    "convolution_table",
+    "cost_of",
     "edit_from_dict",
     "edit_to_dict",
     "find_sites",
@@ -50,6 +55,7 @@ __all__ = [
     "live_weight",
     "load",
     "plain_copy",
+    "plan_cost",
     "retarget",
     "to_artifact",
     "trainable",
