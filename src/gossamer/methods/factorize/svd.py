@@ -59,8 +59,13 @@ class Svd(Method, frozen=True, tag="factorize.svd"):
         del evidence
         edits, tensors, skipped = [], {}, []
         model = plain_copy(subject)
+        constrained = {*subject.constraints, *subject.activations}
         for site in self.chosen(subject):
-            reason = _unfit(subject, model, site)
+            reason = (
+                "it is constrained, and a split would lose that"
+                if site.name in constrained
+                else _unfit(subject, model, site)
+            )
             if reason is not None:
                 skipped.append(Skip(site.name, reason))
                 continue
@@ -123,8 +128,6 @@ def _unfit(subject: Subject, model: nn.Module, site: Site) -> str | None:
         return f"it is of kind {site.kind}; only linear layers are split"
     if len(site.owners) > 1:
         return f"it is owned by {', '.join(site.names)}"
-    if subject.constraints.get(site.name) or site.name in subject.activations:
-        return "it is constrained, and a split would lose that"
     path = site.owners[0].module
     if not path:
         return "the layer is the whole model"

@@ -43,11 +43,12 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         del evidence
         constraints: dict[str, Constraint | tuple[Constraint, ...]] = {}
         skipped = []
+        constrained = subject.constraints
         for site in self.chosen(subject):
             weight = live_weight(subject, site.name).detach().cpu()
             if not bool(torch.isfinite(weight).all()):
                 raise ModelError(f"{site.name}: a weight is not finite, so weights cannot be clustered")
-            held = subject.constraints.get(site.name)
+            held = constrained.get(site.name)
             if not bool((weight != 0).any()):
                 skipped.append(Skip(site.name, "all its weights are zero"))
                 continue
@@ -78,13 +79,14 @@ def share(weight: Tensor, limit: int, *, trained: bool) -> Codebook:
         trained: whether training may move the centers.
     """
     flat = weight.flatten()
-    values = flat[flat != 0].to(torch.float64).sort().values.numpy()
-    distinct = np.unique(values)
+    plain = flat.to(torch.promote_types(flat.dtype, torch.float32)).numpy()
+    values = np.sort(plain[plain != 0]).astype(np.float64)
+    distinct = values[np.diff(values, prepend=-np.inf) > 0]
     found = distinct if distinct.size <= limit else lloyd(values, limit)
     centers = torch.unique(torch.from_numpy(found).to(weight.dtype))
     grid = centers.to(torch.float64).numpy()
     kept = np.unique(nearest(values, grid))
-    codes = nearest(flat.to(torch.float64).numpy(), grid[kept])
+    codes = nearest(plain, grid[kept])
     return Codebook(torch.from_numpy(codes).reshape(weight.shape), centers[torch.from_numpy(kept)], trained)
 
 
