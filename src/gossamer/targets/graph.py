@@ -1,0 +1,149 @@
+"""The graph of a self-contained artifact: ONNX without weights, filled from the artifact's tensors when it is run.
+
+A weight is not in the graph's initializers; its name refers to the artifact's tensor (or alias) of that name. Needs no
+torch: assembling is reading codings and writing initializers.
+"""
+
+from collections.abc import Container, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import numpy_helper
+
+from gossamer.artifact import Artifact
+from gossamer.codings import Coding, decode, dtype
+from gossamer.codings.nodes import Array
+from gossamer.errors import CodingError, TargetError
+from gossamer.targets.levels import input_levels, weight_levels
+from gossamer.targets.lower import Lowered, lower
+from gossamer.targets.reason import Reason
+from gossamer.targets.wiring import reads
+
+
+def graph_bytes(proto: onnx.ModelProto, stored: Container[str]) -> bytes:
+    """Return ``proto`` without the initializers whose names are in ``stored``, as bytes for ``Artifact.graph``."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(proto)
+    kept = [tensor for tensor in bare.graph.initializer if tensor.name not in stored]
+    del bare.graph.initializer[:]
+    bare.graph.initializer.extend(kept)
+    return bare.SerializeToString(deterministic=True)
+
+
+def parse_graph(artifact: Artifact) -> onnx.ModelProto:
+    """Return the artifact's graph, weights missing.
+
+    Raises:
+        TargetError: the artifact has no graph, or one that is no ONNX graph, or names tensors it does not have.
+    """
+    if artifact.graph is None:
+        raise TargetError(
+            "the file holds weights only, no graph to run",
+            hint="write it with the graph (self-contained), or load it into an instance of its class",
+        )
+    try:
+        proto = onnx.ModelProto.FromString(artifact.graph)
+    except DecodeError:
+        raise TargetError("the file's graph is not an ONNX graph") from None
+    known = {*artifact.tensors, *artifact.aliases}
+    lacking = sorted(missing_names(proto) - known)
+    if lacking:
+        raise TargetError(f"the file's graph reads {', '.join(lacking)}, which the file does not hold")
+    return proto
+
+
+def missing_names(proto: onnx.ModelProto) -> set[str]:
+    """Return the names that the graph reads and nothing in it provides."""
+    graph = proto.graph
+    provided = {"", *(value.name for value in graph.input), *(tensor.name for tensor in graph.initializer)}
+    provided.update(name for node in graph.node for name in node.output)
+    needed = {name for node in graph.node for name in reads(node)} | {value.name for value in graph.output}
+    inner = {
+        name
+        for node in graph.node
+        for entry in node.attribute
+        for sub in (*([entry.g] if entry.HasField("g") else []), *entry.graphs)
+        for name in _made_inside(sub)
+    }
+    return needed - provided - inner
+
+
+def lower_artifact(artifact: Artifact, *, quantized: bool = True) -> Lowered:
+    """Return what ONNX Runtime runs for ``artifact``, with the reasons for what stays in floating point.
+
+    Args:
+        artifact: a self-contained artifact.
+        quantized: keep 8-bit weights in 8 bits; otherwise every weight is filled in as floats.
+
+    Raises:
+        TargetError: there is no graph, or it does not fit the tensors.
+    """
+    tensors = {**artifact.tensors, **{name: artifact.tensors[kept] for name, kept in artifact.aliases.items()}}
+    return fill(parse_graph(artifact), tensors, artifact.activations, quantized=quantized)
+
+
+def assemble(artifact: Artifact, *, quantized: bool = True) -> onnx.ModelProto:
+    """Return the ONNX model of a self-contained ``artifact``, weights filled in; see :func:`lower_artifact`."""
+    return lower_artifact(artifact, quantized=quantized).proto
+
+
+def fill(
+    proto: onnx.ModelProto,
+    tensors: Mapping[str, Coding],
+    activations: Mapping[str, Mapping[str, Any]],
+    *,
+    quantized: bool,
+) -> Lowered:
+    """Return ``proto`` with the weights it reads taken from ``tensors``, in 8 bits where they and ``quantized`` allow.
+
+    Args:
+        proto: a float graph, with or without weights.
+        tensors: coding of each weight by the name the graph reads it under.
+        activations: input grid by site, as plain data.
+        quantized: whether to use 8-bit weights and integer operators.
+    """
+    own = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    names = sorted((missing_names(proto) | set(own)) & set(tensors))
+    weights, inputs, reasons = {}, {}, []
+    if quantized:
+        for name in names:
+            found = weight_levels(tensors[name])
+            if not isinstance(found, str):
+                weights[name] = found
+            elif name in activations:
+                reasons.append(Reason(name, found))
+        for site, grid in activations.items():
+            levels = input_levels(grid)
+            if not isinstance(levels, str):
+                inputs[site] = levels
+            elif site in weights:
+                reasons.append(Reason(site, levels))
+    constants = {**own, **{name: _floats(name, tensors[name]) for name in names if name not in weights}}
+    lowered = lower(proto, constants, weights, {site: inputs[site] for site in inputs if site in weights})
+    return Lowered(lowered.proto, lowered.integer, (*reasons, *lowered.reasons))
+
+
+def _floats(name: str, coding: Coding) -> Array:
+    """Return the decoded tensor; half precision as float32, which the CPU computes in."""
+    try:
+        array = decode(coding)
+    except CodingError as error:
+        raise TargetError(f"tensor {name}: {error.message}") from None
+    kind = dtype(coding)
+    if kind == "bfloat16":
+        return (array.astype(np.uint32) << 16).view(np.float32)
+    if kind.startswith("float8"):
+        raise TargetError(f"tensor {name}: no kernels for {kind}")
+    return array.astype(np.float32) if kind == "float16" else array
+
+
+def _made_inside(graph: onnx.GraphProto) -> set[str]:
+    made = {name for node in graph.node for name in node.output}
+    made |= {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        for entry in node.attribute:
+            for sub in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
+                made |= _made_inside(sub)
+    return made

@@ -1,0 +1,139 @@
+"""Sessions of ONNX Runtime, and the checks of what is fed to them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from gossamer.codings.nodes import Array
+from gossamer.errors import TargetError
+from gossamer.targets.cpu import Cpu, read_cpu
+
+Inputs = Mapping[str, Array] | Sequence[Array] | Array
+
+_TYPES = {
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(int64)": "int64",
+    "tensor(int32)": "int32",
+    "tensor(int16)": "int16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(bool)": "bool",
+}
+_LOAD_ERRORS = (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidArgument, ort_errors.NotImplemented)
+
+
+def open_session(
+    model: onnx.ModelProto, *, threads: int = 1, cpu: Cpu | None = None, optimized: Path | None = None
+) -> ort.InferenceSession:
+    """Return a session on the CPU.
+
+    Weights in 8 bits that are not multiplied in integers are unfolded once, when the graph is loaded. Where 8-bit
+    products saturate on this processor and the weights use all 8 bits, the exact (slower) kernels are chosen.
+
+    Args:
+        model: a complete graph.
+        threads: threads of one operator; operators run one after another.
+        cpu: the processor; by default that of this machine.
+        optimized: where to write the graph as the runtime changed it, or None.
+
+    Raises:
+        TargetError: the runtime does not take the graph.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    if needs_exact_kernels(model, cpu or read_cpu()):
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    try:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except _LOAD_ERRORS as error:
+        text = str(error).splitlines()[0]
+        raise TargetError(
+            f"ONNX Runtime {ort.__version__} does not take the graph: {text}",
+            hint="an operator or opset it does not know? a newer onnxruntime may",
+        ) from error
+
+
+def needs_exact_kernels(model: onnx.ModelProto, cpu: Cpu) -> bool:
+    """Return whether 8-bit products of ``model`` could saturate on ``cpu``: full-range int8 weights without VNNI."""
+    return cpu.saturates and any(
+        tensor.data_type == onnx.TensorProto.INT8
+        and len(tensor.dims) >= 2
+        and _reaches(onnx.numpy_helper.to_array(tensor))
+        for tensor in model.graph.initializer
+    )
+
+
+def _reaches(codes: Array) -> bool:
+    return bool(codes.size) and (int(codes.max()) > 63 or int(codes.min()) < -64)
+
+
+def feed(session: ort.InferenceSession, inputs: Inputs) -> dict[str, Array]:
+    """Return the inputs by name, checked against what the graph wants.
+
+    Args:
+        session: the session.
+        inputs: arrays by name, or in order, or the only one.
+
+    Raises:
+        TargetError: names, number, dtypes or shapes do not fit; says which, and what was wanted.
+    """
+    wanted = session.get_inputs()
+    names = [entry.name for entry in wanted]
+    if isinstance(inputs, np.ndarray):
+        inputs = [inputs]
+    if not isinstance(inputs, Mapping):
+        if len(inputs) != len(names):
+            raise TargetError(f"wanted {len(names)} inputs ({', '.join(names)}), got {len(inputs)}")
+        inputs = dict(zip(names, inputs, strict=True))
+    unknown, absent = sorted(set(inputs) - set(names)), sorted(set(names) - set(inputs))
+    if unknown or absent:
+        got = ", ".join(inputs) or "nothing"
+        raise TargetError(f"wanted the inputs {', '.join(names)}, got {got}", hint="name them as the graph does")
+    for entry in wanted:
+        _check(entry, np.asarray(inputs[entry.name]))
+    return {name: np.asarray(inputs[name]) for name in names}
+
+
+def run_session(session: ort.InferenceSession, inputs: Inputs) -> dict[str, Array]:
+    """Return the outputs by name.
+
+    Raises:
+        TargetError: the inputs do not fit, or the runtime fails on them.
+    """
+    fed = feed(session, inputs)
+    names = [entry.name for entry in session.get_outputs()]
+    try:
+        return dict(zip(names, session.run(names, fed), strict=True))
+    except (ort_errors.Fail, ort_errors.InvalidArgument, ort_errors.RuntimeException) as error:
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in fed.items())
+        raise TargetError(f"ONNX Runtime failed on {shapes}: {str(error).splitlines()[0]}") from error
+
+
+def _check(entry: Any, array: Array) -> None:
+    wanted = _TYPES.get(entry.type, entry.type)
+    if array.dtype.name != wanted:
+        raise TargetError(
+            f"input {entry.name}: wanted {wanted}, got {array.dtype.name}", hint=f"convert it: astype({wanted!r})"
+        )
+    shape = tuple(entry.shape)
+    fits = len(shape) == array.ndim and all(
+        not isinstance(length, int) or length == got for length, got in zip(shape, array.shape, strict=False)
+    )
+    if not fits:
+        names = ", ".join(str(length) for length in shape)
+        got = ", ".join(str(length) for length in array.shape)
+        raise TargetError(f"input {entry.name}: wanted shape ({names}), got ({got})")
