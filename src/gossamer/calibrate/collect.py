@@ -58,14 +58,13 @@ def calibrate(
     gradients = _Gradients(weights if "gradient" in wanted else {})
     device = next((weight.device for weight in weights.values()), torch.device("cpu"))
     count = 0
-    with plain_kernels():
-        for args, kwargs, targets in checked_batches(batches, device, progress=progress):
-            inputs.batch = count
-            with torch.set_grad_enabled(bool(gradients.weights)), Watch(Weights(weights), inputs.see):
-                outputs = model(*args, **kwargs)
-            if loss is not None and gradients.weights:
-                gradients.add(loss(outputs, targets), count)
-            count += 1
+    for args, kwargs, targets in checked_batches(batches, device, progress=progress):
+        inputs.batch = count
+        with plain_kernels(), torch.set_grad_enabled(bool(gradients.weights)), Watch(Weights(weights), inputs.see):
+            outputs = model(*args, **kwargs)
+        if loss is not None and gradients.weights:
+            gradients.add(loss(outputs, targets), count)
+        count += 1
     if not count:
         raise EvidenceError("calibration was given no batches", hint="an iterator can be run through only once")
     return Evidence(

@@ -7,7 +7,7 @@ A weight is known by its storage: an operand that is a view of a parameter is th
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,7 +195,10 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
     ) -> Any:
         """Run the operation and report what it does with a weight."""
         del types
-        out = func(*args, **(kwargs or {}))
+        # A convolution is seen before its kernel is chosen, so it may use the fast one.
+        fast = func.overloadpacket is aten.convolution
+        with one_dnn(enabled=True) if fast else nullcontext():
+            out = func(*args, **(kwargs or {}))
         touched = [x for x in (*args, *(kwargs or {}).values()) if self._weights.find(x)]
         touched += [x for arg in args if isinstance(arg, (list, tuple)) for x in arg if self._weights.find(x)]
         if touched:
@@ -217,15 +220,22 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
 
 
 @contextmanager
+def one_dnn(*, enabled: bool) -> Iterator[None]:
+    """Switch the fused kernels of oneDNN on or off."""
+    with warnings.catch_warnings():
+        # Reading its flags warns about TF32 on Intel graphics cards, which concerns nobody here.
+        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
+        with torch.backends.mkldnn.flags(enabled=enabled):
+            yield
+
+
+@contextmanager
 def plain_kernels() -> Iterator[None]:
     """Switch off fused recurrent and attention kernels, which hide the products inside them."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    with warnings.catch_warnings():
-        # Reading the flags of oneDNN warns about TF32 on Intel graphics cards, which concerns nobody here.
-        warnings.filterwarnings("ignore", message="TF32 acceleration on top of oneDNN")
-        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
-            torch.backends.mha.set_fastpath_enabled(value=False)
-            try:
-                yield
-            finally:
-                torch.backends.mha.set_fastpath_enabled(value=fast)
+    with one_dnn(enabled=False), torch.backends.cudnn.flags(enabled=False):
+        torch.backends.mha.set_fastpath_enabled(value=False)
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(value=fast)
