@@ -1,15 +1,16 @@
 """Integers to bytes and back: an entropy coder and a model of the symbols' frequencies.
 
-``static`` counts once and sends the counts; ``adaptive`` learns block by block and sends nothing.
+``static`` counts once and sends the counts; ``adaptive`` learns block by block and sends nothing; ``mixed`` predicts
+each element of a small matrix from its surroundings.
 """
 
 from typing import Literal, assert_never
 
-from gossamer.coders import adaptive, static
+from gossamer.coders import adaptive, mixed, static
 from gossamer.coders.stream import Array, CoderName
 from gossamer.errors import CodingError
 
-ModelName = Literal["static", "adaptive"]
+ModelName = Literal["static", "adaptive", "mixed"]
 MAX_ALPHABET = 1 << 16
 
 __all__ = ["MAX_ALPHABET", "CoderName", "ModelName", "decode", "encode"]
@@ -19,7 +20,8 @@ def encode(symbols: Array, alphabet: int, *, model: ModelName = "static", coder:
     """Return ``symbols`` (any shape; whole numbers from 0 to ``alphabet - 1``) as bytes, side information included.
 
     Raises:
-        CodingError: the alphabet is outside 1 to `MAX_ALPHABET`, or a symbol is outside the alphabet.
+        CodingError: the alphabet is outside 1 to `MAX_ALPHABET`, a symbol is outside the alphabet, or the mixed model
+            is asked for an array beyond its bounds.
     """
     _check(alphabet)
     if symbols.size and not 0 <= int(symbols.min()) <= int(symbols.max()) < alphabet:
@@ -29,6 +31,8 @@ def encode(symbols: Array, alphabet: int, *, model: ModelName = "static", coder:
             return static.encode(symbols, alphabet, coder)
         case "adaptive":
             return adaptive.encode(symbols, alphabet, coder)
+        case "mixed":
+            return mixed.encode(symbols, alphabet, coder)
         case _:
             assert_never(model)
 
@@ -47,6 +51,8 @@ def decode(
             return static.decode(data, shape, alphabet, coder)
         case "adaptive":
             return adaptive.decode(data, shape, alphabet, coder)
+        case "mixed":
+            return mixed.decode(data, shape, alphabet, coder)
         case _:
             assert_never(model)
 

@@ -1,8 +1,8 @@
 """Block-adaptive model: the frequencies of a block are learned from the blocks before it; nothing is sent.
 
-With prior weight a per symbol the estimate is the one of Krichevsky and Trofimov (1981) for a = 1/2. A block is an
-eighth of what was seen so far (64 to 16,384 symbols), so one model is built per block and decoding stays vectorised.
-When the total passes a limit all counts are halved: old blocks fade, and drifting statistics are followed.
+With a gain of 2 the estimate is the one of Krichevsky and Trofimov (1981). A block is an eighth of what was seen so far
+(64 to 16,384 symbols), so one model is built per block and decoding stays vectorised. When the total passes a limit all
+counts are halved: old blocks fade, and drifting statistics are followed.
 """
 
 from collections.abc import Iterator
@@ -15,22 +15,16 @@ from gossamer.coders.stream import Array, CoderName
 from gossamer.errors import CodingError
 
 _SMALLEST, _LARGEST = 64, 1 << 14
-_GAINS = (1, 2, 4, 16)  # weight of one occurrence over the prior's: 2 is Krichevsky-Trofimov
+_GAINS = (1, 2, 4, 16)  # weight of one occurrence against one of the prior's, which gives every symbol one
 _LIMITS = (1 << 10, 1 << 13, 1 << 16, 1 << 40)
+SETTINGS = len(_GAINS) * len(_LIMITS)
 
 
 def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     """Return one byte (how fast to learn and to forget) and the stream, for the setting with the shortest code."""
     flat = symbols.reshape(-1)
-    counts = _block_counts(flat, alphabet)
-    settings = range(len(_GAINS) * len(_LIMITS))
-    best = min(settings, key=lambda setting: _cost(counts, setting))
-    learned = _Learned(alphabet, best)
-    parts = []
-    for (start, stop), count in zip(_blocks(flat.size), counts, strict=True):
-        parts.append((flat[start:stop], learned.frequencies()))
-        learned.see(count)
-    return bytes([best]) + stream.write(parts, coder)
+    setting = choose(flat, alphabet)
+    return bytes([setting]) + stream.write(parts(flat, alphabet, setting), coder)
 
 
 def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName) -> Array:
@@ -39,13 +33,36 @@ def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName)
     Raises:
         CodingError: the setting or the stream is malformed.
     """
-    if not data or data[0] >= len(_GAINS) * len(_LIMITS):
-        raise CodingError("an adaptive stream starts with its setting, 0 to 15")
-    reader = stream.read(data[1:], coder)
-    learned = _Learned(alphabet, data[0])
-    flat = np.empty(prod(shape), np.int32)
+    if not data or data[0] >= SETTINGS:
+        raise CodingError(f"an adaptive stream starts with its setting, 0 to {SETTINGS - 1}")
+    return take(stream.read(data[1:], coder), prod(shape), alphabet, data[0])
+
+
+def choose(flat: Array, alphabet: int) -> int:
+    """Return the setting with the shortest code for ``flat``."""
+    if alphabet == 1 or flat.size == 0:
+        return 0
+    counts = [np.bincount(flat[start:stop], minlength=alphabet) for start, stop in _blocks(flat.size)]
+    return min(range(SETTINGS), key=lambda setting: _cost(counts, setting))
+
+
+def parts(flat: Array, alphabet: int, setting: int) -> list[stream.Part]:
+    """Return the blocks of ``flat`` and the frequencies each is coded with."""
+    learned = _Learned(alphabet, setting)
+    blocks: list[stream.Part] = []
     for start, stop in _blocks(flat.size):
-        block = reader.read(learned.frequencies(), stop - start)
+        block = flat[start:stop]
+        blocks.append(stream.Symbols(block, learned.frequencies()))
+        learned.see(np.bincount(block, minlength=alphabet))
+    return blocks
+
+
+def take(reader: stream.Reader, count: int, alphabet: int, setting: int) -> Array:
+    """Return ``count`` symbols off ``reader``, the inverse of `parts`."""
+    learned = _Learned(alphabet, setting)
+    flat = np.empty(count, np.int32)
+    for start, stop in _blocks(count):
+        block = reader.symbols(learned.frequencies(), stop - start)
         flat[start:stop] = block
         learned.see(np.bincount(block, minlength=alphabet))
     return flat
@@ -76,14 +93,10 @@ def _blocks(count: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _block_counts(flat: Array, alphabet: int) -> list[Array]:
-    return [np.bincount(flat[start:stop], minlength=alphabet) for start, stop in _blocks(flat.size)]
-
-
 def _cost(counts: list[Array], setting: int) -> float:
     """Return the bits that a perfect coder would spend under ``setting``."""
     bits = 0.0
-    learned = _Learned(counts[0].size if counts else 1, setting)
+    learned = _Learned(counts[0].size, setting)
     for count in counts:
         frequencies = learned.frequencies()
         bits += float(count @ (np.log2(frequencies.sum()) - np.log2(frequencies)))

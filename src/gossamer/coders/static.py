@@ -11,8 +11,9 @@ from gossamer.coders.table import frequencies_of, levels_of, read_table, write_t
 
 def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     """Return table and stream."""
-    levels = levels_of(np.bincount(symbols.reshape(-1), minlength=alphabet))
-    return write_table(levels) + stream.write([(symbols.reshape(-1), frequencies_of(levels))], coder)
+    flat = symbols.reshape(-1)
+    levels = levels_of(np.bincount(flat, minlength=alphabet))
+    return write_table(levels) + stream.write([stream.Symbols(flat, frequencies_of(levels))], coder)
 
 
 def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName) -> Array:
@@ -22,4 +23,4 @@ def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName)
         CodingError: the table or the stream is malformed.
     """
     levels, taken = read_table(data, alphabet)
-    return stream.read(data[taken:], coder).read(frequencies_of(levels), prod(shape))
+    return stream.read(data[taken:], coder).symbols(frequencies_of(levels), prod(shape))

@@ -6,7 +6,7 @@ first, the decoder pops them first to last, and reading on past its end yields s
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, assert_never
+from typing import Any, Literal, NamedTuple, assert_never
 
 import constriction
 import numpy as np
@@ -14,47 +14,65 @@ import numpy.typing as npt
 
 from gossamer.errors import CodingError
 
-_STACK, _QUEUE, _MODEL = constriction.stream.stack, constriction.stream.queue, constriction.stream.model
-
 Array = npt.NDArray[Any]
 CoderName = Literal["ans", "range"]
-Part = tuple[Array, Array]
-"""Symbols (flat, from 0) and the relative frequencies (whole numbers) they are coded with."""
+_STACK, _QUEUE, _MODEL = constriction.stream.stack, constriction.stream.queue, constriction.stream.model
+_BERNOULLI = _MODEL.Bernoulli(perfect=False)
 
 
-class Reader(Protocol):
-    """Takes symbols off a stream, in the order they were given to `write`."""
+class Symbols(NamedTuple):
+    """Symbols (flat, from 0) that share the relative frequencies (whole numbers) they are coded with."""
 
-    def read(self, frequencies: Array, count: int) -> Array:
-        """Return the next ``count`` symbols, coded with ``frequencies``, as ``int32``."""
+    symbols: Array
+    frequencies: Array
 
 
-class _Reader:
+class Bits(NamedTuple):
+    """Bits (flat, 0 or 1), each with its own chance of being 1, in 1/65536 and neither 0 nor 65536."""
+
+    bits: Array
+    chances: Array
+
+
+Part = Symbols | Bits
+
+
+class Reader:
+    """Takes parts off a stream, in the order they were given to `write`."""
+
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder
 
-    def read(self, frequencies: Array, count: int) -> Array:
+    def symbols(self, frequencies: Array, count: int) -> Array:
+        """Return the next ``count`` symbols, coded with ``frequencies``, as ``int32``."""
         if frequencies.size == 1 or count == 0:
             return np.zeros(count, np.int32)
+        return self._take(_categorical(frequencies), count)
+
+    def bits(self, chances: Array) -> Array:
+        """Return one bit for each of ``chances``, as ``int64``."""
+        return self._take(_BERNOULLI, chances / 65536.0).astype(np.int64)
+
+    def _take(self, model: Any, argument: Any) -> Array:
         try:
-            symbols: Array = self._decoder.decode(_categorical(frequencies), count)
+            taken: Array = self._decoder.decode(model, argument)
         except AssertionError:
             raise CodingError("the coded bits are not ones that an encoder writes") from None
-        return symbols
+        return taken
 
 
 def write(parts: Sequence[Part], coder: CoderName) -> bytes:
     """Return the stream of ``parts``, one after the other."""
-    coded = [(symbols, frequencies) for symbols, frequencies in parts if frequencies.size > 1 and symbols.size]
+    coded = [_arguments(part) for part in parts if len(part[0]) and len(part[1]) > isinstance(part, Symbols)]
     match coder:
         case "ans":
             encoder = _STACK.AnsCoder()
-            for symbols, frequencies in reversed(coded):
-                encoder.encode_reverse(symbols.astype(np.int32), _categorical(frequencies))
+            for arguments in reversed(coded):
+                encoder.encode_reverse(*arguments)
         case "range":
             encoder = _QUEUE.RangeEncoder()
-            for symbols, frequencies in coded:
-                encoder.encode(symbols.astype(np.int32), _categorical(frequencies))
+            for arguments in coded:
+                encoder.encode(*arguments)
         case _:
             assert_never(coder)
     words: Array = encoder.get_compressed()
@@ -74,11 +92,21 @@ def read(data: bytes, coder: CoderName) -> Reader:
         case "ans":
             if words.size and words[-1] == 0:
                 raise CodingError("an ANS stream never ends in a zero word")
-            return _Reader(_STACK.AnsCoder(words))
+            return Reader(_STACK.AnsCoder(words))
         case "range":
-            return _Reader(_QUEUE.RangeDecoder(words))
+            return Reader(_QUEUE.RangeDecoder(words))
         case _:
             assert_never(coder)
+
+
+def _arguments(part: Part) -> tuple[Any, ...]:
+    match part:
+        case Symbols():
+            return part.symbols.astype(np.int32), _categorical(part.frequencies)
+        case Bits():
+            return part.bits.astype(np.int32), _BERNOULLI, part.chances / 65536.0
+        case _:
+            assert_never(part)
 
 
 def _categorical(frequencies: Array) -> Any:

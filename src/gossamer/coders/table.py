@@ -13,7 +13,8 @@ _STEPS = 8
 _TOP = 24
 _EIGHTHS = (65536, 60097, 55109, 50535, 46341, 42495, 38968, 35734)  # 2^16 * 2^(-i/8), rounded
 _ABSENT = _STEPS * _TOP  # the level of a symbol that does not occur
-_LONGEST = 2 * _ABSENT + 1
+_LONGEST = 2 * _ABSENT + 1  # bits of the longest unary quotient
+_WIDEST = 7
 
 
 def frequencies_of(levels: Array) -> Array:
@@ -30,12 +31,15 @@ def levels_of(counts: Array) -> Array:
 
 
 def write_table(levels: Array) -> bytes:
-    """Return ``levels`` as one byte (the Rice parameter) and the Rice-coded differences of neighbours."""
+    """Return the Rice parameter, the quotients in unary, and the remainders: differences of neighbouring levels."""
     steps = np.diff(levels, prepend=0)
     mapped = np.where(steps < 0, -2 * steps - 1, 2 * steps)
-    width = min(range(8), key=lambda candidate: int((mapped >> candidate).sum()) + mapped.size * candidate)
-    bits = np.concatenate([_rice(int(value), width) for value in mapped])
-    return bytes([width]) + np.packbits(bits, bitorder="little").tobytes()
+    width = min(range(_WIDEST + 1), key=lambda candidate: int((mapped >> candidate).sum()) + mapped.size * candidate)
+    ends = np.cumsum((mapped >> width) + 1) - 1
+    unary = np.ones(int(ends[-1]) + 1, np.uint8)
+    unary[ends] = 0
+    rest = ((mapped[:, None] >> np.arange(width)) & 1).astype(np.uint8)
+    return bytes([width]) + np.packbits(np.concatenate([unary, rest.reshape(-1)]), bitorder="little").tobytes()
 
 
 def read_table(data: bytes, alphabet: int) -> tuple[Array, int]:
@@ -44,31 +48,18 @@ def read_table(data: bytes, alphabet: int) -> tuple[Array, int]:
     Raises:
         CodingError: the bytes end too early or hold a level outside the scale.
     """
-    width = data[0] if data else 0
-    if width > 7:
-        raise CodingError(f"a frequency table's Rice parameter is at most 7, got {width}")
-    longest = 1 + (alphabet * (_LONGEST + width + 1) + 7) // 8
-    bits = np.unpackbits(np.frombuffer(data[1:longest], np.uint8), bitorder="little")
-    zeros = np.flatnonzero(bits == 0)
-    mapped = np.zeros(alphabet, np.int64)
-    at = 0
-    for symbol in range(alphabet):
-        index = int(np.searchsorted(zeros, at))
-        if index == zeros.size or int(zeros[index]) + width >= bits.size:
-            raise CodingError(f"a frequency table ends inside symbol {symbol} of {alphabet}")
-        stop = int(zeros[index])
-        low = int(bits[stop + 1 : stop + 1 + width] @ (1 << np.arange(width))) if width else 0
-        mapped[symbol] = ((stop - at) << width) | low
-        at = stop + 1 + width
+    if not data or data[0] > _WIDEST:
+        raise CodingError(f"a frequency table starts with its Rice parameter, 0 to {_WIDEST}")
+    width = data[0]
+    longest = (alphabet * (_LONGEST + _WIDEST) + 7) // 8
+    bits = np.unpackbits(np.frombuffer(data[1 : 1 + longest], np.uint8), bitorder="little")
+    ends = np.flatnonzero(bits == 0)[:alphabet]
+    length = int(ends[-1]) + 1 + alphabet * width if ends.size == alphabet else bits.size + 1
+    if length > bits.size:
+        raise CodingError(f"a frequency table of {alphabet} symbols is cut off")
+    rest = bits[length - alphabet * width : length].reshape(alphabet, width) @ (1 << np.arange(width))
+    mapped = (np.diff(ends, prepend=-1) - 1) * (1 << width) + rest
     levels = np.cumsum(np.where(mapped % 2, -(mapped + 1) // 2, mapped // 2))
-    if levels.size and (int(levels.min()) < 0 or int(levels.max()) > _ABSENT):
+    if int(levels.min()) < 0 or int(levels.max()) > _ABSENT:
         raise CodingError(f"a frequency table holds a level outside 0 to {_ABSENT}")
-    return levels, 1 + (at + 7) // 8
-
-
-def _rice(value: int, width: int) -> Array:
-    quotient = value >> width
-    bits = np.ones(quotient + 1 + width, np.uint8)
-    bits[quotient] = 0
-    bits[quotient + 1 :] = (value >> np.arange(width)) & 1
-    return bits
+    return levels, 1 + (length + 7) // 8
