@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from gossamer.artifact import Artifact
@@ -29,7 +29,7 @@ def graph_bytes(proto: onnx.ModelProto, stored: Container[str]) -> bytes:
     kept = [tensor for tensor in bare.graph.initializer if tensor.name not in stored]
     del bare.graph.initializer[:]
     bare.graph.initializer.extend(kept)
-    return bare.SerializeToString(deterministic=True)
+    return bytes(bare.SerializeToString(deterministic=True))
 
 
 def parse_graph(artifact: Artifact) -> onnx.ModelProto:
@@ -43,8 +43,9 @@ def parse_graph(artifact: Artifact) -> onnx.ModelProto:
             "the file holds weights only, no graph to run",
             hint="write it with the graph (self-contained), or load it into an instance of its class",
         )
+    proto = onnx.ModelProto()
     try:
-        proto = onnx.ModelProto.FromString(artifact.graph)
+        proto.ParseFromString(artifact.graph)
     except DecodeError:
         raise TargetError("the file's graph is not an ONNX graph") from None
     known = {*artifact.tensors, *artifact.aliases}

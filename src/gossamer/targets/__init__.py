@@ -1,0 +1,88 @@
+"""Targets: what runs an artifact, and what it costs there.
+
+Names are imported when they are first used: running an artifact imports no torch, exporting a model does.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gossamer.targets.convert import arrays_of, compare, frozen_graph, lower_frozen, to_onnx
+    from gossamer.targets.cpu import Cpu, read_cpu
+    from gossamer.targets.graph import assemble, fill, graph_bytes, lower_artifact
+    from gossamer.targets.horowitz import Energy, energy
+    from gossamer.targets.lower import Lowered
+    from gossamer.targets.onnx_runtime import Measurement, OnnxRuntime, Target
+    from gossamer.targets.optimized import not_integer, operators_of
+    from gossamer.targets.processes import Latency, Memory, Run, Timing, measure
+    from gossamer.targets.rapl import measure_energy
+    from gossamer.targets.reason import Reason
+    from gossamer.targets.session import open_session, run_session
+    from gossamer.targets.work import Work, count_work, total_macs
+
+__all__ = [
+    "Cpu",
+    "Energy",
+    "Latency",
+    "Lowered",
+    "Measurement",
+    "Memory",
+    "OnnxRuntime",
+    "Reason",
+    "Run",
+    "Target",
+    "Timing",
+    "Work",
+    "arrays_of",
+    "assemble",
+    "compare",
+    "count_work",
+    "energy",
+    "fill",
+    "frozen_graph",
+    "graph_bytes",
+    "lower_artifact",
+    "lower_frozen",
+    "measure",
+    "measure_energy",
+    "not_integer",
+    "open_session",
+    "operators_of",
+    "read_cpu",
+    "run_session",
+    "to_onnx",
+    "total_macs",
+]
+
+_HOME = {
+    name: module
+    for module, names in {
+        "convert": ("arrays_of", "compare", "frozen_graph", "lower_frozen", "to_onnx"),
+        "cpu": ("Cpu", "read_cpu"),
+        "graph": ("assemble", "fill", "graph_bytes", "lower_artifact"),
+        "horowitz": ("Energy", "energy"),
+        "lower": ("Lowered",),
+        "onnx_runtime": ("Measurement", "OnnxRuntime", "Target"),
+        "optimized": ("not_integer", "operators_of"),
+        "processes": ("Latency", "Memory", "Run", "Timing", "measure"),
+        "rapl": ("measure_energy",),
+        "reason": ("Reason",),
+        "session": ("open_session", "run_session"),
+        "work": ("Work", "count_work", "total_macs"),
+    }.items()
+    for name in names
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import ``name`` from the module it lives in."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'gossamer.targets' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"gossamer.targets.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)
