@@ -80,6 +80,8 @@ def _images(folder: Path, part: str) -> Images:
     labels = _array(folder, f"{part}-labels-idx1-ubyte", 1).long()
     if len(labels) and int(labels.max()) >= len(LABELS):
         raise DataError(f"{folder}/{part}-labels-idx1-ubyte: label {int(labels.max())}, wanted 0 to {len(LABELS) - 1}")
+    if len(pixels) != len(labels) or len(labels) == 0:
+        raise DataError(f"{folder}: {len(pixels)} {part} images and {len(labels)} labels", hint="get all four files")
     what = f"fashion-mnist, {part}"
     return Images(pixels[:, None], labels, mean=MEAN, deviation=DEVIATION, what=what)
 

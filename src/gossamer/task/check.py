@@ -43,7 +43,7 @@ def class_scores(outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
     """
     if not isinstance(outputs, Tensor) or not isinstance(targets, Tensor):
         raise TaskError(
-            f"classification: wanted tensors, got {type(outputs).__name__} outputs and {type(targets).__name__} targets",
+            f"classification: wanted tensors, got a {type(outputs).__name__} and targets {type(targets).__name__}",
             hint="a model with several outputs needs a loss and metrics of its own",
         )
     if outputs.ndim != targets.ndim + 1 or outputs.shape[:-1] != targets.shape:
