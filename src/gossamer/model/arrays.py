@@ -31,8 +31,12 @@ def to_dense(tensor: Tensor) -> codings.Dense:
 
 
 def to_tensor(coding: codings.Coding) -> Tensor:
-    """Return the tensor that ``coding`` stands for, bit for bit."""
-    tensor = torch.from_numpy(np.array(codings.decode(coding)))
+    """Return the tensor that ``coding`` stands for, bit for bit.
+
+    The memory is torch's own: matrix kernels round differently on memory that is aligned differently, and equal weights
+    should give equal outputs.
+    """
+    tensor = torch.from_numpy(np.array(codings.decode(coding))).clone()
     wanted: torch.dtype = getattr(torch, codings.dtype(coding))
     return tensor if tensor.dtype == wanted else tensor.view(wanted)
 

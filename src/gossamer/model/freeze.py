@@ -84,16 +84,22 @@ def to_artifact(frozen: Frozen, *, graph: bytes | None = None, meta: Mapping[str
     Args:
         frozen: what to store.
         graph: a self-contained graph for a target, or None for weights only.
-        meta: free JSON-able data.
+        meta: free JSON-able data; the names of parameters that do not train are added to it as ``fixed``, if there
+            are any, for torch chooses its kernels by that too.
     """
+    fixed = [names[0] for names, tensor in entries(frozen.model) if _is_fixed(tensor)]
     return Artifact(
         tensors={name: codings.encode(hint) for name, hint in frozen.tensors.items()},
         aliases=frozen.aliases,
         edits=frozen.edits,
         activations={name: _grid_to_dict(grid) for name, grid in frozen.activations.items()},
         graph=graph,
-        meta=dict(meta or {}),
+        meta=dict(meta or {}) | ({"fixed": fixed} if fixed else {}),
     )
+
+
+def _is_fixed(tensor: Tensor) -> bool:
+    return isinstance(tensor, nn.Parameter) and tensor.is_floating_point() and not tensor.requires_grad
 
 
 def _grid_to_dict(grid: Grid) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class Loaded:
     def into(self, model: nn.Module) -> nn.Module:
         """Replay the edits on ``model``, a fresh instance of the class that was compressed, fill it and return it.
 
-        The weights take the stored dtype and stay on the model's device. Weights that were tied are tied again.
+        The weights take the stored dtype and stay on the model's device. Weights that were tied are tied again, and
+        those that did not train do not.
 
         Raises:
             ModelError: names are missing or too many, shapes differ, or an edit does not fit; names them all.
@@ -57,8 +58,11 @@ class Loaded:
             )
         for name, stored in self.artifact.aliases.items():
             _set(model, name, _get(model, stored))
+        fixed = set(self.artifact.meta.get("fixed", ()))
         for names, tensor in entries(model):
             tensor.data = to_tensor(self.artifact.tensors[self._stored(names[0])]).to(tensor.device)
+            if isinstance(tensor, nn.Parameter):
+                tensor.requires_grad_(tensor.is_floating_point() and fixed.isdisjoint(names))
         return model
 
     def _stored(self, name: str) -> str:
