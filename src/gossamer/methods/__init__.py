@@ -2,12 +2,13 @@
 
 from typing import TYPE_CHECKING, TypeAlias, Union
 
-from gossamer.methods import distill, factorize, prune, regularize, share
+from gossamer.methods import distill, factorize, prune, quantize, regularize, share
 from gossamer.model import Method
 
 METHODS: tuple[type[Method], ...] = (
     *prune.METHODS,
     *share.METHODS,
+    *quantize.METHODS,
     *factorize.METHODS,
     *regularize.METHODS,
     *distill.METHODS,

@@ -7,6 +7,7 @@ from gossamer.model.edits import Edit, Fold, Split, edit_from_dict, edit_to_dict
 from gossamer.model.evidence import Evidence, Mean, Moment
 from gossamer.model.freeze import Frozen, freeze, to_artifact
 from gossamer.model.graph import Graph, Node, Unseen
+from gossamer.model.input_grid import why_no_input_grid
 from gossamer.model.layout import Layout, Reading
 from gossamer.model.load import Loaded, load
 from gossamer.model.method import Method, choose
@@ -58,5 +59,6 @@ __all__ = [
     "plan_cost",
     "retarget",
     "to_artifact",
+    "why_no_input_grid",
     "trainable",
 ]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gossamer.codings import Affine, Coding, decode
+from gossamer.codings import Affine, Codebook, Coding, Sparse, decode
 from gossamer.codings.nodes import Array
 
 
@@ -52,10 +52,15 @@ class Levels:
 
 
 def weight_levels(coding: Coding) -> Weight | str:
-    """Return the weight's 8-bit levels, or why it has none."""
-    if not isinstance(coding, Affine):
+    """Return the weight's 8-bit levels, or why it has none.
+
+    Levels are found through sharing and sparseness too: the shared values may be on a grid, and so may the values of a
+    support, whose gaps take the code of zero.
+    """
+    found = _affine(coding)
+    if found is None:
         return "it is not stored on a grid of integers"
-    codes, scale, zero = decode(coding.codes), decode(coding.scale), decode(coding.zero)
+    codes, scale, zero, axis = found
     if codes.size == 0:
         return "it is empty"
     if (zero != np.rint(zero)).any():
@@ -63,7 +68,29 @@ def weight_levels(coding: Coding) -> Weight | str:
     kind = next((kind for kind in (np.int8, np.uint8) if _fits(kind, codes) and _fits(kind, zero)), None)
     if kind is None:
         return f"its codes span {int(codes.min())} to {int(codes.max())}, more than 8 bits"
-    return Weight(codes.astype(kind), scale, zero.astype(kind), coding.axis)
+    return Weight(codes.astype(kind), scale, zero.astype(kind), axis)
+
+
+def _affine(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:
+    """Return codes of the whole array, scale, zero and axis, if ``coding`` rests on one affine node."""
+    match coding:
+        case Affine():
+            return decode(coding.codes), decode(coding.scale), decode(coding.zero), coding.axis
+        case Codebook():
+            centers = _affine(coding.centers)
+            if centers is None or centers[3] is not None:
+                return None
+            return centers[0][decode(coding.codes)], *centers[1:]
+        case Sparse():
+            values = _affine(coding.values)
+            if values is None or values[3] is not None:
+                return None
+            support = decode(coding.support)
+            codes = np.full(support.shape, values[2], np.int64)
+            codes[support] = values[0]
+            return codes, *values[1:]
+        case _:
+            return None
 
 
 def input_levels(grid: Mapping[str, Any]) -> Levels | str:

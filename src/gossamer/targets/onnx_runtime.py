@@ -8,13 +8,14 @@ import onnx
 
 from gossamer import artifact as artifacts
 from gossamer.artifact import Artifact
-from gossamer.codings import Affine, describe
+from gossamer.codings import Coding, Dense, describe
 from gossamer.codings.nodes import Array
 from gossamer.errors import TargetError
 from gossamer.figure import Figure, computed, measured
 from gossamer.targets.cpu import read_cpu
 from gossamer.targets.graph import lower_artifact, parse_graph
 from gossamer.targets.horowitz import Energy, energy
+from gossamer.targets.levels import weight_levels
 from gossamer.targets.processes import Run, Timing, measure
 from gossamer.targets.reason import Reason
 from gossamer.targets.session import Inputs, needs_exact_kernels, open_session, run_session
@@ -85,9 +86,9 @@ class OnnxRuntime(msgspec.Struct, frozen=True, kw_only=True):
         lowered = lower_artifact(artifact, quantized=self.quantized)
         listed = {reason.what for reason in lowered.reasons}
         unfolded = [
-            Reason(name, f"stored as {describe(coding)}, unfolded to dense floats")
+            Reason(name, f"stored as {describe(coding)}, runs as dense floats")
             for name, coding in artifact.tensors.items()
-            if describe(coding).split(" ")[0] != "dense" and name not in listed and not self._kept(coding)
+            if not isinstance(coding, Dense) and name not in listed and not self._kept(coding)
         ]
         return [*lowered.reasons, *unfolded]
 
@@ -154,8 +155,8 @@ class OnnxRuntime(msgspec.Struct, frozen=True, kw_only=True):
             processor=self.processor(proto),
         )
 
-    def _kept(self, coding: object) -> bool:
-        return self.quantized and isinstance(coding, Affine)
+    def _kept(self, coding: Coding) -> bool:
+        return self.quantized and not isinstance(weight_levels(coding), str)
 
 
 def _read(artifact: Artifact | str | Path) -> Artifact:
