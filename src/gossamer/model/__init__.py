@@ -59,6 +59,6 @@ __all__ = [
     "plan_cost",
     "retarget",
     "to_artifact",
-    "why_no_input_grid",
     "trainable",
+    "why_no_input_grid",
 ]
