@@ -171,9 +171,11 @@ def _step(run: _Run, state: State, batch: Batch) -> None:
         run.fabric.clip_gradients(run.wrapped, run.wrapped_optimizer, max_norm=run.training.clip)
     run.wrapped_optimizer.step()
     if isinstance(run.subject, Subject):
+        # Under momentum a lasting gradient moves a weight by lr / (1 - momentum) per step: proximal steps keep up.
+        size = lr / (1 - run.optimizer.param_groups[0].get("momentum", 0.0))
         with torch.no_grad():
             for penalty in run.subject.penalties:
-                penalty.proximal(run.subject, lr)
+                penalty.proximal(run.subject, size)
     state.step += 1
     state.loss_sum += value
     state.loss_count += 1

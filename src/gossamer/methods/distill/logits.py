@@ -18,9 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from gossamer.errors import ModelError
 from gossamer.model import Evidence, Method, Plan, StepContext, Subject, plain_copy
-
-_IGNORED = -100
-"""The target that ``torch.nn.functional.cross_entropy`` ignores: padding teaches nothing."""
+from gossamer.task import IGNORE
 
 
 class Logits(Method, frozen=True, tag="distill.logits"):
@@ -105,8 +103,8 @@ def distillation(
         teacher: logits of the same shape.
         temperature: divides both.
         axis: where the classes are.
-        targets: where this is an integer tensor with one entry per position, positions of -100 (padding, as
-            ``cross_entropy`` has it) are left out.
+        targets: where this is an integer tensor with one entry per position, padding
+            (:data:`~gossamer.task.IGNORE`) is left out.
 
     Raises:
         ModelError: the shapes differ or there are fewer than two classes.
@@ -125,7 +123,7 @@ def distillation(
     p = F.log_softmax(teacher.float() / temperature, axis)
     per_position = F.kl_div(q, p, reduction="none", log_target=True).sum(axis)
     if isinstance(targets, Tensor) and targets.shape == per_position.shape and not targets.is_floating_point():
-        counted = (targets != _IGNORED).to(per_position.dtype)
+        counted = (targets != IGNORE).to(per_position.dtype)
         return temperature**2 * (per_position * counted).sum() / counted.sum().clamp_min(1)
     return temperature**2 * per_position.mean()
 

@@ -2,7 +2,9 @@
 
 Tibshirani, "Regression Shrinkage and Selection via the Lasso", 1996. With ``proximal`` the penalty acts after each step
 of the optimizer as a soft threshold at learning rate times the penalty's weight: the iteration of Beck and Teboulle
-(ISTA, SIAM J. Imaging Sciences 2009), which reaches exact zeros; the gradient then has no part of it.
+(ISTA, SIAM J. Imaging Sciences 2009), which reaches exact zeros; the gradient then has no part of it. With SGD both
+forms minimise the same function. Adam divides gradients by their size but not the threshold, so there the proximal
+form wants an ``amount`` that compares with 1, not with gradients.
 """
 
 from collections.abc import Iterator, Mapping
@@ -103,5 +105,6 @@ class L1Penalty:
 
 
 def soft_threshold(values: Tensor, by: float | Tensor) -> Tensor:
-    """Return sign(v) max(|v| - by, 0): the proximal operator of ``by`` times the absolute value."""
-    return values.sign() * (values.abs() - by).clamp_min(0)
+    """Return sign(v) max(|v| - by, 0): the proximal operator of ``by`` times the absolute value. Zeros are positive."""
+    bound = torch.as_tensor(by, dtype=values.dtype, device=values.device)
+    return values - values.clamp(-bound, bound)
