@@ -59,7 +59,7 @@ def run(name: str, folder: Path, threads: int) -> None:
     """Train one network, resuming if it was stopped, and record it."""
     at = commit()
     output = folder / f"{name}.safetensors"
-    options = [f"zoo:{name}", "--test", "--json", "--threads", str(threads), "--resume"]
+    options = [f"zoo:{name}", "--test", "--json", "--threads", str(threads)]
     command = [sys.executable, "-m", "gossamer.cli.train", *options, "-o", str(output)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     result = json.loads(done.stdout)

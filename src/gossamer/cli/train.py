@@ -2,97 +2,102 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gossamer.cli.options import Data, Json, Model, Weights
 from gossamer.errors import SettingError
 
-MODEL = typer.Argument(help="zoo:NAME, path/to/file.py:factory or package.module:factory.", metavar="MODEL")
+if TYPE_CHECKING:
+    from torch import nn
+
+    from gossamer.train import Epoch
+    from gossamer.train.config import Config
 
 
 def train(
-    model: Annotated[str, MODEL],
+    model: Model,
     *,
-    data: Annotated[
-        str | None,
-        typer.Option(help="fashion-mnist, digits, spoken-digits, bible, text:PATH, images:PATH or file.py:factory."),
-    ] = None,
+    data: Data = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with `data` and [training]; zoo networks bring their own.")
+        Path | None,
+        typer.Option(metavar="FILE.toml", help="Settings: data and [training]. Zoo networks bring their own."),
     ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Change one training setting, as in --set lr=0.01.")
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a training setting.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of initial weights, order, augmentation, dropout.")] = None,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Where the weights go (.safetensors).")] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Where the checkpoint goes; by default beside the output.")
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of initial weights, order, augmentation, dropout.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="OUT.safetensors", help="Where the weights go.")
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the checkpoint.")] = False,
-    weights: Annotated[Path | None, typer.Option(help="Start from these weights (.safetensors).")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the checkpoint is kept; by default OUT.safetensors.run."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="Continue from the checkpoint, if there is one, or drop it.")
+    ] = True,
+    weights: Weights = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")] = None,
     test: Annotated[bool, typer.Option("--test", help="At the end also report the figures on test data.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
-    r"""Train a network and write its weights.
+    r"""Train a network and write its weights; the same command continues a run that was stopped.
 
     \b
     gossamer train zoo:lenet5 -o lenet5.safetensors
     gossamer train zoo:lenet5 --epochs 3 --set lr=0.01 --seed 1 -o lenet5.safetensors
-    gossamer train zoo:char-lstm --data text:book.txt -o book.safetensors --resume
+    gossamer train zoo:char-lstm --data text:book.txt -o book.safetensors
     gossamer train my_model.py:build --data my_data.py:task -o mine.safetensors --test --json
     """
     import torch
 
     from gossamer.cli.output import print_json, progress, stderr, stdout, table
+    from gossamer.cli.tasks import task_for
     from gossamer.task import evaluate
     from gossamer.train import checkpoint
     from gossamer.train import train as run
 
     if threads is not None:
         torch.set_num_threads(threads)
-    settings = _settings(model, config, set_ or [], epochs=epochs, seed=seed)
-    name = data or settings.data
-    if name is None:
-        raise SettingError(f"{model} has no data set of its own", hint="give --data")
-    torch.manual_seed(settings.training.seed)
-    network = _model(model, weights)
+    found = _settings(model, config, change or [], {"epochs": epochs, "seed": seed})
+    settings = found.training
     output = output or Path(f"{model.rpartition(':')[2]}.safetensors")
-    folder = folder or output.with_suffix(".training")
-    if not resume and (folder / checkpoint.NAME).exists():
-        raise SettingError(f"{folder} holds a checkpoint", hint="--resume continues from it; else delete it")
-    task = _task(name)
+    work = work or output.with_name(f"{output.name}.run")
+    task = task_for(model, data or found.data)
+    torch.manual_seed(settings.seed)
+    network = _network(model, weights)
+    if not resume:
+        (work / checkpoint.NAME).unlink(missing_ok=True)
     log = stderr()
 
-    def say(record: Any) -> None:
+    def say(record: "Epoch") -> None:
         figures = " ".join(f"{key} {value:.4f}" for key, value in record.validation.items())
-        log.print(
-            f"epoch {record.epoch}/{settings.training.epochs}: train loss {record.train_loss:.4f}, "
-            f"validation {figures}{' (best)' if record.best else ''}, {record.seconds:.0f} s"
-        )
+        best = " (best)" if record.best else ""
+        told = f"train loss {record.train_loss:.4f}, validation {figures}{best}, {record.seconds:.0f} s"
+        log.print(f"epoch {record.epoch}/{settings.epochs}: {told}", soft_wrap=True)
 
-    with progress(hidden=as_json) as bars:
-        result = run(network, task, settings.training, folder=folder, progress=bars, on_epoch=say)
+    with progress() as bars:
+        result = run(network, task, settings, folder=work, progress=bars, on_epoch=say)
     output.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.save_weights(output, network)
     figures = {"validation": result.validation}
     if test:
         figures["test"] = evaluate(network, task, "test")
     if as_json:
-        print_json({
-            "model": model, "data": name, "seed": settings.training.seed, "weights": str(output),
-            "epochs": len(result.history), "kept": result.kept, "seconds": round(result.seconds, 1), **figures,
-        })  # fmt: skip
+        told = {"model": model, "data": task.name, "seed": settings.seed, "weights": output}
+        told |= {"epochs": len(result.history), "kept": result.kept, "seconds": round(result.seconds, 1)}
+        print_json(told | figures)
         return
     rows = [[split, *(f"{value:.4f}" for value in values.values())] for split, values in figures.items()]
-    stdout().print(table(f"{model}, epoch {result.kept}", ["", *result.validation], rows))
-    stdout().print(f"weights: {output}")
+    stdout().print(table(f"{model}, epoch {result.kept} of {len(result.history)}", ["", *result.validation], rows))
+    stdout().print(f"{output}: written", markup=False, soft_wrap=True)
 
 
-def _settings(model: str, path: Path | None, changes: list[str], **given: int | None) -> Any:
-    """Merge the zoo's settings, a file's and the command line's, in this order.
+def _settings(model: str, path: Path | None, changes: list[str], options: dict[str, int | None]) -> "Config":
+    """Merge the settings of a file, or else of the zoo network, with those of the command line.
 
     Raises:
         SettingError: an unknown or unfit setting, or a file that cannot be read.
@@ -105,8 +110,8 @@ def _settings(model: str, path: Path | None, changes: list[str], **given: int | 
     text = path.read_bytes() if path is not None else None
     if text is None and model.startswith("zoo:"):
         text = zoo.config(model.removeprefix("zoo:"))
-    found: Config = Config.parse(text or b"", str(path or model))
-    changed: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    found = Config.parse(text or b"", str(path or model))
+    changed: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
     for change in changes:
         key, equals, value = change.partition("=")
         if not equals:
@@ -118,38 +123,14 @@ def _settings(model: str, path: Path | None, changes: list[str], **given: int | 
     return msgspec.structs.replace(found, training=found.changed(changed))
 
 
-def _model(spec: str, weights: Path | None) -> Any:
-    """Return an untrained network, or one with the given weights."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-    from torch import nn
-
+def _network(spec: str, weights: Path | None) -> "nn.Module":
+    """Return a network that starts from the given weights, or else from new ones even if it comes trained."""
     from gossamer import zoo
-    from gossamer.cli.resolve import made
-    from gossamer.errors import ModelError
+    from gossamer.cli.models import model_of
 
-    if spec.startswith("zoo:"):
-        network: nn.Module = zoo.build(spec.removeprefix("zoo:"))
-    else:
-        network = made(spec, wanted=nn.Module, kind=ModelError)
-    if weights is not None:
-        try:
-            network.load_state_dict(load_file(weights))
-        except (SafetensorError, RuntimeError) as error:
-            raise ModelError(f"{weights} does not fit {spec}: {error}") from error
-    return network
-
-
-def _task(spec: str) -> Any:
-    from gossamer import datasets
-    from gossamer.cli.resolve import made
-    from gossamer.errors import TaskError
-    from gossamer.task import Task
-
-    kind = spec.partition(":")[0]
-    if ":" in spec and kind not in datasets.BY_PATH:
-        return made(spec, wanted=Task, kind=TaskError)
-    return datasets.load(spec)
+    if spec.startswith("zoo:") and weights is None:
+        return zoo.build(spec.removeprefix("zoo:"))
+    return model_of(spec, weights)
 
 
 if __name__ == "__main__":

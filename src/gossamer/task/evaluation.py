@@ -36,6 +36,8 @@ def evaluate(
         TaskError: there is no such split, or the outputs do not fit the targets.
     """
     call = model if isinstance(model, nn.Module) else getattr(model, "model", model)
+    if isinstance(call, nn.Module):
+        check_fit(call, task)
     with evaluating(call):
         return measure(call, task.loss, task.metrics, task.batches(split, batch_size=batch_size, samples=samples))
 
@@ -63,6 +65,31 @@ def measure(
     for name, (sum_, number) in totals.items():
         figures[name] = metrics[name].finish(sum_ / number) if number else math.nan
     return figures
+
+
+def check_fit(model: nn.Module, task: Task) -> None:
+    """Call the model on the task's example, so that a mismatch is told as one.
+
+    Raises:
+        TaskError: the model cannot take the example; the model's own error is its cause.
+    """
+    args, kwargs = task.example
+    batch = Batch(args, kwargs, None).to(device_of(model))
+    with evaluating(model):
+        try:
+            model(*batch.args, **batch.kwargs)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            given = ", ".join(
+                [_described(value) for value in args] + [f"{k}={_described(v)}" for k, v in kwargs.items()]
+            )
+            told = " ".join(str(error).split())
+            raise TaskError(
+                f"{type(model).__name__} cannot be called with task {task.name!r}'s {given}: {told}"
+            ) from error
+
+
+def _described(value: Any) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 @contextmanager

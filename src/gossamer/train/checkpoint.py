@@ -87,7 +87,7 @@ def restore(folder: Path, run: str, module: nn.Module, optimizer: Optimizer) -> 
     if header.format != FORMAT or header.run != run:
         raise TrainingError(
             f"{path}: belongs to a run with other settings, data or model",
-            hint="delete the folder, or name another one, to start anew",
+            hint="delete it to start anew, or give the run another folder",
         )
     try:
         module.load_state_dict(_under("model.", tensors))

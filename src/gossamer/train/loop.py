@@ -22,6 +22,7 @@ from gossamer.errors import TrainingError
 from gossamer.model.penalty import StepContext
 from gossamer.model.subject import Subject
 from gossamer.task import Batch, Task, evaluate
+from gossamer.task.evaluation import check_fit
 from gossamer.train import checkpoint
 from gossamer.train.augment import augmented
 from gossamer.train.identity import identity
@@ -71,6 +72,7 @@ def train(
     """
     fabric = fabric or Fabric(accelerator="auto", devices=1, precision=training.precision)
     module = subject if isinstance(subject, nn.Module) else subject.model
+    check_fit(module, task)
     with _as_before(module), _own_randomness(training.seed), deferred() as interrupt:
         optimizer = make_optimizer(module, training)
         wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
