@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gossamer.errors import ModelError
 from gossamer.methods.share.lloyd import lloyd, nearest
-from gossamer.model import Codebook, Constraint, Evidence, Mask, Method, Plan, Skip, Subject, live_weight
+from gossamer.model import Codebook, Constraint, Constraints, Evidence, Mask, Method, Plan, Skip, Subject, live_weight
 
 
 class KMeans(Method, frozen=True, tag="share.kmeans"):
@@ -48,23 +48,27 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
             weight = live_weight(subject, site.name).detach().cpu()
             if not bool(torch.isfinite(weight).all()):
                 raise ModelError(f"{site.name}: a weight is not finite, so weights cannot be clustered")
-            held = constrained.get(site.name)
-            if not bool((weight != 0).any()):
-                skipped.append(Skip(site.name, "all its weights are zero"))
-                continue
-            codebook = share(weight, 2**self.bits, trained=self.trained)
-            members = int((weight != 0).sum())
-            if held is not None and held.codebook is not None and held.codebook.size <= 2**self.bits:
-                skipped.append(Skip(site.name, f"it shares {held.codebook.size} values already"))
-            elif shared_bits(members, codebook.size) >= 32 * members:
-                skipped.append(
-                    Skip(site.name, f"{codebook.size} shared values for {members} weights would save nothing")
-                )
-            elif members < weight.numel():
-                constraints[site.name] = (codebook, Mask(weight != 0))
+            decided = self._decide(weight, constrained.get(site.name, Constraints()))
+            if isinstance(decided, str):
+                skipped.append(Skip(site.name, decided))
             else:
-                constraints[site.name] = codebook
+                constraints[site.name] = decided
         return Plan(self.tag, constraints=constraints, skipped=tuple(skipped))
+
+    def _decide(self, weight: Tensor, held: Constraints) -> tuple[Constraint, ...] | str:
+        """Return what shall hold for a site's values, or why nothing can."""
+        keep = weight != 0
+        members = int(keep.sum())
+        if not members:
+            return "all its weights are zero"
+        if held.grid is not None and held.grid.axis is not None:
+            return "it is on a grid with a scale per channel, which has no shared values"
+        if held.codebook is not None and held.codebook.size <= 2**self.bits:
+            return f"it shares {held.codebook.size} values already"
+        codebook = share(weight, 2**self.bits, trained=self.trained)
+        if shared_bits(members, codebook.size) >= 32 * members:
+            return f"{codebook.size} shared values for {members} weights would save nothing"
+        return (codebook,) if members == weight.numel() else (codebook, Mask(keep))
 
 
 def share(weight: Tensor, limit: int, *, trained: bool) -> Codebook:
