@@ -7,9 +7,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gossamer.artifact import Artifact, diff, inspect, verify
+    # From the modules that define them: seen through their packages, mypy takes a function for the module of its name.
+    from gossamer.artifact.artifact import Artifact
+    from gossamer.artifact.difference import diff
+    from gossamer.artifact.inspect import inspect
+    from gossamer.artifact.sound import verify
     from gossamer.errors import GossamerError
-    from gossamer.model import Loaded, Method, Plan, Subject, apply, freeze, load
+    from gossamer.model.apply import apply
+    from gossamer.model.freeze import freeze
+    from gossamer.model.load import Loaded, load
+    from gossamer.model.method import Method
+    from gossamer.model.plan import Plan
+    from gossamer.model.subject import Subject
     from gossamer.pipeline import Result, compress
     from gossamer.recipe import Recipe, Step
     from gossamer.report import Report

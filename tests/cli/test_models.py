@@ -105,5 +105,5 @@ def test_unusable_files_of_weights(spec, tmp_path, name, content, said):
 def test_the_zoo(tmp_path):
     model = model_of("zoo:lenet5")
     assert sum(parameter.numel() for parameter in model.parameters()) == 431_080
-    with pytest.raises(ModelError, match="no network 'lenet'"):
+    with pytest.raises(ModelError, match="no network called 'lenet'"):
         model_of("zoo:lenet")

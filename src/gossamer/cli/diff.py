@@ -18,7 +18,10 @@ def diff(
     *,
     as_json: Json = False,
 ) -> None:
-    """Compare two files: tensors, values, codings, bytes; exit with 1 if they differ, as Unix diff does."""
+    """Show how two files differ.
+
+    Tensors, values, codings and bytes; exits with 1 if they differ, as Unix diff does.
+    """
     found = compare(a, b)
     same = not (found.changed or found.only_a or found.only_b or found.parts)
     if as_json:

@@ -13,7 +13,10 @@ from gossamer.cli.output import count_bytes, print_json, stdout, table
 
 
 def inspect(file: File, *, as_json: Json = False) -> None:
-    """Show what is in a file: every tensor, its coding, its bytes on disk."""
+    """Show what is in a file.
+
+    Every tensor with its coding and its bytes on disk, and what the file holds beside them.
+    """
     summary = look(file)
     if as_json:
         print_json(summary)
@@ -35,6 +38,8 @@ def inspect(file: File, *, as_json: Json = False) -> None:
             for one in summary.tensors
         ),
     )
+    tensors.columns[0].no_wrap = True
+    tensors.columns[-1].justify = "left"
     stdout().print(Group(*map(Text, _facts(summary)), tensors), soft_wrap=True)
 
 

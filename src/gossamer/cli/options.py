@@ -5,6 +5,10 @@ from typing import Annotated
 
 import typer
 
+Model = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="zoo:NAME, path/to/file.py:factory or package.module:factory."),
+]
 File = Annotated[Path, typer.Argument(metavar="FILE.goss", help="A file written by compress.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout, and nothing else there.")]
 Weights = Annotated[
@@ -12,6 +16,6 @@ Weights = Annotated[
     typer.Option(help="Trained weights: .safetensors, .goss, or a state dict as .pt (read without running code)."),
 ]
 Data = Annotated[
-    str,
-    typer.Option(metavar="DATA", help="A built-in set (see the datasets page) or file.py:factory returning a Task."),
+    str | None,
+    typer.Option(metavar="DATA", help="A built-in set, text:PATH, images:PATH or file.py:factory returning a Task."),
 ]

@@ -1,5 +1,6 @@
 """What a command prints: tables or JSON on stdout, everything else on stderr."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -11,10 +12,19 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from gossamer.figure import measured
+from gossamer.report import amount
+
+WIDE = 160
+"""Columns of a table that does not go to a terminal."""
+
 
 def stdout() -> Console:
-    """Return the console for results."""
-    return Console(highlight=False)
+    """Return the console for results; wide where nobody looks, so that a table in a file or pipe is not folded."""
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = WIDE
+    return console
 
 
 def stderr() -> Console:
@@ -38,15 +48,9 @@ def table(title: str | None, columns: Iterable[str], rows: Iterable[Iterable[obj
     return made
 
 
-def count_bytes(size: float) -> str:
-    """Return ``size`` in bytes as people read it, in powers of 1000 as disks are sold."""
-    if size < 1000:
-        return f"{size:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 1000:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:.1f} TB"
+def count_bytes(size: int) -> str:
+    """Return ``size`` in bytes as people read it, in powers of ten."""
+    return amount(measured(size, "B"))
 
 
 @contextmanager

@@ -44,13 +44,10 @@ def train(
     test: Annotated[bool, typer.Option("--test", help="At the end also report the figures on test data.")] = False,
     as_json: Json = False,
 ) -> None:
-    r"""Train a network and write its weights; the same command continues a run that was stopped.
+    """Train a network and write its weights.
 
-    \b
-    gossamer train zoo:lenet5 -o lenet5.safetensors
-    gossamer train zoo:lenet5 --epochs 3 --set lr=0.01 --seed 1 -o lenet5.safetensors
-    gossamer train zoo:char-lstm --data text:book.txt -o book.safetensors
-    gossamer train my_model.py:build --data my_data.py:task -o mine.safetensors --test --json
+    After each epoch a checkpoint is on disk: the same command continues a run that was stopped. Zoo networks bring the
+    settings that their reference weights were trained with.
     """
     import torch
 

@@ -16,7 +16,10 @@ def verify(
     *,
     as_json: Json = False,
 ) -> None:
-    """Check files: checksums, bounds, and that every tensor decodes; exit with 1 if anything is wrong."""
+    """Check that files are sound.
+
+    Checksums, bounds, and that every tensor decodes; exits with 1 if anything is wrong.
+    """
     found = {str(file): check(file) for file in files}
     if as_json:
         print_json({file: {"sound": not problems, "problems": problems} for file, problems in found.items()})

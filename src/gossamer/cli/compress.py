@@ -1,0 +1,51 @@
+"""``gossamer compress``: a trained model and a task go in, a small file and a report come out."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gossamer.cli.options import Data, Json, Model, Weights
+from gossamer.cli.output import progress, stdout
+
+
+def compress(
+    model: Model,
+    *,
+    data: Data = None,
+    recipe: Annotated[
+        str, typer.Option(metavar="R", help="A built-in recipe (see gossamer recipes) or a .toml file.")
+    ] = "deep-compression",
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.goss", help="Where the file goes.")],
+    weights: Weights = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Where the run is kept, to be continued; by default OUT.goss.run."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; by default the recipe's own.")] = None,
+    report: Annotated[bool, typer.Option("--report", help="Also write the report to OUT.goss.report.json.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compress a trained model into one file.
+
+    After each step of the recipe the state of the run is on disk: the same command continues a run that was stopped.
+    """
+    import gossamer
+    from gossamer.cli.models import model_of
+    from gossamer.cli.tasks import task_for
+    from gossamer.recipe import find
+    from gossamer.report import show, to_json
+
+    steps = find(recipe)
+    task = task_for(model, data)
+    subject = model_of(model, weights)
+    with progress() as bars:
+        result = gossamer.compress(
+            subject, task, steps, out=output, folder=work, seed=seed, report=report, progress=bars
+        )
+    if as_json:
+        typer.echo(to_json(result.report))
+        return
+    console = stdout()
+    show(result.report, console)
+    console.print(f"{result.path}: written", markup=False, soft_wrap=True)

@@ -1,0 +1,39 @@
+"""``gossamer export``: the ONNX model of a self-contained file."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gossamer.cli.options import File, Json
+from gossamer.cli.output import count_bytes, print_json, stdout
+
+
+def export(
+    file: File,
+    *,
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="Where the ONNX model goes.")],
+    floats: Annotated[
+        bool, typer.Option("--float", help="Plain floats: 8-bit weights are unfolded, for runtimes without integers.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a file's ONNX model.
+
+    The file must be self-contained. Weights in 8 bits stay so, multiplied as integers where the graph allows it.
+    """
+    from gossamer.artifact import load
+    from gossamer.targets import lower_artifact
+
+    lowered = lower_artifact(load(file), quantized=not floats)
+    written = output.write_bytes(lowered.proto.SerializeToString())
+    if as_json:
+        reasons = [str(reason) for reason in lowered.reasons]
+        print_json({"onnx": output, "bytes": written, "integer": lowered.integer, "float": reasons})
+        return
+    console = stdout()
+    console.print(f"{output}: {count_bytes(written)}", markup=False, soft_wrap=True)
+    if lowered.integer:
+        console.print(f"in integers: {', '.join(lowered.integer)}", markup=False, soft_wrap=True)
+    for reason in lowered.reasons:
+        console.print(f"in floats: {reason}", markup=False, soft_wrap=True)
