@@ -3,19 +3,23 @@
 import dataclasses
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from gossamer.errors import RecipeError
+from gossamer import recipe as recipes
+from gossamer.errors import RecipeError, TargetError
 from gossamer.methods.distill import Logits
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.regularize import L1
 from gossamer.methods.share import KMeans
 from gossamer.model import Subject, live_weight, load
-from gossamer.recipe import Cubic, Recipe, Step, run
+from gossamer.recipe import Cubic, Gauge, Recipe, Step
 from gossamer.recipe.journal import fingerprint
-from gossamer.recipe.run import _Run
+from gossamer.recipe.run import Outcome, _Run
+from gossamer.targets import OnnxRuntime
+from gossamer.task import Task
 from gossamer.train import Training
 
 SHORT = Training(epochs=2, lr=0.01, batch_size=20)
@@ -27,6 +31,11 @@ FULL = Recipe(
         Step(method=KMeans(bits=2), train=SHORT),
     ),
 )
+
+
+def run(recipe: Recipe, subject: Subject, task: Task, folder: Path, **more) -> Outcome:
+    """Run without graphs, which take longer to export than these runs."""
+    return recipes.run(recipe, subject, task, folder, **{"gauge": Gauge(graph=False), **more})
 
 
 def same_state(one: Subject, other: Subject) -> bool:
@@ -160,3 +169,26 @@ def test_masks_hold_while_training_and_only_grow(subject, task, tmp_path, monkey
     run(FULL, subject, task, tmp_path)
     assert zeros == sorted(zeros)
     assert len(set(zeros)) > 3
+
+
+def test_self_contained_files_and_costs_are_measured(subject, task, tmp_path):
+    recipe = Recipe(name="k", steps=(Step(method=KMeans(bits=2)),))
+    gauge = Gauge(target=OnnxRuntime(), ship="self-contained")
+    outcome = run(recipe, subject, task, tmp_path, gauge=gauge)
+    assert outcome.file.stat().st_size == outcome.report.end.self_contained.value
+    for state in (outcome.report.start, outcome.report.end):
+        assert state.self_contained.value > state.weights_only.value
+        assert (state.latency.basis, state.latency.unit) == ("measured", "s")
+        assert (state.energy.basis, state.energy.unit) == ("computed", "J")
+        assert state.memory.value > 1e6
+    inputs = task.validation.batch(torch.arange(1)).args[0]
+    (answer,) = OnnxRuntime().run(outcome.file, [inputs.numpy()]).values()
+    assert torch.allclose(torch.from_numpy(answer), outcome.subject.model(inputs), atol=1e-4)
+    assert run(recipe, subject, task, tmp_path, gauge=gauge).report == outcome.report
+
+
+def test_a_file_without_a_graph_cannot_be_shipped_as_self_contained(subject, task, tmp_path):
+    recipe = Recipe(name="k", steps=(Step(method=KMeans(bits=2)),))
+    run(recipe, subject, task, tmp_path)
+    with pytest.raises(TargetError, match="no self-contained file"):
+        run(recipe, subject, task, tmp_path, gauge=Gauge(ship="self-contained"))

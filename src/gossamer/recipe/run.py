@@ -16,8 +16,8 @@ from rich.progress import Progress
 from gossamer.figure import Figure, computed, measured
 from gossamer.model import Subject
 from gossamer.recipe.evidence import SAMPLES, Collector
+from gossamer.recipe.gauge import Costs, Gauge, metrics, parameters
 from gossamer.recipe.journal import Journal, write
-from gossamer.recipe.measure import Gauge, metrics, parameters
 from gossamer.recipe.recipe import Recipe
 from gossamer.recipe.state import load_subject, save_subject
 from gossamer.recipe.step import Done, lasting, perform
@@ -90,7 +90,7 @@ class _Run:
                 self._show(bar, number)
                 subject = self._step(number, subject)
         self._show(bar, len(self.recipe.steps) + 1)
-        report = self._tested(self._report(len(self.recipe.steps)))
+        report = self._tested(self._costed(self._report(len(self.recipe.steps))))
         write(self.journal.folder / "report.json", to_json(report))
         on_step(report)
         return Outcome(subject, report, self.gauge.file(self.journal.step(len(self.recipe.steps))))
@@ -147,6 +147,21 @@ class _Run:
     def _entry(self, number: int) -> StepReport:
         return msgspec.json.decode((self.journal.step(number) / "step.json").read_bytes(), type=StepReport)
 
+    def _costed(self, report: Report) -> Report:
+        """Return the report with what the gauge's target says of the files of all steps, run in turns and kept."""
+        if self.gauge.target is None:
+            return report
+        path = self.journal.folder / "costs.json"
+        if not path.exists():
+            folders = [self.journal.step(number) for number in range(len(report.steps) + 1)]
+            write(path, msgspec.json.encode(self.gauge.costs(folders, self.original)))
+        first, *others = msgspec.json.decode(path.read_bytes(), type=list[Costs | None])
+        steps = (
+            msgspec.structs.replace(step, after=_with_costs(step.after, costs))
+            for step, costs in zip(report.steps, others, strict=True)
+        )
+        return msgspec.structs.replace(report, start=_with_costs(report.start, first), steps=tuple(steps))
+
     def _tested(self, report: Report) -> Report:
         """Return the report with the test split's figures, which are taken once and kept."""
         if self.task.test is None:
@@ -172,6 +187,14 @@ class _Run:
         steps = self.recipe.steps
         text = f"step {number}/{len(steps)} {steps[number - 1].name}" if number <= len(steps) else "testing"
         self.progress.update(bar, completed=number - 1, description=text)  # type: ignore[arg-type]
+
+
+def _with_costs(state: State, costs: Costs | None) -> State:
+    if costs is None:
+        return state
+    return msgspec.structs.replace(
+        state, latency=costs.latency, spread=costs.spread, memory=costs.memory, energy=costs.energy
+    )
 
 
 def _entry(number: int, name: str, done: Done, state: State, seconds: float) -> StepReport:

@@ -18,6 +18,8 @@ NOISE = 0.02
 def sentences(report: Report) -> list[str]:
     """Return what a reader must know about the run, worst news first within each step."""
     said = [text for step in report.steps for text in step_sentences(report, step)]
+    if report.end.refused:
+        said.append(f"No self-contained file could be written: {report.end.refused}.")
     if report.steps:
         said.append(summary(report))
     return said

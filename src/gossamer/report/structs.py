@@ -45,10 +45,13 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         metrics: metric name to figure, on the validation split.
         weights_only: bytes of the file that needs the model's code, as written on disk, everything counted.
         self_contained: bytes of the file that carries the graph too, as written on disk; ``None`` if not written.
+        refused: why the target could not have a file with a graph; empty if it could or was not asked.
         parameters: values in all parameters of the plain model.
         macs: multiply-accumulates of one forward pass of the example; ``None`` if the graph could not be seen.
         energy: energy of one forward pass; ``None`` if not asked.
         latency: median time of one forward pass on the target; ``None`` if not asked.
+        spread: range between the quartiles of that time.
+        memory: peak memory of the process that ran it.
     """
 
     sites: tuple[SiteState, ...]
@@ -56,9 +59,12 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     weights_only: Figure
     parameters: Figure
     self_contained: Figure | None = None
+    refused: str = ""
     macs: Figure | None = None
     energy: Figure | None = None
     latency: Figure | None = None
+    spread: Figure | None = None
+    memory: Figure | None = None
 
 
 class Skipped(msgspec.Struct, frozen=True):
@@ -164,6 +170,7 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
         macs: change of multiply-accumulates.
         energy: change of energy.
         latency: change of median latency.
+        memory: change of peak memory.
         parameters: change of the number of parameters.
     """
 
@@ -174,6 +181,7 @@ class Effect(msgspec.Struct, frozen=True, kw_only=True):
     macs: Figure | None = None
     energy: Figure | None = None
     latency: Figure | None = None
+    memory: Figure | None = None
 
 
 def effect(before: State, after: State) -> Effect:
@@ -188,6 +196,7 @@ def effect(before: State, after: State) -> Effect:
         macs=_change(before.macs, after.macs),
         energy=_change(before.energy, after.energy),
         latency=_change(before.latency, after.latency),
+        memory=_change(before.memory, after.memory),
     )
 
 

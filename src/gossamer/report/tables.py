@@ -45,6 +45,7 @@ def steps_table(report: Report) -> Table:
             "MACs": change.macs,
             "energy": change.energy,
             "latency": change.latency,
+            "memory": change.memory,
             **change.metrics,
         }
         cells = [_cell(now.get(title), changes.get(title)) for title in columns]
@@ -87,6 +88,7 @@ def _columns(state: State) -> dict[str, Figure]:
         "MACs": state.macs,
         "energy": state.energy,
         "latency": state.latency,
+        "memory": state.memory,
     }
     return {title: figure for title, figure in found.items() if figure is not None}
 
