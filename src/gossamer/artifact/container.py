@@ -3,6 +3,7 @@
 import lzma
 import zlib
 from collections.abc import Mapping
+from math import prod
 from struct import Struct
 from typing import Any
 
@@ -11,17 +12,17 @@ import numpy as np
 
 from gossamer.artifact.artifact import Artifact
 from gossamer.artifact.header import BlobRecord, GraphRecord, Header, TensorRecord, record
-from gossamer.artifact.layout import ALLOWANCE, EXPANSION, Payload, bound, decoded_bytes
-from gossamer.codings import Coding, leaves, shape
+from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, Payload, bound, tree_cost
+from gossamer.codings import Coding, dense_nbytes, leaves, shape
 from gossamer.errors import ArtifactError
 
 MAGIC = b"GOSS"
 VERSION = 1
 PREFIX = Struct("<4sBBII")  # magic, version, flags, header bytes as stored, CRC-32
 DEFLATED = 1  # flag: the header is stored deflated
-MAX_HEADER = 1 << 26
+MAX_HEADER, FREE_HEADER, HEADER_PER_BYTE = 1 << 26, 1 << 16, 32
 BLOB_BYTES = 1 << 16  # a blob is closed by the tensor that makes it this long
-MAX_DATA_DEPTH = 16
+MAX_DATA_DEPTH, MAX_ELEMENTS = 16, 1 << 40
 
 
 def dumps(artifact: Artifact) -> bytes:
@@ -43,8 +44,8 @@ def parts(artifact: Artifact) -> list[bytes]:
     payload.append(stored)
     tensors = [TensorRecord(name, list(shape(node)), record(node)) for name, node in artifact.tensors.items()]
     length = sum(map(len, payload))
-    decoded = sum(map(decoded_bytes, artifact.tensors.values())) + len(artifact.graph or b"")
-    padding = max(0, -(-(decoded - ALLOWANCE) // EXPANSION) - length)
+    cost = sum(map(tree_cost, artifact.tensors.values())) + 2 * len(artifact.graph or b"")
+    padding = max(0, -(-(cost - FREE_COST) // COST_PER_BYTE) - length)
     header = Header(
         tensors,
         blobs,
@@ -66,13 +67,13 @@ def loads(data: bytes, *, max_bytes: int = 1 << 34) -> Artifact:
 
     Args:
         data: the whole file.
-        max_bytes: refuse files that decode to more than this.
+        max_bytes: refuse files whose tensors decode to more than this.
 
     Raises:
         ArtifactError: the file is damaged, malformed or passes a bound.
     """
     header, start = read_header(data)
-    payload = Payload(np.frombuffer(data, np.uint8)[start:], min(bound(len(data)), max_bytes))
+    payload = Payload(np.frombuffer(data, np.uint8)[start:], bound(len(data)))
     names = [entry.name for entry in header.tensors]
     if len(set(names)) != len(names):
         raise ArtifactError("a tensor's name is used twice", "header")
@@ -80,6 +81,9 @@ def loads(data: bytes, *, max_bytes: int = 1 << 34) -> Artifact:
     for what in ("edits", "activations", "meta"):
         _check_plain(getattr(header, what), what, MAX_DATA_DEPTH)
     tensors = _read_tensors(header, payload, data, start)
+    dense = sum(map(dense_nbytes, tensors.values()))
+    if dense > max_bytes:
+        raise ArtifactError(f"decodes to {dense} bytes, more than the {max_bytes} allowed", "tensors")
     graph = _read_graph(header.graph, payload)
     padding = payload.take(header.padding, "padding")
     if padding.any():
@@ -109,7 +113,10 @@ def read_header(data: bytes) -> tuple[Header, int]:
         raise ArtifactError(f"the header has {length} bytes but the file ends after {len(stored)}", "header")
     if zlib.crc32(stored, zlib.crc32(data[: PREFIX.size - 4])) != crc:
         raise ArtifactError("the checksum does not match", "header")
-    raw = _inflate(stored, MAX_HEADER, "header") if flags & DEFLATED else stored
+    longest = min(MAX_HEADER, FREE_HEADER + HEADER_PER_BYTE * len(data))
+    raw = _inflate(stored, longest, "header") if flags & DEFLATED else stored
+    if len(raw) > longest:
+        raise ArtifactError(f"has more than {longest} bytes", "header")
     try:
         return msgspec.msgpack.decode(raw, type=Header), PREFIX.size + length
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
@@ -150,6 +157,8 @@ def _read_tensors(header: Header, payload: Payload, data: bytes, start: int) -> 
         begin = start + payload.taken
         for _ in range(blob.tensors):
             entry = next(entries)
+            if prod(max(length, 1) for length in entry.shape) > MAX_ELEMENTS:
+                raise ArtifactError(f"shape {entry.shape} is beyond {MAX_ELEMENTS} elements", f"tensor {entry.name}")
             tensors[entry.name] = payload.tree(entry.coding, tuple(entry.shape), f"tensor {entry.name}")
         if zlib.crc32(view[begin : start + payload.taken]) != blob.crc:
             raise ArtifactError("the checksum does not match", f"blob {index}")
@@ -159,7 +168,7 @@ def _read_tensors(header: Header, payload: Payload, data: bytes, start: int) -> 
 def _pack_graph(graph: bytes | None) -> tuple[GraphRecord | None, bytes]:
     if graph is None:
         return None, b""
-    forms = [graph, _deflate(graph), lzma.compress(graph, format=lzma.FORMAT_ALONE, preset=9)]
+    forms = [graph, _deflate(graph), lzma.compress(graph, lzma.FORMAT_RAW, filters=_lzma_filters(len(graph)))]
     codec = min(range(3), key=lambda index: len(forms[index]))
     stored = forms[codec]
     return GraphRecord(codec, len(stored), len(graph), zlib.crc32(stored)), stored
@@ -168,7 +177,7 @@ def _pack_graph(graph: bytes | None) -> tuple[GraphRecord | None, bytes]:
 def _read_graph(entry: GraphRecord | None, payload: Payload) -> bytes | None:
     if entry is None:
         return None
-    payload.charge(entry.length, "graph")
+    payload.charge(2 * entry.length, "graph")
     stored = payload.take(entry.stored, "graph").tobytes()
     if zlib.crc32(stored) != entry.crc:
         raise ArtifactError("the checksum does not match", "graph")
@@ -200,14 +209,20 @@ def _inflate(stored: bytes, most: int, where: str) -> bytes:
     return raw
 
 
-def _unlzma(stored: bytes, most: int) -> bytes:
-    unpacker = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=1 << 27)
+def _lzma_filters(length: int) -> list[dict[str, int]]:
+    """Return the settings of the LZMA stream: the dictionary is the power of two that holds the graph, from 4 KiB."""
+    dictionary = max(1 << 12, 1 << max(length - 1, 0).bit_length())
+    return [{"id": lzma.FILTER_LZMA1, "dict_size": min(dictionary, 1 << 26), "lc": 3, "lp": 0, "pb": 2}]
+
+
+def _unlzma(stored: bytes, length: int) -> bytes:
+    unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_lzma_filters(length))
     try:
-        raw = unpacker.decompress(stored, most + 1)
+        raw = unpacker.decompress(stored, length + 1)
     except lzma.LZMAError as error:
         raise ArtifactError(f"malformed LZMA data: {error}", "graph") from None
-    if len(raw) > most or not unpacker.eof or unpacker.unused_data:
-        raise ArtifactError(f"LZMA data does not end where it should, within {most} bytes", "graph")
+    if len(raw) > length or not unpacker.eof or unpacker.unused_data:
+        raise ArtifactError(f"LZMA data does not end where it should, within {length} bytes", "graph")
     return raw
 
 

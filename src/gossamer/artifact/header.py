@@ -22,7 +22,7 @@ from gossamer.codings import (
 from gossamer.codings.nodes import CoderName, ModelName
 
 NAMES = tuple(DTYPES)
-MODELS: tuple[ModelName, ...] = ("static", "adaptive")
+MODELS: tuple[ModelName, ...] = ("static", "adaptive", "mixed")
 CODERS: tuple[CoderName, ...] = ("ans", "range")
 
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
@@ -54,7 +54,7 @@ class PackedRecord(_Record, frozen=True, tag=1):
 
 
 class EntropyRecord(_Record, frozen=True, tag=2):
-    """`Entropy`: mode is model + 2 * coder; length is the payload's bytes."""
+    """`Entropy`: mode is model + 3 * coder; length is the payload's bytes."""
 
     dtype: DtypeNumber
     low: Low

@@ -20,6 +20,7 @@ from gossamer.artifact.header import (
     Record,
     SparseRecord,
 )
+from gossamer.coders.mixed import MOST_STEPS, sides
 from gossamer.codings import (
     DTYPES,
     Affine,
@@ -32,25 +33,37 @@ from gossamer.codings import (
     Packed,
     Planes,
     Sparse,
-    dense_nbytes,
+    shape,
     slots,
 )
-from gossamer.codings.nodes import Array
+from gossamer.codings.nodes import Array, ModelName
 from gossamer.errors import ArtifactError, CodingError
 
 MAX_DEPTH = 8
-EXPANSION = 1 << 14
-ALLOWANCE = 1 << 22
-
-
-def decoded_bytes(node: Coding) -> int:
-    """Return the bytes of the arrays that ``node`` and every node inside it decode to."""
-    return dense_nbytes(node) + sum(decoded_bytes(inner) for _, inner in slots(node))
+COST_PER_BYTE = 1 << 14
+FREE_COST = 1 << 23
+_NODE_COST, _ELEMENT_COST, _SYMBOL_COST, _MIXED_ELEMENT_COST, _STEP_COST = 1 << 14, 8, 64, 64, 1 << 16
 
 
 def bound(file_bytes: int) -> int:
-    """Return the most bytes that all trees of a file of this length may decode to (`SPEC.md` section 5)."""
-    return ALLOWANCE + EXPANSION * file_bytes
+    """Return the greatest cost of a file of this length (`SPEC.md` section 5)."""
+    return FREE_COST + COST_PER_BYTE * file_bytes
+
+
+def node_cost(shape: tuple[int, ...], alphabet: int = 0, model: ModelName | None = None) -> int:
+    """Return the cost of decoding one node without its slots: no more bytes than this are allocated for it."""
+    cost = _NODE_COST + _ELEMENT_COST * prod(shape) + _SYMBOL_COST * alphabet
+    if model == "mixed":
+        steps = min(max(sides(shape)), MOST_STEPS)
+        cost += _MIXED_ELEMENT_COST * prod(shape) + _STEP_COST * steps
+    return cost
+
+
+def tree_cost(node: Coding) -> int:
+    """Return the cost of decoding ``node`` with all its slots."""
+    if isinstance(node, Entropy):
+        return node_cost(node.shape, node.alphabet, node.model)
+    return node_cost(shape(node)) + sum(tree_cost(inner) for _, inner in slots(node))
 
 
 class Payload:
@@ -70,30 +83,32 @@ class Payload:
         return part
 
     def charge(self, amount: int, where: str) -> None:
-        """Count ``amount`` decoded bytes against the bound."""
+        """Count ``amount`` against the bound on cost."""
         self._budget -= amount
         if self._budget < 0:
-            raise ArtifactError("decodes to more bytes than a file of this length may", where)
+            raise ArtifactError("costs more to decode than a file of this length may", where)
 
-    def tree(self, record: Record, shape: tuple[int, ...], where: str) -> Coding:
-        """Return the tree of ``record`` for an array of ``shape``, taking its leaves' bytes.
+    def tree(self, record: Record, dims: tuple[int, ...], where: str) -> Coding:
+        """Return the tree of ``record`` for an array of ``dims``, taking its leaves' bytes.
 
         Raises:
             ArtifactError: a bound is passed, bytes are missing, or the parts do not fit together.
         """
         try:
-            return self._build(record, shape, where, MAX_DEPTH)
+            return self._build(record, dims, where, MAX_DEPTH)
         except CodingError as error:
             raise ArtifactError(error.message, where) from None
 
-    def _build(self, record: Record, shape: tuple[int, ...], where: str, depth: int) -> Coding:  # noqa: C901, PLR0911, PLR0912 one case per node
+    # One case per node.
+    def _build(self, record: Record, dims: tuple[int, ...], where: str, depth: int) -> Coding:  # noqa: C901, PLR0911, PLR0912
         if depth == 0:
             raise ArtifactError(f"codings are nested more than {MAX_DEPTH} deep", where)
-        elements = prod(shape)
-        self.charge(elements * _itemsize(record), where)
+        elements = prod(dims)
+        if not isinstance(record, EntropyRecord):
+            self.charge(node_cost(dims), where)
 
-        def inner(slot: Record, dims: tuple[int, ...], name: str) -> Coding:
-            return self._build(slot, dims, f"{where}/{name}", depth - 1)
+        def inner(slot: Record, size: tuple[int, ...], name: str) -> Coding:
+            return self._build(slot, size, f"{where}/{name}", depth - 1)
 
         match record:
             case DenseRecord():
@@ -101,47 +116,34 @@ class Payload:
                 raw = self.take(elements * DTYPES[name].itemsize, where)
                 if name == "bool" and raw.size and int(raw.max()) > 1:
                     raise ArtifactError("a boolean is neither 0 nor 1", where)
-                return Dense(np.frombuffer(raw, DTYPES[name]).reshape(shape), name)
+                return Dense(np.frombuffer(raw, DTYPES[name]).reshape(dims), name)
             case PackedRecord():
                 raw = self.take((elements * record.bits + 7) // 8, where)
-                return Packed(raw, record.bits, record.low, shape, NAMES[record.dtype])
+                return Packed(raw, record.bits, record.low, dims, NAMES[record.dtype])
             case EntropyRecord():
-                raw = self.take(record.length, where)
                 model = MODELS[record.mode % len(MODELS)]
+                self.charge(node_cost(dims, record.alphabet, model), where)
+                raw = self.take(record.length, where)
                 coder = CODERS[record.mode // len(MODELS)]
-                return Entropy(raw, shape, NAMES[record.dtype], record.low, record.alphabet, model, coder)
+                return Entropy(raw, dims, NAMES[record.dtype], record.low, record.alphabet, model, coder)
             case BitmapRecord():
-                return Bitmap(inner(record.bits, ((elements + 7) // 8,), "bits"), shape)
+                return Bitmap(inner(record.bits, ((elements + 7) // 8,), "bits"), dims)
             case GapsRecord():
-                return Gaps(inner(record.gaps, (record.count,), "gaps"), shape)
+                return Gaps(inner(record.gaps, (record.count,), "gaps"), dims)
             case AffineRecord():
-                if record.axis is not None and record.axis >= len(shape):
-                    raise ArtifactError(f"axis {record.axis} is outside {len(shape)} dimensions", where)
-                along = () if record.axis is None else (shape[record.axis],)
-                codes, scale = inner(record.codes, shape, "codes"), inner(record.scale, along, "scale")
+                if record.axis is not None and record.axis >= len(dims):
+                    raise ArtifactError(f"axis {record.axis} is outside {len(dims)} dimensions", where)
+                along = () if record.axis is None else (dims[record.axis],)
+                codes, scale = inner(record.codes, dims, "codes"), inner(record.scale, along, "scale")
                 return Affine(codes, scale, inner(record.zero, along, "zero"), record.axis, NAMES[record.dtype])
             case CodebookRecord():
-                codes = inner(record.codes, shape, "codes")
+                codes = inner(record.codes, dims, "codes")
                 return Codebook(codes, inner(record.centers, (record.count,), "centers"))
             case SparseRecord():
-                support = inner(record.support, shape, "support")
+                support = inner(record.support, dims, "support")
                 return Sparse(support, inner(record.values, (record.count,), "values"))
             case PlanesRecord():
-                planes = [inner(plane, shape, str(index)) for index, plane in enumerate(record.planes)]
+                planes = [inner(plane, dims, str(index)) for index, plane in enumerate(record.planes)]
                 return Planes(tuple(planes), NAMES[record.dtype])
             case _:
                 assert_never(record)
-
-
-def _itemsize(record: Record) -> int:
-    match record:
-        case DenseRecord() | PackedRecord() | EntropyRecord() | AffineRecord() | PlanesRecord():
-            return DTYPES[NAMES[record.dtype]].itemsize
-        case BitmapRecord() | GapsRecord():
-            return 1
-        case CodebookRecord():
-            return _itemsize(record.centers)
-        case SparseRecord():
-            return _itemsize(record.values)
-        case _:
-            assert_never(record)

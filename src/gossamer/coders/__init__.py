@@ -6,6 +6,8 @@ each element of a small matrix from its surroundings.
 
 from typing import Literal, assert_never
 
+import numpy as np
+
 from gossamer.coders import adaptive, mixed, static
 from gossamer.coders.stream import Array, CoderName
 from gossamer.errors import CodingError
@@ -13,7 +15,7 @@ from gossamer.errors import CodingError
 ModelName = Literal["static", "adaptive", "mixed"]
 MAX_ALPHABET = 1 << 16
 
-__all__ = ["MAX_ALPHABET", "CoderName", "ModelName", "decode", "encode"]
+__all__ = ["MAX_ALPHABET", "CoderName", "ModelName", "decode", "encode", "estimate"]
 
 
 def encode(symbols: Array, alphabet: int, *, model: ModelName = "static", coder: CoderName = "ans") -> bytes:
@@ -55,6 +57,14 @@ def decode(
             return mixed.decode(data, shape, alphabet, coder)
         case _:
             assert_never(model)
+
+
+def estimate(symbols: Array, alphabet: int, model: Literal["static", "adaptive"]) -> float:
+    """Return about how many bytes `encode` will take, without coding."""
+    flat = symbols.reshape(-1)
+    if model == "static":
+        return static.bits(np.bincount(flat, minlength=alphabet)) / 8 + 3
+    return adaptive.choose(flat, alphabet)[1] / 8 + 4
 
 
 def _check(alphabet: int) -> None:

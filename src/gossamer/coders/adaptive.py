@@ -1,8 +1,8 @@
 """Block-adaptive model: the frequencies of a block are learned from the blocks before it; nothing is sent.
 
 With a gain of 2 the estimate is the one of Krichevsky and Trofimov (1981). A block is an eighth of what was seen so far
-(64 to 16,384 symbols), so one model is built per block and decoding stays vectorised. When the total passes a limit all
-counts are halved: old blocks fade, and drifting statistics are followed.
+(within 64 and 16,384 symbols, more for large alphabets), so one model is built per block and decoding is vectorised.
+When the total passes a limit all counts are halved: old blocks fade, and drifting statistics are followed.
 """
 
 from collections.abc import Iterator
@@ -17,13 +17,14 @@ from gossamer.errors import CodingError
 _SMALLEST, _LARGEST = 64, 1 << 14
 _GAINS = (1, 2, 4, 16)  # weight of one occurrence against one of the prior's, which gives every symbol one
 _LIMITS = (1 << 10, 1 << 13, 1 << 16, 1 << 40)
+_LONG = 1 << 17  # symbols from which the gain no longer matters, only whether to fade
 SETTINGS = len(_GAINS) * len(_LIMITS)
 
 
 def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     """Return one byte (how fast to learn and to forget) and the stream, for the setting with the shortest code."""
     flat = symbols.reshape(-1)
-    setting = choose(flat, alphabet)
+    setting, _ = choose(flat, alphabet)
     return bytes([setting]) + stream.write(parts(flat, alphabet, setting), coder)
 
 
@@ -38,19 +39,22 @@ def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName)
     return take(stream.read(data[1:], coder), prod(shape), alphabet, data[0])
 
 
-def choose(flat: Array, alphabet: int) -> int:
-    """Return the setting with the shortest code for ``flat``."""
+def choose(flat: Array, alphabet: int) -> tuple[int, float]:
+    """Return the setting with the shortest code for ``flat``, and the bits a perfect coder spends under it."""
     if alphabet == 1 or flat.size == 0:
-        return 0
-    counts = [np.bincount(flat[start:stop], minlength=alphabet) for start, stop in _blocks(flat.size)]
-    return min(range(SETTINGS), key=lambda setting: _cost(counts, setting))
+        return 0, 0.0
+    counts = [np.bincount(flat[start:stop], minlength=alphabet) for start, stop in _blocks(flat.size, alphabet)]
+    tried = range(SETTINGS) if flat.size < _LONG else range(1, SETTINGS, len(_GAINS))
+    costs = {setting: _cost(counts, setting) for setting in tried}
+    setting = min(costs, key=costs.__getitem__)
+    return setting, costs[setting]
 
 
 def parts(flat: Array, alphabet: int, setting: int) -> list[stream.Part]:
     """Return the blocks of ``flat`` and the frequencies each is coded with."""
     learned = _Learned(alphabet, setting)
     blocks: list[stream.Part] = []
-    for start, stop in _blocks(flat.size):
+    for start, stop in _blocks(flat.size, alphabet):
         block = flat[start:stop]
         blocks.append(stream.Symbols(block, learned.frequencies()))
         learned.see(np.bincount(block, minlength=alphabet))
@@ -61,7 +65,7 @@ def take(reader: stream.Reader, count: int, alphabet: int, setting: int) -> Arra
     """Return ``count`` symbols off ``reader``, the inverse of `parts`."""
     learned = _Learned(alphabet, setting)
     flat = np.empty(count, np.int32)
-    for start, stop in _blocks(count):
+    for start, stop in _blocks(count, alphabet):
         block = reader.symbols(learned.frequencies(), stop - start)
         flat[start:stop] = block
         learned.see(np.bincount(block, minlength=alphabet))
@@ -85,10 +89,11 @@ class _Learned:
             self._counts >>= 1
 
 
-def _blocks(count: int) -> Iterator[tuple[int, int]]:
+def _blocks(count: int, alphabet: int) -> Iterator[tuple[int, int]]:
+    smallest, largest = max(_SMALLEST, alphabet // 8), max(_LARGEST, 4 * alphabet)
     start = 0
     while start < count:
-        stop = min(start + min(max(start // 8, _SMALLEST), _LARGEST), count)
+        stop = min(start + min(max(start // 8, smallest), largest), count)
         yield start, stop
         start = stop
 

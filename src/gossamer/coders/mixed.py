@@ -18,35 +18,33 @@ from gossamer.coders.walk import Walk
 from gossamer.errors import CodingError
 
 LARGEST = 1 << 20
+MOST_STEPS = 1 << 12  # a square of LARGEST has a quarter of it, so that one direction always fits
 _PREFIX = Struct("<HBBB")  # pivot; 1 if a step is a column; lag; settings of the sides (below + 16 * above)
 _SHORTEST_LAG, _LONGEST_LAG = 2, 64
 
 
-def most_steps(payload: int) -> int:
-    """Return how many steps a walk coded in ``payload`` bytes may have: it bounds the time that a file can cost."""
-    return 64 + payload // 4
+def sides(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Return rows and columns of the matrix: the first dimension, and all others together."""
+    return (shape[0], prod(shape[1:])) if len(shape) > 1 else (1, prod(shape))
 
 
 def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     """Return prefix and stream for the better direction of the walk.
 
     Raises:
-        CodingError: the array is empty, too large, or has too many steps for the bytes it takes.
+        CodingError: the array is empty or too large.
     """
     if not 0 < symbols.size <= LARGEST:
         raise CodingError(f"the mixed model is for 1 to {LARGEST} elements, got {symbols.size}")
-    matrix = symbols.reshape(_matrix(symbols.shape)).astype(np.int64)
+    matrix = symbols.reshape(sides(symbols.shape)).astype(np.int64)
     pivot = int(np.argmax(np.bincount(matrix.reshape(-1), minlength=alphabet)))
-    trials = [_Trial.run(matrix, pivot, alphabet, across) for across in (False, True)]
-    short = [trial for trial in trials if matrix.shape[trial.across] <= most_steps(int(trial.bits) // 8)]
-    if not short:
-        raise CodingError(f"the mixed model takes too many steps for an array of {symbols.shape}")
-    best = min(short, key=lambda trial: trial.bits)
+    ways = [across for across in (False, True) if matrix.shape[across] <= MOST_STEPS]
+    best = min((_Trial.run(matrix, pivot, alphabet, across) for across in ways), key=lambda trial: trial.bits)
     walked = matrix.T if best.across else matrix
-    sides = [pivot - 1 - walked[walked < pivot], walked[walked > pivot] - pivot - 1]
-    settings = [adaptive.choose(side, size) for side, size in zip(sides, _sides(pivot, alphabet), strict=True)]
+    parted = [pivot - 1 - walked[walked < pivot], walked[walked > pivot] - pivot - 1]
+    settings = [adaptive.choose(side, size)[0] for side, size in zip(parted, _distances(pivot, alphabet), strict=True)]
     parts: list[stream.Part] = [stream.Bits(best.set_bits, best.chances)]
-    for side, size, setting in zip(sides, _sides(pivot, alphabet), settings, strict=True):
+    for side, size, setting in zip(parted, _distances(pivot, alphabet), settings, strict=True):
         parts.extend(adaptive.parts(side, size, setting))
     return _PREFIX.pack(pivot, best.across, best.lag, settings[0] + 16 * settings[1]) + stream.write(parts, coder)
 
@@ -65,9 +63,9 @@ def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName)
     if pivot >= alphabet or across > 1 or not _SHORTEST_LAG <= lag <= _LONGEST_LAG:
         raise CodingError(f"a mixed stream has pivot {pivot} of {alphabet}, direction {across}, lag {lag}")
     reader = stream.read(data[_PREFIX.size :], coder)
-    matrix = _matrix(shape)
-    if matrix[across] > most_steps(len(data)):
-        raise CodingError(f"a mixed stream of {len(data)} bytes may not take {matrix[across]} steps")
+    matrix = sides(shape)
+    if matrix[across] > MOST_STEPS:
+        raise CodingError(f"a mixed stream has at most {MOST_STEPS} steps, not {matrix[across]}")
 
     def code(chances: Array, step: int, lanes: slice | Array, *, sign: bool) -> Array:  # noqa: ARG001 the protocol
         return reader.bits(chances)
@@ -75,13 +73,13 @@ def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName)
     signs = _walk(matrix[::-1] if across else matrix, lag, pivot, alphabet).run(code)
     if pivot == alphabet - 1:  # one-sided walks say 1 for whatever is not the pivot
         signs = -signs
-    walked = np.full(signs.shape, pivot, np.int64)
-    below, above = _sides(pivot, alphabet)
+    walked = np.full(signs.shape, pivot, np.int32)
+    below, above = _distances(pivot, alphabet)
     where = signs < 0
     walked[where] -= 1 + adaptive.take(reader, int(np.count_nonzero(where)), below, settings % 16)
     where = signs > 0
     walked[where] += 1 + adaptive.take(reader, int(np.count_nonzero(where)), above, settings // 16)
-    return np.asarray((walked.T if across else walked).astype(np.int32).reshape(-1))
+    return np.ascontiguousarray(walked.T if across else walked).reshape(-1)
 
 
 @dataclass(frozen=True)
@@ -113,12 +111,7 @@ class _Trial:
         return cls(across, lag, bits, chance, float(-np.log2(share).sum()))
 
 
-def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Return rows and columns: the first dimension, and all others together."""
-    return (shape[0], prod(shape[1:])) if len(shape) > 1 else (1, prod(shape))
-
-
-def _sides(pivot: int, alphabet: int) -> tuple[int, int]:
+def _distances(pivot: int, alphabet: int) -> tuple[int, int]:
     """Return how many distances there are below and above the pivot."""
     return max(pivot, 1), max(alphabet - 1 - pivot, 1)
 

@@ -16,6 +16,13 @@ def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     return write_table(levels) + stream.write([stream.Symbols(flat, frequencies_of(levels))], coder)
 
 
+def bits(counts: Array) -> float:
+    """Return the bits of table and stream for symbols that occur ``counts`` times, with a perfect coder."""
+    levels = levels_of(counts)
+    frequencies = np.maximum(frequencies_of(levels), 1)
+    return float(counts @ (np.log2(frequencies.sum()) - np.log2(frequencies))) + 8 * len(write_table(levels))
+
+
 def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName) -> Array:
     """Return the flat symbols.
 

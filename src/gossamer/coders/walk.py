@@ -41,7 +41,7 @@ class Walk:
     def __init__(self, steps: int, lanes: int, lag: int, *, two_sided: bool) -> None:
         self._two_sided = two_sided
         self._back = lag + 1
-        self._signs = np.zeros((steps + self._back, lanes), np.int64)  # first rows: before the walk, all zero
+        self._signs = np.zeros((steps + self._back, lanes), np.int8)  # first rows: before the walk, all zero
         self._lag = lag
         self._lane_total = np.zeros(lanes, np.int64)
         self._lane_balance = np.zeros(lanes, np.int64)
@@ -55,7 +55,7 @@ class Walk:
         self._chunks = [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False) if stop > start]
 
     def run(self, code: Code) -> Array:
-        """Walk all steps and return the matrix of signs, ``int64`` (steps, lanes)."""
+        """Walk all steps and return the matrix of signs, ``int8`` (steps, lanes)."""
         for step in range(len(self._signs) - self._back):
             row = step + self._back
             met = total = 0
@@ -72,7 +72,8 @@ class Walk:
     def _near(self, row: int, lanes: slice | Array) -> list[Array]:
         """Return the signs of the five neighbours; beside the lag stands one step earlier and one later."""
         later = row - self._lag + 1 if self._lag > 2 else row - 1
-        return [self._signs[at, lanes] for at in (row - 1, row - self._lag, later, row - self._lag - 1, row - 2)]
+        rows = (row - 1, row - self._lag, later, row - self._lag - 1, row - 2)
+        return [self._signs[at, lanes].astype(np.int64) for at in rows]
 
     def _support(self, code: Code, row: int, lanes: slice, met: int, total: int) -> int:
         """Code which of ``lanes`` are not zero; ``met`` of the step's first ``total`` were not. Return how many."""

@@ -26,14 +26,20 @@ from gossamer.codings.nodes import (
 from gossamer.errors import CodingError
 
 
-def decode(node: Coding) -> Array:  # noqa: PLR0911 one return per node
-    """Return the array that ``node`` stands for, bit for bit.
+def decode(node: Coding) -> Array:
+    """Return the array that ``node`` stands for, bit for bit; it is the caller's own.
 
     ``bfloat16`` and 8-bit floats come back as their bit patterns; `dtype` names them.
 
     Raises:
         CodingError: the parts of the tree do not fit together.
     """
+    array = view(node)
+    return array.copy() if isinstance(node, Dense) else array
+
+
+def view(node: Coding) -> Array:  # noqa: PLR0911 one return per node
+    """Return the array that ``node`` stands for, to be read only: a `Dense` node is not copied."""
     match node:
         case Dense():
             return node.array
@@ -41,10 +47,10 @@ def decode(node: Coding) -> Array:  # noqa: PLR0911 one return per node
             fields = unpack(node.data, node.bits, prod(node.shape))
             return _shift(fields, node.low, node.dtype).reshape(node.shape)
         case Entropy():
-            symbols = coders.decode(node.data.tobytes(), node.shape, node.alphabet, model=node.model, coder=node.coder)
+            symbols = coders.view(node.data.tobytes(), node.shape, node.alphabet, model=node.model, coder=node.coder)
             return _shift(symbols, node.low, node.dtype).reshape(node.shape)
         case Bitmap():
-            flat = np.unpackbits(decode(node.bits), count=prod(node.shape), bitorder="little")
+            flat = np.unpackbits(view(node.bits), count=prod(node.shape), bitorder="little")
             return flat.view(np.bool_).reshape(node.shape)
         case Gaps():
             support = np.zeros(prod(node.shape), np.bool_)
@@ -57,7 +63,7 @@ def decode(node: Coding) -> Array:  # noqa: PLR0911 one return per node
         case Sparse():
             return _sparse(node)
         case Planes():
-            parts = np.stack([decode(plane).reshape(-1) for plane in node.planes], axis=-1)
+            parts = np.stack([view(plane).reshape(-1) for plane in node.planes], axis=-1)
             return np.ascontiguousarray(parts).view(DTYPES[node.dtype]).reshape(shape(node))
         case _:
             assert_never(node)
@@ -70,29 +76,27 @@ def _shift(symbols: Array, low: int, name: str) -> Array:
     top = int(symbols.max()) if symbols.size else 0
     if low < first or low + top > last:
         raise CodingError(f"elements {low} to {low + top} do not fit {name}")
-    if name == "bool":
-        return symbols.astype(np.bool_) if low == 0 else np.ones(symbols.shape, np.bool_)
-    if low == 0:
-        return symbols.astype(target, copy=False)
-    if target.itemsize == 8:
-        return np.asarray(symbols.astype(target) + np.asarray(low, dtype=target))
-    return (symbols.astype(np.int64) + low).astype(target)
+    whole = symbols.astype(np.uint8 if name == "bool" else target, copy=False)
+    if low:
+        whole += np.asarray(low).astype(whole.dtype)  # wraps where a symbol is beyond the dtype; the sum is within
+    return whole.view(target)
 
 
 def _positions(node: Gaps) -> Array:
-    gaps = decode(node.gaps)
+    gaps = view(node.gaps)
     total = prod(node.shape)
     if gaps.size and (int(gaps.min()) < 0 or int(gaps.max()) >= total):
         raise CodingError(f"Gaps: a gap lies outside an array of {total} elements")
-    positions = np.cumsum(gaps, dtype=np.int64)
-    positions += np.arange(gaps.size, dtype=np.int64)
+    positions = gaps.astype(np.int64)
+    positions[1:] += 1
+    np.cumsum(positions, out=positions)
     if positions.size and int(positions[-1]) >= total:
         raise CodingError(f"Gaps: last position {int(positions[-1])} is outside an array of {total} elements")
     return positions
 
 
 def _affine(node: Affine) -> Array:
-    codes, scale, zero = decode(node.codes), decode(node.scale), decode(node.zero).astype(np.float32)
+    codes, scale, zero = view(node.codes), view(node.scale), view(node.zero).astype(np.float32)
     if node.axis is not None:
         along = tuple(-1 if axis == node.axis else 1 for axis in range(codes.ndim))
         scale, zero = scale.reshape(along), zero.reshape(along)
@@ -104,20 +108,20 @@ def _affine(node: Affine) -> Array:
 
 
 def _codebook(node: Codebook) -> Array:
-    codes, centers = decode(node.codes), decode(node.centers)
+    codes, centers = view(node.codes), view(node.centers)
     if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= centers.size):
         raise CodingError(f"Codebook: a code is outside the {centers.size} centers")
     return np.asarray(centers.take(codes.reshape(-1).astype(np.intp)).reshape(codes.shape))
 
 
 def _sparse(node: Sparse) -> Array:
-    values = decode(node.values)
+    values = view(node.values)
     full = np.zeros(prod(shape(node)), DTYPES[dtype(node)])
     if isinstance(node.support, Gaps):
         where = _positions(node.support)
         count = where.size
     else:
-        where = decode(node.support).reshape(-1)
+        where = view(node.support).reshape(-1)
         count = int(np.count_nonzero(where))
     if count != values.size:
         raise CodingError(f"Sparse: the support has {count} elements but there are {values.size} values")

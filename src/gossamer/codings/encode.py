@@ -1,103 +1,79 @@
-"""Encoding: the smallest exact tree found for an array."""
+"""Encoding: the smallest exact tree found for an array.
+
+Sizes are estimated from counts, so that only the chosen tree is built; then the tree proves itself: it must decode to
+the array, bit for bit.
+"""
+
+from collections.abc import Iterator
 
 import numpy as np
 
-from gossamer import coders
-from gossamer.codings.bits import bit_view, pack, same_bits
-from gossamer.codings.decode import decode
-from gossamer.codings.nodes import (
-    DTYPES,
-    Array,
-    Bitmap,
-    Codebook,
-    Coding,
-    Dense,
-    Entropy,
-    Gaps,
-    Packed,
-    Sparse,
-    dtype,
-    nbytes,
-)
+from gossamer.codings.bits import same_bits
+from gossamer.codings.decode import view
+from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Coding, Dense, Sparse, dtype
+from gossamer.codings.option import RECORD, Option, best
+from gossamer.codings.values import shared, shared_sparse, sparse, values
+from gossamer.codings.whole import Effort, whole
 from gossamer.errors import CodingError
 
+_SMALL = 1 << 20  # elements up to which a structure that the hint does not name is looked for as well
 
-def encode(hint: Coding | Array) -> Coding:
+
+def encode(hint: Coding | Array, *, effort: Effort = "best") -> Coding:
     """Return the smallest exact tree found for the array that ``hint`` stands for.
+
+    Args:
+        hint: an array, or a tree that names its structure (shared values, a support, levels); how the hint's slots
+            are stored does not matter.
+        effort: ``fast`` leaves out the mixed model, which codes small matrices best but at about a second per
+            million elements.
 
     Raises:
         CodingError: the hint's parts do not fit together, or its dtype is unknown.
     """
     tree = Dense(hint) if isinstance(hint, np.ndarray | np.generic) else hint
-    wanted = decode(tree)
-    candidates: list[Coding] = [Dense(wanted, dtype(tree)), _arrange(tree)]
-    if dtype(tree) == "bool" or wanted.dtype.kind in "iu":
-        candidates.append(_whole(wanted, dtype(tree)))
-    if wanted.size:
-        candidates.append(_shared(wanted, dtype(tree)))
-        candidates.append(_sparse(wanted, dtype(tree)))
-    best = min(candidates, key=nbytes)
-    if not same_bits(decode(best), wanted):
-        raise CodingError("internal: the encoded tree does not decode to its array")
-    return best
+    wanted = view(tree)
+    found = best(_options(tree, wanted, effort)).build()
+    if not same_bits(view(found), wanted):
+        raise CodingError("the tree chosen by encode does not decode to its array; please report this with the array")
+    return found
 
 
-def _arrange(node: Coding) -> Coding:
-    """Return ``node`` with each slot written in its smallest form."""
-    match node:
-        case Codebook():
-            return Codebook(_slot(node.codes), _slot(node.centers))
-        case Sparse():
-            return Sparse(_support(decode(node.support)), _arrange(node.values))
+def _options(hint: Coding, wanted: Array, effort: Effort) -> Iterator[Option]:
+    """Yield ways to write ``wanted``: along the hint, and, where that is cheap or there is none, by looking at it."""
+    match hint:
+        case Sparse(values=Codebook(codes=codes, centers=centers)) if effort == "best":
+            merged = shared_sparse(view(hint.support), view(codes), view(centers), dtype(hint))
         case _:
-            return node
+            merged = None
+    if merged is not None:
+        yield merged
+    guided = isinstance(hint, Affine | Codebook | Sparse) and wanted.size > 0
+    if guided:
+        yield _along(hint, effort if merged is None else "fast")
+    if not guided or wanted.size <= _SMALL:
+        yield values(wanted, dtype(hint), "fast" if guided else effort)
 
 
-def _slot(node: Coding) -> Coding:
-    array = decode(node)
-    return _whole(array, dtype(node)) if array.dtype.kind in "iub" else node
+def _along(hint: Coding, effort: Effort) -> Option:
+    """Return the hint's own structure with every slot in its smallest form."""
+    match hint:
+        case Codebook():
+            return shared(view(hint.codes), view(hint.centers), dtype(hint), effort)
+        case Sparse():
+            return sparse(view(hint.support), _along(hint.values, effort), effort)
+        case Affine():
+            return _levels(hint, effort)
+        case _:
+            return values(view(hint), dtype(hint), effort)
 
 
-def _whole(array: Array, name: str) -> Coding:
-    if array.size == 0 or DTYPES[name].kind not in "iub":
-        return Dense(array, name)
-    low, high = int(array.min()), int(array.max())
-    span = high - low
-    candidates: list[Coding] = [Dense(array, name)]
-    if span < 1 << 32:
-        fields = (
-            (array.astype(np.int64) - low).astype(np.uint32)
-            if array.dtype.itemsize < 8
-            else (array - np.asarray(low, array.dtype))
-        )
-        bits = span.bit_length()
-        candidates.append(Packed(pack(fields.reshape(-1), bits), bits, low, array.shape, name))
-        if span < coders.MAX_ALPHABET and array.size > 16:
-            for model in ("static", "adaptive"):
-                data = coders.encode(fields.astype(np.int32), span + 1, model=model)
-                stored = np.frombuffer(data, np.uint8)
-                candidates.append(Entropy(stored, array.shape, name, low, span + 1, model))
-    return min(candidates, key=nbytes)
+def _levels(hint: Affine, effort: Effort) -> Option:
+    codes, scale, zero = (_slot(slot, effort) for slot in (hint.codes, hint.scale, hint.zero))
+    total = codes.bytes + scale.bytes + zero.bytes + RECORD
+    return Option(total, lambda: Affine(codes.build(), scale.build(), zero.build(), hint.axis, hint.dtype))
 
 
-def _support(support: Array) -> Coding:
-    bits = np.packbits(support.reshape(-1), bitorder="little")
-    gaps = np.diff(np.flatnonzero(support.reshape(-1)), prepend=-1) - 1
-    candidates = [Bitmap(_whole(bits, "uint8"), support.shape), _whole(support, "bool")]
-    candidates.append(Gaps(_whole(gaps.astype(np.uint32), "uint32"), support.shape))
-    return min(candidates, key=nbytes)
-
-
-def _shared(array: Array, name: str) -> Coding:
-    centers, codes = np.unique(bit_view(array), return_inverse=True)
-    if centers.size > coders.MAX_ALPHABET:
-        return Dense(array, name)
-    stored = _whole(codes.reshape(array.shape).astype(np.uint32), "uint32")
-    return Codebook(stored, Dense(centers.view(array.dtype), name))
-
-
-def _sparse(array: Array, name: str) -> Coding:
-    support = bit_view(array) != 0
-    values = array[support]
-    inner = _shared(values, name) if values.size else Dense(values, name)
-    return Sparse(_support(support), min([Dense(values, name), inner], key=nbytes))
+def _slot(slot: Coding, effort: Effort) -> Option:
+    form = whole if dtype(slot) in INTEGERS else values
+    return form(view(slot), dtype(slot), effort)

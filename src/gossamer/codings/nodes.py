@@ -21,7 +21,7 @@ from gossamer.errors import CodingError
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 CoderName = Literal["ans", "range"]
-ModelName = Literal["static", "adaptive"]
+ModelName = Literal["static", "adaptive", "mixed"]
 
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(storage)

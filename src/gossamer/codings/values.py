@@ -1,0 +1,101 @@
+"""The smallest form of an array of values: dense, byte planes, shared values, or zeros left out."""
+
+import numpy as np
+
+from gossamer.codings.bits import bit_view
+from gossamer.codings.nodes import INTEGERS, Array, Codebook, Sparse
+from gossamer.codings.option import RECORD, Option, best, dense
+from gossamer.codings.whole import MIXED_LARGEST, Effort, mixed, planes, support, whole
+
+_SAMPLE = 1 << 14
+_ZEROS = 1 / 64  # share of zeros from which a support is worth trying
+
+
+def values(array: Array, name: str, effort: Effort) -> Option:
+    """Return the smallest way found to write an array of any dtype."""
+    if name == "bool":
+        return support(array, effort)
+    options = [whole(array, name, effort) if name in INTEGERS else floats(array, name)]
+    bits = bit_view(array)
+    zeros = bits.size - int(np.count_nonzero(bits))
+    repeats = _may_repeat(bits)
+    if repeats:
+        centers, codes = np.unique(bits, return_inverse=True)
+        if centers.size <= min(1 << 16, max(bits.size // 2, 1)):
+            codes = codes.reshape(bits.shape)
+            options.append(shared(codes, centers.view(array.dtype), name, effort))
+    if zeros > _ZEROS * bits.size:
+        # Where values repeat, their codebook holds the zero and the mixed model has seen the support there.
+        options.append(sparse(bits != 0, values(array[bits != 0], name, effort), "fast" if repeats else effort))
+    return best(options)
+
+
+def shared(codes: Array, centers: Array, name: str, effort: Effort) -> Option:
+    """Return the smallest way found to write ``centers[codes]``."""
+    renamed, kept = _tidy(codes, centers, name)
+    inner, outer = whole(renamed, renamed.dtype.name, effort), floats(kept, name)
+    return Option(inner.bytes + outer.bytes + RECORD, lambda: Codebook(inner.build(), outer.build()))
+
+
+def floats(array: Array, name: str) -> Option:
+    """Return the smaller of dense and byte planes, for a few values that do not repeat."""
+    options = [dense(array, name)]
+    if array.dtype.itemsize > 1 and array.size > 8:
+        options.append(planes(array, name, "fast"))
+    return best(options)
+
+
+def sparse(where: Array, inside: Option, effort: Effort) -> Option:
+    """Return the way to write zeros outside ``where`` and ``inside`` within."""
+    positions = support(where, effort)
+    return Option(positions.bytes + inside.bytes + RECORD, lambda: Sparse(positions.build(), inside.build()))
+
+
+def shared_sparse(where: Array, codes: Array, centers: Array, name: str) -> Option | None:
+    """Return support and shared values as one matrix of codes, zero among them, or None where that is not meant.
+
+    Only the mixed model gains by it: it predicts signs from positions.
+    """
+    if where.size > MIXED_LARGEST or codes.size == 0:
+        return None
+    full = np.full(where.shape, centers.size, np.int64)
+    full[where] = codes
+    renamed, kept = _tidy(full, np.concatenate([centers, np.zeros(1, centers.dtype)]), name)
+    inner, outer = mixed(renamed, renamed.dtype.name), floats(kept, name)
+    if inner is None:
+        return None
+    return Option(inner.bytes + outer.bytes + RECORD, lambda: Codebook(inner.build(), outer.build()))
+
+
+def _tidy(codes: Array, centers: Array, name: str) -> tuple[Array, Array]:
+    """Return codes and centers with unused and double centers gone and the others in order.
+
+    In order of value, neighbouring codes mean neighbouring values, which the mixed model lives on.
+    """
+    used = np.flatnonzero(np.bincount(codes.reshape(-1), minlength=centers.size))
+    distinct, place = np.unique(_ordered(centers[used], name), return_inverse=True)
+    kept = np.zeros(distinct.size, centers.dtype)
+    kept[place] = centers[used]
+    narrow = np.uint8 if distinct.size <= 1 << 8 else np.uint16 if distinct.size <= 1 << 16 else np.uint32
+    table: Array = np.zeros(centers.size, narrow)
+    table[used] = place
+    return table[codes], kept
+
+
+def _may_repeat(bits: Array) -> bool:
+    """Tell from a sample whether values repeat often enough for a codebook to be worth counting them all."""
+    if bits.size <= _SAMPLE:
+        return bits.size > 1
+    sample = bits.reshape(-1)[:: bits.size // _SAMPLE]
+    return np.unique(sample).size < 0.7 * sample.size
+
+
+def _ordered(array: Array, name: str) -> Array:
+    """Return unsigned keys in the order of the values (of floats: by sign and magnitude; NaNs at the ends)."""
+    bits = bit_view(array)
+    top = bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1))
+    if name.startswith("uint"):
+        return bits
+    if name in INTEGERS:
+        return np.asarray(bits ^ top)
+    return np.asarray(np.where(bits & top, ~bits, bits | top))
