@@ -79,7 +79,7 @@ def test_fashion_mnist_from_a_folder(tmp_path, zipped):
     assert (datasets.load("fashion-mnist", tmp_path).validation.indices == held).all()
 
 
-def test_fashion_mnist_missing_or_wrong(tmp_path, monkeypatch):
+def test_fashion_mnist_missing_or_wrong(tmp_path):
     with pytest.raises(DataError, match="apt install dataset-fashion-mnist"):
         fashion.task(tmp_path)
     write_fashion(tmp_path)
@@ -119,8 +119,10 @@ def test_fetch_checks_the_content_and_leaves_nothing_half_done(tmp_path, monkeyp
         for name in fashion.FILES
     }
     monkeypatch.setattr(fashion, "FILES", sums)
-    target = tmp_path / "target"
-    assert len(fashion.task(fashion.fetch(target)).test) == 10
+    monkeypatch.setenv("GOSSAMER_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(fashion, "find", lambda _: None)
+    assert len(fashion.task().test) == 10
+    target = tmp_path / "cache" / "fashion-mnist"
     assert len(asked) == 4
     fashion.fetch(target)
     assert len(asked) == 4
@@ -145,15 +147,15 @@ def test_download_refuses_what_is_not_https_and_names_what_fails(tmp_path, monke
         thread.start()
         address = f"http://127.0.0.1:{server.server_port}/x.gz"
         with pytest.raises(DataError, match="https"):
-            downloading.download(address, tmp_path / "x.gz", sha256_unzipped="")
+            downloading.download(address, tmp_path / "x.gz", sha256_unzipped="", hint="by hand")
         plain = downloading.urllib.request.urlopen
         monkeypatch.setattr(downloading.urllib.request, "urlopen", lambda _, timeout: plain(address, timeout=timeout))
         with pytest.raises(DataError, match="404"):
-            downloading.download("https://localhost/x.gz", tmp_path / "x.gz", sha256_unzipped="")
+            downloading.download("https://localhost/x.gz", tmp_path / "x.gz", sha256_unzipped="", hint="by hand")
         thread.join()
     monkeypatch.setattr(downloading.urllib.request, "urlopen", lambda *_, **__: _Answer(b"not zipped"))
     with pytest.raises(DataError, match="not a gzip file"):
-        downloading.download("https://localhost/x.gz", tmp_path / "x.gz", sha256_unzipped="")
+        downloading.download("https://localhost/x.gz", tmp_path / "x.gz", sha256_unzipped="", hint="by hand")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,13 +14,14 @@ LARGEST = 1 << 28
 SECONDS = 30
 
 
-def download(address: str, path: Path, *, sha256_unzipped: str) -> None:
+def download(address: str, path: Path, *, sha256_unzipped: str, hint: str) -> None:
     """Fetch a gzipped file.
 
     Args:
         address: where it is, https.
         path: where it goes; its folder is made if missing.
         sha256_unzipped: SHA-256 of the unzipped content, hexadecimal.
+        hint: how else to get the file, told where it cannot be downloaded.
 
     Raises:
         DataError: another scheme than https, no network, too large, not gzipped, or another checksum.
@@ -31,7 +32,7 @@ def download(address: str, path: Path, *, sha256_unzipped: str) -> None:
         with urllib.request.urlopen(address, timeout=SECONDS) as answer:  # noqa: S310 - https, checked above
             data: bytes = answer.read(LARGEST + 1)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise DataError(f"{address}: {error}", hint="without a network, put the file in place by hand") from error
+        raise DataError(f"{address}: {error}", hint=hint) from error
     if len(data) > LARGEST:
         raise DataError(f"{address}: more than {LARGEST} bytes")
     found = hashlib.sha256(_unzipped(data, address)).hexdigest()

@@ -1,6 +1,6 @@
 """Fashion-MNIST: 70,000 grey 28×28 images of ten kinds of clothing (Xiao, Rasul & Vollgraf 2017; arXiv 1708.07747).
 
-Files are found in a local folder or Debian's package ``dataset-fashion-mnist``, or downloaded when asked.
+Files are found in a local folder or Debian's package ``dataset-fashion-mnist``, or downloaded once.
 """
 
 from pathlib import Path
@@ -9,7 +9,7 @@ import torch
 
 from gossamer.datasets import idx
 from gossamer.datasets.download import download
-from gossamer.datasets.places import listed, places
+from gossamer.datasets.places import places
 from gossamer.errors import DataError
 from gossamer.task import Images, Task, hold_out
 
@@ -24,39 +24,36 @@ FILES = {
 LABELS = ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
 MEAN, DEVIATION = 0.2860, 0.3530
 HELD_OUT = 5_000
+HINT = "apt install dataset-fashion-mnist, or put the four IDX files in data/fashion-mnist"
 
 
 def task(folder: Path | None = None) -> Task:
     """Return the task: 55,000 images to train, 5,000 held out of the training set (seed 0), 10,000 to test.
 
     Args:
-        folder: where the four files are; by default see :mod:`gossamer.datasets.places`.
+        folder: where the four files are. By default the folders of :mod:`gossamer.datasets.places` are searched, and
+            if the files are in none of them they are downloaded into ``fashion-mnist`` under the first.
 
     Raises:
-        DataError: a file is missing or damaged.
+        DataError: a file is missing and cannot be downloaded, or is damaged.
     """
     found = find(folder)
+    if found is None and folder is None:
+        found = fetch(places(None)[0] / "fashion-mnist")
+    if found is None:
+        raise DataError(f"fashion-mnist: no train-images-idx3-ubyte(.gz) in {folder}", hint=HINT)
     train, test = (_images(found, part) for part in ("train", "t10k"))
     trained, validation = hold_out(train, min(HELD_OUT, max(1, len(train) // 10)))
     return Task.classification("fashion-mnist", trained, validation, test, labels=LABELS)
 
 
-def find(folder: Path | None = None) -> Path:
-    """Return the first folder that holds the files, in it or in a folder ``fashion-mnist`` of it.
-
-    Raises:
-        DataError: there is none.
-    """
-    looked = places(folder, debian="fashion-mnist")
-    for place in looked:
+def find(folder: Path | None = None) -> Path | None:
+    """Return the first folder that holds the files, in it or in a folder ``fashion-mnist`` of it, or None."""
+    for place in places(folder, debian="fashion-mnist"):
         for inside in (place, place / "fashion-mnist"):
             if _file(inside, "train-images-idx3-ubyte") is not None:
                 return inside
-    raise DataError(
-        f"fashion-mnist: no train-images-idx3-ubyte(.gz) in {listed(looked)}",
-        hint="apt install dataset-fashion-mnist, or put the four IDX files in data/fashion-mnist, or call "
-        "gossamer.datasets.fashion.fetch(folder) where there is a network",
-    )
+    return None
 
 
 def fetch(folder: Path, source: str = SOURCE) -> Path:
@@ -71,7 +68,7 @@ def fetch(folder: Path, source: str = SOURCE) -> Path:
     """
     for name, checksum in FILES.items():
         if _file(folder, name) is None:
-            download(f"{source}{name}.gz", folder / f"{name}.gz", sha256_unzipped=checksum)
+            download(f"{source}{name}.gz", folder / f"{name}.gz", sha256_unzipped=checksum, hint=HINT)
     return folder
 
 
