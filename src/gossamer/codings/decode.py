@@ -47,7 +47,7 @@ def view(node: Coding) -> Array:  # noqa: PLR0911 one return per node
             fields = unpack(node.data, node.bits, prod(node.shape))
             return _shift(fields, node.low, node.dtype).reshape(node.shape)
         case Entropy():
-            symbols = coders.view(node.data.tobytes(), node.shape, node.alphabet, model=node.model, coder=node.coder)
+            symbols = coders.decode(node.data.tobytes(), node.shape, node.alphabet, model=node.model, coder=node.coder)
             return _shift(symbols, node.low, node.dtype).reshape(node.shape)
         case Bitmap():
             flat = np.unpackbits(view(node.bits), count=prod(node.shape), bitorder="little")
