@@ -10,7 +10,7 @@ from gossamer.errors import SettingError, TaskError, TrainingError
 from gossamer.model import Subject
 from gossamer.task import ACCURACY, Arrays, Task
 from gossamer.train import Training, checkpoint, train
-from gossamer.train.loop import make_optimizer
+from gossamer.train.optimizer import make_optimizer
 
 
 @pytest.fixture

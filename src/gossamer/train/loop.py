@@ -27,6 +27,7 @@ from gossamer.train import checkpoint
 from gossamer.train.augment import augmented
 from gossamer.train.identity import identity
 from gossamer.train.interrupt import Interrupt, deferred
+from gossamer.train.optimizer import make_optimizer
 from gossamer.train.rates import rate
 from gossamer.train.settings import Training
 from gossamer.train.state import Epoch, State, TrainResult, weights_of
@@ -251,25 +252,6 @@ class _Bar:
     def close(self) -> None:
         if self.progress is not None and self.bar is not None:
             self.progress.remove_task(self.bar)
-
-
-def make_optimizer(module: nn.Module, training: Training) -> Optimizer:
-    """Return the optimizer of the parameters that train; tensors of fewer than two dimensions are not decayed.
-
-    Raises:
-        TrainingError: no parameter trains.
-    """
-    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not parameters:
-        raise TrainingError(f"{type(module).__name__}: no parameter to train")
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": training.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    groups = [group for group in groups if group["params"]]
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.lr, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(groups, lr=training.lr)
 
 
 def _generator(*numbers: int) -> torch.Generator:
