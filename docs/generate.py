@@ -7,7 +7,6 @@ them is made from the declarations of settings, the built-in recipes, the comman
 import argparse
 import importlib
 import inspect
-import json
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from benchmark_tables import compressed, everything, table
 from typer.testing import CliRunner
 
 from gossamer import zoo
@@ -50,7 +50,7 @@ def settings(where: str) -> str:
         for field, text, default in describe(kind)
         if field not in {"include", "exclude"}
     ]
-    return _table(("setting", "default", "meaning"), rows)
+    return table(("setting", "default", "meaning"), rows)
 
 
 def family(name: str) -> str:
@@ -84,7 +84,7 @@ def networks(_: str) -> str:
         )
         for one in zoo.NETWORKS
     ]
-    return _table(("network", "parameters", "comes trained", "data", "what it is"), rows)
+    return table(("network", "parameters", "comes trained", "data", "what it is"), rows)
 
 
 def commands(_: str) -> str:
@@ -94,10 +94,13 @@ def commands(_: str) -> str:
 
 
 def results(_: str) -> str:
-    """Return one section per committed result file: what it measured, where and how, and its table."""
-    folder = ROOT / "benchmarks" / "results"
-    parts = [_result(path) for path in sorted(folder.glob("*.json"))]
-    return "\n\n".join(parts) if parts else "No results are committed yet."
+    """Return all committed results."""
+    return everything()
+
+
+def headline(_: str) -> str:
+    """Return the committed results of the built-in recipes."""
+    return compressed()
 
 
 KINDS: dict[str, Callable[[str], str]] = {
@@ -107,6 +110,7 @@ KINDS: dict[str, Callable[[str], str]] = {
     "networks": networks,
     "commands": commands,
     "results": results,
+    "headline": headline,
 }
 
 
@@ -124,28 +128,9 @@ def _default(value: Any) -> str:
     return f"`{value}`" if not isinstance(value, tuple) else f"`{list(value)}`"
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
-
-
 def _help(command: str) -> str:
     shown = CliRunner().invoke(app, [command, "--help"], prog_name="gossamer", env={"COLUMNS": "100", "NO_COLOR": "1"})
     return "\n".join(line.rstrip() for line in shown.stdout.strip().splitlines())
-
-
-def _result(path: Path) -> str:
-    """Return a result as a heading, its provenance and a table of its rows."""
-    result = json.loads(path.read_text())
-    where = ", ".join(f"{key} {value}" for key, value in result["machine"].items())
-    lines = [
-        f"### {result['title']}",
-        f"{result['note']}\n" if result.get("note") else "",
-        f"`{result['command']}` at commit `{result['commit'][:12]}`; {where}; seeds {result['seeds']}.",
-        "",
-        _table(tuple(result["columns"]), [tuple(map(str, row)) for row in result["rows"]]),
-    ]
-    return "\n".join(line for line in lines if line is not None)
 
 
 def main() -> int:

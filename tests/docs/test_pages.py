@@ -19,6 +19,7 @@ TRAINS = {"README.md", "docs/tutorial.md"}
 
 
 def load_generator():
+    sys.path.insert(0, str(ROOT / "docs"))
     spec = importlib.util.spec_from_file_location("docs_generate", ROOT / "docs" / "generate.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -45,7 +45,7 @@ RESUMES = frozenset({compress, train, demo})
 """Commands that go on where they were interrupted."""
 
 for _command, _example in EXAMPLES.items():
-    app.command(_command.__name__, epilog=f"Example: {_example}")(guarded(_command, resumes=_command in RESUMES))
+    app.command(_command.__name__, epilog=f"\b\nExample:\n  {_example}")(guarded(_command, resumes=_command in RESUMES))
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - the signature of an option's callback

@@ -1,0 +1,117 @@
+"""Tables made from the committed results under ``benchmarks/results``; nothing on that page is typed by hand."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
+ABOUT = {"command", "commit", "machine", "title", "note", "seeds", "threads", "recipe_sha256"}
+"""Keys that say where figures come from."""
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """Return a table in Markdown."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def compressed() -> str:
+    """Return one row per network that a built-in recipe compressed, means over the seeds."""
+    rows = [_compressed_row(result) for result in _read("deep_compression_*.json")]
+    head = (
+        "network",
+        "recipe",
+        "dense fp32",
+        "file",
+        "ratio",
+        "metric",
+        "test before",
+        "test after",
+        "change",
+        "seeds",
+    )
+    return table(head, rows) if rows else "No results are committed yet."
+
+
+def everything() -> str:
+    """Return the whole page: deep compression, the reference networks, then every other result."""
+    parts = ["## Deep compression of the reference networks", compressed(), *_origins("deep_compression_*.json")]
+    parts += ["## The reference networks", _reference()]
+    known = {*RESULTS.glob("deep_compression_*.json"), RESULTS / "reference.json"}
+    for path in sorted(set(RESULTS.glob("*.json")) - known):
+        parts += [f"## {path.stem.replace('_', ' ').capitalize()}", *_other(json.loads(path.read_text()))]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _read(pattern: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(pattern))]
+
+
+def _compressed_row(result: Mapping[str, Any]) -> tuple[str, ...]:
+    mean = result["mean"]
+    figures = (_figure(result["metric"], mean[f"test_{when}"]) for when in ("before", "after", "change"))
+    sizes = (f"{result['dense_bytes'] / 1000:,.1f} kB", f"{mean['file_bytes'] / 1000:,.1f} kB")
+    seeds = str(len(result["seeds"]))
+    return (result["network"], result["recipe"], *sizes, f"{mean['ratio']:.1f}", result["metric"], *figures, seeds)
+
+
+def _figure(metric: str, value: float) -> str:
+    return f"{100 * value:.2f} %" if metric == "accuracy" else f"{value:.4f}"
+
+
+def _origins(pattern: str) -> Iterator[str]:
+    for result in _read(pattern):
+        commits = sorted({row["commit"] for row in result["seeds"]})
+        yield f"`{result['command']}` at {', '.join(commits)}; {_machine(result['machine'])}."
+
+
+def _reference() -> str:
+    path = RESULTS / "reference.json"
+    entries = json.loads(path.read_text()) if path.exists() else {}
+    if not entries:
+        return "No results are committed yet."
+    rows = []
+    for name, one in entries.items():
+        test = ", ".join(f"{key} {_figure(key, value)}" for key, value in one["test"].items() if key != "loss")
+        rows.append(
+            (
+                name,
+                one["data"],
+                str(one["epochs"]),
+                test,
+                f"{one['seconds']:.0f} s",
+                f"`{one['command']}`",
+                one["commit"],
+            )
+        )
+    machines = sorted({_machine(one["machine"]) for one in entries.values()})
+    head = ("network", "data", "epochs", "test split", "time", "command", "commit")
+    return table(head, rows) + "\n\nOn " + "; ".join(machines) + "."
+
+
+def _other(result: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a result of any form: its note, where it comes from, and every figure in it by name."""
+    yield str(result.get("note", ""))
+    origin = [f"`{result['command']}`"] if "command" in result else []
+    origin += [f"commit {result['commit']}"] if "commit" in result else []
+    origin += [_machine(result["machine"])] if isinstance(result.get("machine"), Mapping) else []
+    yield "; ".join(origin) + "." if origin else ""
+    plain = {key: value for key, value in result.items() if key not in ABOUT}
+    yield table(("figure", "value"), list(_flat(plain)))
+
+
+def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            if key not in ABOUT or not name:
+                yield from _flat(item, f"{name} {key}".strip().replace("_", " "))
+    elif isinstance(value, list):
+        for number, item in enumerate(value, 1):
+            yield from _flat(item, f"{name} {number}")
+    else:
+        yield name, f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in machine.items() if key != "system")
