@@ -1,10 +1,14 @@
 """Ranges, samples, gradients, errors and storage of evidence."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from rich.progress import Progress
 from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from gossamer.calibrate import Evidence, Layout, Reading, calibrate, load_evidence, save_evidence
 from gossamer.calibrate.sample import Sample
@@ -160,3 +164,30 @@ def test_layout_puts_back_what_it_takes(layout, shape):
 def test_evidence_without_anything():
     with pytest.raises(EvidenceError, match="was asked for nothing"):
         Evidence(kinds=frozenset(), batches=0).gradient("fc.weight")
+
+
+def test_progress_is_shown_where_asked_and_leaves_no_bar():
+    with Progress(disable=True) as progress:
+        seen = []
+        progress.advance = lambda task: seen.append(progress.tasks[task].total)
+        calibrate(subject(), batches(), "range", progress=progress)
+        assert seen == [3, 3, 3]
+        assert not progress.tasks
+
+
+def test_packed_and_named_inputs_reach_the_model_whole():
+    class Named(NamedTuple):
+        sequence: PackedSequence
+        scale: float
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cell = nn.GRU(2, 3)
+
+        def forward(self, inputs):
+            return self.cell(inputs.sequence)[1] * inputs.scale
+
+    named = Named(pack_sequence([torch.randn(3, 2), torch.randn(1, 2)]), 2.0)
+    evidence = calibrate(Subject.of(Net(), named), [((named,), {}, None)], "second_moment")
+    assert evidence.second_moment("cell.weight_ih_l0")[0].count == 4

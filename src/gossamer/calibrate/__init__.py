@@ -1,13 +1,12 @@
 """Calibration: one pass over data that collects the evidence methods ask for, and repair that needs no labels."""
 
-from gossamer.calibrate.collect import Batch, calibrate
+from gossamer.calibrate.collect import calibrate
 from gossamer.calibrate.repair import reset_batch_norm
 from gossamer.calibrate.store import load_evidence, save_evidence
 from gossamer.model.evidence import Evidence, Mean, Moment
 from gossamer.model.layout import Layout, Reading
 
 __all__ = [
-    "Batch",
     "Evidence",
     "Layout",
     "Mean",

@@ -10,18 +10,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence
 
 from gossamer.calibrate.inputs import Inputs
 from gossamer.calibrate.uses import Watch, Weights, plain_kernels
 from gossamer.errors import EvidenceError
 from gossamer.model.evidence import KINDS, Evidence
 from gossamer.model.subject import Subject, plain_copy
+from gossamer.task import Batch
 
-Batch = tuple[tuple[Any, ...], Mapping[str, Any], Any]
 Loss = Callable[[Any, Any], Tensor]
 
 
@@ -32,7 +30,7 @@ def calibrate(
     *,
     loss: Loss | None = None,
     samples: int = 65_536,
-    progress: bool = False,
+    progress: Progress | None = None,
 ) -> Evidence:
     """Run ``subject`` over ``batches`` in evaluation mode and collect the evidence that methods ask for.
 
@@ -42,7 +40,7 @@ def calibrate(
         needs: kinds of evidence: ``second_moment``, ``mean``, ``range``, ``gradient``.
         loss: maps (outputs, targets) to a scalar; wanted when gradients are needed.
         samples: numbers kept of each site's inputs when ranges are needed.
-        progress: show a progress bar on the terminal's error stream.
+        progress: bars to add one of this pass to.
 
     Returns:
         the evidence, on the CPU. Sites that no batch reached are named in ``unread`` with the reason.
@@ -58,7 +56,7 @@ def calibrate(
     gradients = _Gradients(weights if "gradient" in wanted else {})
     device = next((weight.device for weight in weights.values()), torch.device("cpu"))
     count = 0
-    for args, kwargs, targets in checked_batches(batches, device, progress=progress):
+    for args, kwargs, targets in checked_batches(batches, device, "calibrating", progress):
         inputs.batch = count
         with plain_kernels(), torch.set_grad_enabled(bool(gradients.weights)), Watch(Weights(weights), inputs.see):
             outputs = model(*args, **kwargs)
@@ -119,34 +117,28 @@ def _checked(needs: Iterable[str], loss: Loss | None, samples: int) -> frozenset
     return wanted
 
 
-def checked_batches(batches: Iterable[Batch], device: torch.device, *, progress: bool) -> Iterator[Batch]:
-    """Yield each batch on ``device``, with a progress bar if asked.
+def checked_batches(
+    batches: Iterable[Batch], device: torch.device, what: str, progress: Progress | None
+) -> Iterator[Batch]:
+    """Yield each batch on ``device``, with a bar named ``what`` added to ``progress``.
 
     Raises:
         EvidenceError: a batch is not (args, kwargs, targets).
     """
     total = len(batches) if isinstance(batches, Sized) else None
-    with Progress(console=Console(stderr=True), disable=not progress, transient=True) as bar:
-        for index, batch in enumerate(bar.track(batches, total=total, description="calibrating")):
+    bar = None if progress is None else progress.add_task(what, total=total)
+    try:
+        for index, batch in enumerate(batches):
             match batch:
                 case (tuple() | list() as args, Mapping() as kwargs, targets):
-                    yield tuple(_move(list(args), device)), _move(dict(kwargs), device), _move(targets, device)
+                    yield Batch(tuple(args), dict(kwargs), targets).to(device)
                 case _:
                     raise EvidenceError(
                         f"calibration batch {index}: wanted (args, kwargs, targets), got {type(batch).__name__}",
                         hint="args is a tuple of positional inputs and kwargs a dict of keyword inputs",
                     )
-
-
-def _move(data: Any, device: torch.device) -> Any:
-    """Return ``data`` with every tensor inside tuples, lists and dicts on ``device``."""
-    match data:
-        case Tensor() | PackedSequence():
-            return data.to(device)  # type: ignore[arg-type]  # PackedSequence.to has the annotation of one overload
-        case dict():
-            return {key: _move(value, device) for key, value in data.items()}
-        case list() | tuple():
-            parts = [_move(value, device) for value in data]
-            return type(data)(*parts) if hasattr(data, "_fields") else type(data)(parts)
-        case _:
-            return data
+            if progress is not None and bar is not None:
+                progress.advance(bar)
+    finally:
+        if progress is not None and bar is not None:
+            progress.remove_task(bar)

@@ -8,14 +8,16 @@ arXiv 2211.08403).
 from collections.abc import Iterable
 
 import torch
+from rich.progress import Progress
 from torch import nn
 
-from gossamer.calibrate.collect import Batch, checked_batches
+from gossamer.calibrate.collect import checked_batches
 from gossamer.errors import EvidenceError
 from gossamer.model.subject import Subject
+from gossamer.task import Batch
 
 
-def reset_batch_norm(subject: Subject, batches: Iterable[Batch], *, progress: bool = False) -> Subject:
+def reset_batch_norm(subject: Subject, batches: Iterable[Batch], *, progress: Progress | None = None) -> Subject:
     """Return a copy of ``subject`` whose batch norms hold the mean and variance of ``batches``.
 
     Statistics are the averages of the batches' own, each batch counting alike, so batches should be of equal size and
@@ -24,7 +26,7 @@ def reset_batch_norm(subject: Subject, batches: Iterable[Batch], *, progress: bo
     Args:
         subject: left untouched.
         batches: (args, kwargs, targets) per batch; targets are not used.
-        progress: show a progress bar on the terminal's error stream.
+        progress: bars to add one of this pass to.
 
     Raises:
         EvidenceError: no batches, a batch of the wrong form, or statistics that are not finite.
@@ -45,7 +47,7 @@ def reset_batch_norm(subject: Subject, batches: Iterable[Batch], *, progress: bo
         norm.train()
     count = 0
     with torch.no_grad():
-        for args, kwargs, _ in checked_batches(batches, device, progress=progress):
+        for args, kwargs, _ in checked_batches(batches, device, "measuring batch norms", progress):
             out.model(*args, **kwargs)
             count += 1
     if not count:

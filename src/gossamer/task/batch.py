@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 IGNORE = -100
 """The class index of a padded position: no loss and no metric counts it."""
@@ -21,10 +22,11 @@ class Batch(NamedTuple):
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.to(device)
+    if isinstance(value, torch.Tensor | PackedSequence):
+        return value.to(device)  # type: ignore[arg-type]  # PackedSequence.to has the annotation of one overload
     if isinstance(value, dict):
         return {key: _moved(item, device) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_moved(item, device) for item in value)
+        items = [_moved(item, device) for item in value]
+        return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
     return value
