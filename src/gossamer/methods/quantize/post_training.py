@@ -16,7 +16,18 @@ import torch
 from gossamer.errors import EvidenceError, ModelError
 from gossamer.methods.quantize.ranges import Range, choose_levels
 from gossamer.methods.quantize.uniform import Array, Levels, affine, symmetric
-from gossamer.model import Evidence, Grid, Method, Plan, Site, Skip, Subject, live_weight, why_no_input_grid
+from gossamer.model import (
+    Constraints,
+    Evidence,
+    Grid,
+    Method,
+    Plan,
+    Site,
+    Skip,
+    Subject,
+    live_weight,
+    why_no_input_grid,
+)
 from gossamer.targets import read_cpu
 
 _INTEGER_KINDS = frozenset({"linear", "conv"})
@@ -26,6 +37,8 @@ WeightBits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
 class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     """Put weights on a grid of integers, one scale per output channel, and the inputs of their layers on one too.
+
+    A site whose values are shared gets one scale for all of them, so that they stay shared.
 
     Linear layers and convolutions then multiply in integers on the target. Recurrent, embedding, attention and
     transposed convolution weights are stored as integers and multiplied in floating point; the plan says so.
@@ -62,11 +75,17 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
         grids: dict[str, Grid] = {}
         inputs: dict[str, Grid] = {}
         skipped = []
+        held = subject.constraints
         for site in self.chosen(subject):
+            before = held.get(site.name, Constraints())
             if not np.prod(site.shape):
                 skipped.append(Skip(site.name, "it has no values"))
                 continue
-            grids[site.name] = self._weights(subject, site, bits)
+            if before.grid is not None and before.grid.bits < bits:
+                skipped.append(Skip(site.name, f"it is on {before.grid.bits} bits already"))
+                continue
+            axis = channel_axis(subject, site) if before.codebook is None else None
+            grids[site.name] = self._weights(subject, site, bits, axis)
             if self.inputs:
                 found = self._inputs(subject, site, evidence)
                 if isinstance(found, Grid):
@@ -75,11 +94,10 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
                     skipped.append(Skip(site.name, f"stored in {bits} bits, multiplied in float: {found}"))
         return Plan(self.tag, constraints=grids, activations=inputs, skipped=tuple(skipped))
 
-    def _weights(self, subject: Subject, site: Site, bits: int) -> Grid:
+    def _weights(self, subject: Subject, site: Site, bits: int, axis: int | None) -> Grid:
         weight = live_weight(subject, site.name).detach().cpu().float()
         if not bool(torch.isfinite(weight).all()):
             raise ModelError(f"{site.name}: a weight is not finite, so it cannot be put on a grid")
-        axis = channel_axis(subject, site)
         rows = weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)
         levels = choose_levels(_array(rows), self.weight_range, partial(symmetric, bits=bits))
         return _grid(levels, bits=bits, signed=True, axis=axis)
