@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -114,8 +114,9 @@ def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str
     """Write a safetensors file beside its place and move it there, so that a crash leaves the old file or the new."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        save_file(tensors, partial, metadata=metadata)
-        with partial.open("rb") as file:
+        with partial.open("wb") as file:
+            file.write(serialize(tensors, metadata=metadata))
+            file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
