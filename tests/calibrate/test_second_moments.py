@@ -286,6 +286,34 @@ def test_what_cannot_be_read_is_listed_with_the_reason():
     assert not evidence.moments
 
 
+class Reshaped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bank = nn.Parameter(torch.randn(2, 3, 4))
+        self.point = nn.Parameter(torch.randn(4, 3, 1, 1))
+        self.kernel = nn.Parameter(torch.randn(4, 1, 3))
+        self.table = nn.Parameter(torch.randn(6, 2))
+
+    def forward(self, x, tokens):
+        return (
+            torch.bmm(x.expand(2, -1, -1), self.bank),
+            F.linear(x, self.point.view(4, 3)),
+            F.conv1d(x[:, None], self.kernel[:2]),
+            F.embedding(tokens, self.table[1:]),
+        )
+
+
+def test_parts_and_other_shapes_of_a_weight():
+    net, x = Reshaped(), torch.randn(5, 3)
+    evidence = moments_of(net, (x, torch.tensor([0, 4])))
+    assert "separate inputs" in evidence.unread["bank"]
+    assert "used as a kernel" in evidence.unread["kernel"]
+    assert "used as a table" in evidence.unread["table"]
+    check(evidence, "point", x)
+    (moment,) = evidence.second_moment("point")
+    torch.testing.assert_close(moment.layout.matrix(net.point), net.point.flatten(1))
+
+
 def test_packed_classifier_with_padding_is_not_fooled_by_padding():
     class Net(nn.Module):
         def __init__(self):
