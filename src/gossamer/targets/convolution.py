@@ -13,10 +13,8 @@ import onnx
 
 from gossamer.codings.nodes import Array
 from gossamer.targets.levels import Levels, Weight
-from gossamer.targets.quantized import Use, add_scale, quantized_bias, quantized_input, zero_of
+from gossamer.targets.quantized import Use, add_scale, meets_grid, quantized_bias, quantized_input, zero_of
 from gossamer.targets.wiring import Wiring, attribute, attributes
-
-_ORDER_KEEPING = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +60,7 @@ def lower_convolution(wiring: Wiring, use: Use, ends: Mapping[str, Levels]) -> t
         if bias is None:
             return "its bias is computed"
     product = _fold_norm(wiring, _Product(use.site, use.site, weight, bias, node.output[0]), node)
-    if not (_meets_grid(wiring, product.output, ends) and _codes_to_codes(wiring, use, product)):
+    if not (meets_grid(wiring, product.output, ends) and _codes_to_codes(wiring, use, product)):
         _codes_to_float(wiring, use, product)
     return (product.norm.output[0],) if product.norm is not None else ()
 
@@ -98,21 +96,6 @@ def _fold_norm(wiring: Wiring, product: _Product, node: onnx.NodeProto) -> _Prod
     stem = f"{product.codes}:{norm.output[0]}"
     name = product.codes if codes is weight.codes else stem
     return _Product(name, stem, folded, ((bias - mean) * factor + beta).astype(np.float32), norm.output[0], norm)
-
-
-def _meets_grid(wiring: Wiring, value: str, ends: Mapping[str, Levels]) -> bool:
-    """Return whether ``value`` reaches a grid with nothing between that a runtime cannot do on codes."""
-    rectified = False
-    while value not in ends:
-        reader = wiring.only_reader(value)
-        if reader is None:
-            return False
-        if reader.op_type == "Relu":
-            rectified = True
-        elif reader.op_type not in _ORDER_KEEPING or reader.input[0] != value:
-            return False
-        value = reader.output[0]
-    return not rectified or ends[value].zero == ends[value].lowest
 
 
 def _codes_to_codes(wiring: Wiring, use: Use, product: _Product) -> bool:

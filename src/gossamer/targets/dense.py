@@ -1,18 +1,29 @@
-"""Linear layers in integers: ``Gemm`` and ``MatMul`` between quantised inputs and weights."""
+"""Linear layers in integers: ``Gemm`` and ``MatMul`` between quantised inputs and weights.
 
+ONNX Runtime does not fuse a ``Gemm`` that a ReLU or a clip follows, unless their result is quantised again; there
+``MatMulInteger`` multiplies the codes and the result is scaled to floating point.
+"""
+
+from collections.abc import Mapping
 from dataclasses import replace
 
-from gossamer.targets.levels import Weight
-from gossamer.targets.quantized import Use, add_scale, quantized_bias, quantized_input
+import numpy as np
+import onnx
+
+from gossamer.targets.levels import Levels, Weight
+from gossamer.targets.quantized import Use, add_scale, meets_grid, quantized_bias, quantized_input, zero_of
 from gossamer.targets.wiring import Wiring, attribute
 
+_CLIPPING = frozenset({"Relu", "Clip"})
 
-def lower_product(wiring: Wiring, use: Use, *, turned: bool) -> str | None:
+
+def lower_product(wiring: Wiring, use: Use, ends: Mapping[str, Levels], *, turned: bool) -> str | None:
     """Write a ``Gemm`` or ``MatMul`` for an integer operator; return why not if it cannot be.
 
     Args:
         wiring: the graph being written.
         use: the node and its weight.
+        ends: values that will be quantised where they are read, with their levels.
         turned: whether the node reads the weight transposed.
     """
     node, weight = use.node, use.weight
@@ -29,7 +40,12 @@ def lower_product(wiring: Wiring, use: Use, *, turned: bool) -> str | None:
         )
         if not plain or turned:
             return "it enters a scaled Gemm"
-        _gemm(wiring, use)
+        reader = wiring.only_reader(node.output[0])
+        clipped = reader is not None and reader.op_type in _CLIPPING
+        if clipped and not meets_grid(wiring, node.output[0], ends):
+            _codes_to_float(wiring, use)
+        else:
+            _gemm(wiring, use)
         return None
     _matmul(wiring, use, turned=turned)
     return None
@@ -55,14 +71,36 @@ def _gemm(wiring: Wiring, use: Use) -> None:
         wiring.add("Add", [inner, node.input[2]], node.output[0])
 
 
+def _codes_to_float(wiring: Wiring, use: Use) -> None:
+    node, weight, stem = use.node, use.weight, use.node.output[0]
+    parts = [quantized_input(wiring, node.input[0], use.levels, back=False)]
+    turned = attribute(node, "transB", 0)
+    parts.append(_turned_codes(wiring, use) if turned else wiring.constant(use.site, weight.codes))
+    parts.append(zero_of(wiring, use.levels))
+    if not weight.symmetric:
+        parts.append(add_scale(wiring, use.site, weight)[1])
+    total = wiring.add("MatMulInteger", parts, f"{stem}:total")
+    cast = wiring.add("Cast", [total], f"{stem}:cast", to=onnx.TensorProto.FLOAT)
+    scale = wiring.constant(f"{stem}:scale", (weight.scale * np.float32(use.levels.scale)).astype(np.float32))
+    if len(node.input) < 3 or not node.input[2]:
+        wiring.add("Mul", [cast, scale], stem)
+    else:
+        wiring.add("Add", [wiring.add("Mul", [cast, scale], f"{stem}:scaled"), node.input[2]], stem)
+
+
+def _turned_codes(wiring: Wiring, use: Use) -> str:
+    name = f"{use.site}:turned_codes"
+    if not wiring.made(name):
+        wiring.add("Transpose", [wiring.constant(use.site, use.weight.codes)], name, perm=[1, 0])
+    return name
+
+
 def _matmul(wiring: Wiring, use: Use, *, turned: bool) -> None:
     node, site, weight = use.node, use.site, use.weight
     x = quantized_input(wiring, node.input[0], use.levels)
     codes = None
     if turned:
-        codes = f"{site}:turned_codes"
-        if not wiring.made(codes):
-            wiring.add("Transpose", [wiring.constant(site, weight.codes)], codes, perm=[1, 0])
+        codes = _turned_codes(wiring, use)
         weight = replace(weight, axis=None if weight.axis is None else 1)
     wiring.add("MatMul", [x, _dequantized(wiring, site, weight, codes)], node.output[0])
 

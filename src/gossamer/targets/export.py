@@ -4,7 +4,6 @@ The graph comes from ``torch.onnx.export`` (the exporter built on ``torch.export
 with the weights declared as inputs, so that every weight stays as it is stored while shape arithmetic goes away.
 """
 
-import copy
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,8 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from gossamer.errors import TargetError
+from gossamer.errors import ModelError, TargetError
+from gossamer.model.copying import copy_module
 from gossamer.targets.recurrent import padded_sequences, use_native_operators
 from gossamer.targets.shapes import Axes, free_axes, two_rows
 from gossamer.targets.tidy import tidy
@@ -72,7 +72,10 @@ def _throwaway(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
     """Return a copy in evaluation mode on the CPU, in float32 if it was in half precision, and inputs to fit."""
-    plain = copy.deepcopy(model).eval().cpu()
+    try:
+        plain = copy_module(model).eval().cpu()
+    except ModelError as error:
+        raise TargetError(error.message) from error
     plain.requires_grad_(requires_grad=False)
     half = any(tensor.dtype in _HALVES for tensor in plain.state_dict().values())
     if half:

@@ -104,7 +104,7 @@ class _Lowering:
         use = Use(node, site, self.weights[site], self.inputs[site])
         why: str | None = f"it enters {node.op_type}, which has no integer operator here"
         if index == 1 and node.op_type in {"Gemm", "MatMul"}:
-            why = lower_product(self.wiring, use, turned=turned)
+            why = lower_product(self.wiring, use, ends, turned=turned)
         elif index == 1 and node.op_type == "Conv":
             folded = lower_convolution(self.wiring, use, ends)
             why = folded if isinstance(folded, str) else None

@@ -1,5 +1,6 @@
 """Pieces that integer products share: quantised inputs, scales and biases."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,8 @@ import onnx
 from gossamer.codings.nodes import Array
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.wiring import Wiring
+
+_ORDER_KEEPING = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,3 +59,18 @@ def quantized_bias(wiring: Wiring, name: str, bias: Array, weight: Weight, level
         wiring.constant(f"{name}:zero", np.zeros(bias.shape, np.int32)),
     ]
     return wiring.add("DequantizeLinear", parts, f"{name}:value", axis=0)
+
+
+def meets_grid(wiring: Wiring, value: str, ends: Mapping[str, Levels]) -> bool:
+    """Return whether ``value`` reaches a grid with nothing between that a runtime cannot do on codes."""
+    rectified = False
+    while value not in ends:
+        reader = wiring.only_reader(value)
+        if reader is None:
+            return False
+        if reader.op_type == "Relu":
+            rectified = True
+        elif reader.op_type not in _ORDER_KEEPING or reader.input[0] != value:
+            return False
+        value = reader.output[0]
+    return not rectified or ends[value].zero == ends[value].lowest

@@ -26,6 +26,8 @@ _TYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
+_PRODUCTS = frozenset({"Conv", "ConvInteger", "Gemm", "MatMul", "MatMulInteger"})
+_UNFOLDING = frozenset({"DequantizeLinear", "Transpose"})
 _LOAD_ERRORS = (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidArgument, ort_errors.NotImplemented)
 
 
@@ -69,9 +71,19 @@ def open_session(
 
 def needs_exact_kernels(model: onnx.ModelProto, cpu: Cpu) -> bool:
     """Return whether 8-bit products of ``model`` could saturate on ``cpu``: full-range int8 weights without VNNI."""
-    return cpu.saturates and any(
-        tensor.data_type == onnx.TensorProto.INT8
-        and len(tensor.dims) >= 2
+    if not cpu.saturates:
+        return False
+    source = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in _UNFOLDING}
+    multiplied = set()
+    for node in model.graph.node:
+        if node.op_type in _PRODUCTS:
+            name = node.input[1]
+            while name in source:
+                name = source[name]
+            multiplied.add(name)
+    return any(
+        tensor.name in multiplied
+        and tensor.data_type == onnx.TensorProto.INT8
         and _reaches(onnx.numpy_helper.to_array(tensor))
         for tensor in model.graph.initializer
     )

@@ -71,7 +71,6 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             EvidenceError: the ranges of inputs were not collected.
             ModelError: a weight is not finite.
         """
-        bits = read_cpu().weight_bits if self.weight_bits == "auto" else self.weight_bits
         grids: dict[str, Grid] = {}
         inputs: dict[str, Grid] = {}
         skipped = []
@@ -81,18 +80,24 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             if not np.prod(site.shape):
                 skipped.append(Skip(site.name, "it has no values"))
                 continue
+            found = self._inputs(subject, site, evidence) if self.inputs else None
+            bits = self._bits(multiplied=isinstance(found, Grid))
             if before.grid is not None and before.grid.bits < bits:
                 skipped.append(Skip(site.name, f"it is on {before.grid.bits} bits already"))
                 continue
             axis = channel_axis(subject, site) if before.codebook is None else None
             grids[site.name] = self._weights(subject, site, bits, axis)
-            if self.inputs:
-                found = self._inputs(subject, site, evidence)
-                if isinstance(found, Grid):
-                    inputs[site.name] = found
-                else:
-                    skipped.append(Skip(site.name, f"stored in {bits} bits, multiplied in float: {found}"))
+            if isinstance(found, Grid):
+                inputs[site.name] = found
+            elif found is not None:
+                skipped.append(Skip(site.name, f"stored in {bits} bits, multiplied in float: {found}"))
         return Plan(self.tag, constraints=grids, activations=inputs, skipped=tuple(skipped))
+
+    def _bits(self, *, multiplied: bool) -> int:
+        """Return the width of a weight's codes; what is only stored in integers cannot saturate."""
+        if self.weight_bits != "auto":
+            return self.weight_bits
+        return read_cpu().weight_bits if multiplied else 8
 
     def _weights(self, subject: Subject, site: Site, bits: int, axis: int | None) -> Grid:
         weight = live_weight(subject, site.name).detach().cpu().float()
