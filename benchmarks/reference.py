@@ -36,23 +36,15 @@ def machine() -> dict[str, object]:
 
 
 def commit() -> str:
-    """Return the commit the package is at, marked if the package's files differ from it."""
-    head = subprocess.run(
-        [shutil.which("git") or "git", "rev-parse", "--short=12", "HEAD"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    changes = [
-        "git",
-        "status",
-        "--porcelain",
-        "--",
-        *("src/gossamer/" + part for part in ("task", "train", "zoo", "datasets")),
-    ]
-    dirty = subprocess.run(changes, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    return head.stdout.strip() + ("+changes" if dirty else "")
+    """Return the commit the package is at, marked if code or settings that bear on training differ from it."""
+    folders = [f"src/gossamer/{part}" for part in ("task", "train", "zoo", "datasets")]
+    dirty = _git("status", "--porcelain", "--", *folders, ":!src/gossamer/zoo/weights")
+    return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if dirty else "")
+
+
+def _git(*words: str) -> str:
+    program = shutil.which("git") or "git"
+    return subprocess.run([program, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def run(name: str, folder: Path, threads: int) -> None:
