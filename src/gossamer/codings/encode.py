@@ -19,7 +19,7 @@ from gossamer.errors import CodingError
 _SMALL = 1 << 20  # elements up to which a structure that the hint does not name is looked for as well
 
 
-def encode(hint: Coding | Array, *, effort: Effort = "best") -> Coding:
+def encode(hint: Coding | Array, *, effort: Effort = "best", structured: bool = False) -> Coding:
     """Return the smallest exact tree found for the array that ``hint`` stands for.
 
     Args:
@@ -27,13 +27,16 @@ def encode(hint: Coding | Array, *, effort: Effort = "best") -> Coding:
             are stored does not matter.
         effort: ``fast`` leaves out the mixed model, which codes small matrices best but at about a second per
             million elements.
+        structured: keep the hint's structure where it names one, even if another tree is smaller: levels stay levels,
+            so that a target can compute with them.
 
     Raises:
         CodingError: the hint's parts do not fit together, or its dtype is unknown.
     """
     tree = Dense(hint) if isinstance(hint, np.ndarray | np.generic) else hint
     wanted = view(tree)
-    found = best(_options(tree, wanted, effort)).build()
+    keep = structured and isinstance(tree, Affine | Codebook | Sparse) and wanted.size > 0
+    found = best([_along(tree, effort)] if keep else _options(tree, wanted, effort)).build()
     if not same_bits(view(found), wanted):
         raise CodingError("the tree chosen by encode does not decode to its array; please report this with the array")
     return found

@@ -89,7 +89,9 @@ def to_artifact(frozen: Frozen, *, graph: bytes | None = None, meta: Mapping[str
     """
     fixed = [names[0] for names, tensor in entries(frozen.model) if _is_fixed(tensor)]
     return Artifact(
-        tensors={name: codings.encode(hint) for name, hint in frozen.tensors.items()},
+        tensors={
+            name: codings.encode(hint, structured=name in frozen.activations) for name, hint in frozen.tensors.items()
+        },
         aliases=frozen.aliases,
         edits=frozen.edits,
         activations={name: _grid_to_dict(grid) for name, grid in frozen.activations.items()},
