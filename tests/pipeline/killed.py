@@ -10,10 +10,10 @@ import gossamer
 from gossamer.methods.distill import Logits
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.share import KMeans
-from gossamer.recipe import Cubic, Recipe, Step
+from gossamer.recipe import Cubic, Gauge, Recipe, Step
 from gossamer.train import Training
 
-SHORT = Training(epochs=8, lr=0.01, batch_size=16, clip=1.0)
+SHORT = Training(epochs=5, lr=0.01, batch_size=16, clip=1.0)
 RECIPE = Recipe(
     name="killed",
     steps=(
@@ -44,7 +44,8 @@ def main() -> None:
     data = (inputs, (inputs[:, :, 0].sum(1) > 0).long())
     torch.manual_seed(1)
     task = gossamer.Task.classification("sums", data, test=data)
-    gossamer.compress(Tagger(), task, RECIPE, out=folder / "out.goss", report=True, progress=False)
+    gauge = Gauge(graph=False)
+    gossamer.compress(Tagger(), task, RECIPE, out=folder / "out.goss", report=True, progress=False, gauge=gauge)
 
 
 if __name__ == "__main__":

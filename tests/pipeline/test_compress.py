@@ -17,7 +17,7 @@ from torch import nn
 import gossamer
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.share import KMeans
-from gossamer.recipe import Cubic, Recipe, Step
+from gossamer.recipe import Cubic, Gauge, Recipe, Step
 from gossamer.train import Training
 
 WORK = Path(__file__).with_name("killed.py")
@@ -59,8 +59,9 @@ def test_a_model_becomes_a_file_and_a_report(tmp_path):
 def test_recipes_are_found_by_name_and_by_path(tmp_path):
     model, task = make()
     RECIPE.save(tmp_path / "r.toml")
-    one = gossamer.compress(model, task, tmp_path / "r.toml", out=tmp_path / "1.goss", progress=False)
-    two = gossamer.compress(model, task, RECIPE, out=tmp_path / "2.goss", progress=False)
+    gauge = Gauge(graph=False)
+    one = gossamer.compress(model, task, tmp_path / "r.toml", out=tmp_path / "1.goss", gauge=gauge, progress=False)
+    two = gossamer.compress(model, task, RECIPE, out=tmp_path / "2.goss", gauge=gauge, progress=False)
     assert one.path.read_bytes() == two.path.read_bytes()
     with pytest.raises(gossamer.GossamerError, match="no built-in recipe"):
         gossamer.compress(model, task, "unheard-of", out=tmp_path / "3.goss", progress=False)
@@ -106,8 +107,8 @@ def kill_after(folder: Path, writes: int, delay: float) -> bool:
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_file(tmp_path):
     whole, broken = finish(tmp_path / "whole"), tmp_path / "broken"
     chance = random.Random(0)
-    kills = [kill_after(broken, chance.randint(2, 14), chance.uniform(0, 0.05)) for _ in range(5)]
-    assert sum(kills) >= 3
+    kills = [kill_after(broken, chance.randint(2, 14), chance.uniform(0, 0.05)) for _ in range(4)]
+    assert sum(kills) >= 2
     assert finish(broken) == whole
     reports = [json.loads((folder / "out.goss.report.json").read_text()) for folder in (tmp_path / "whole", broken)]
     for report in reports:
