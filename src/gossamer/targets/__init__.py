@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gossamer.targets.convert import arrays_of, compare, frozen_graph, lower_frozen, to_onnx
+    from gossamer.targets.convert import Runner, arrays_of, compare, frozen_graph, lower_frozen, to_onnx
     from gossamer.targets.cpu import Cpu, read_cpu
     from gossamer.targets.graph import assemble, fill, graph_bytes, lower_artifact
     from gossamer.targets.horowitz import Energy, energy
@@ -30,6 +30,7 @@ __all__ = [
     "OnnxRuntime",
     "Reason",
     "Run",
+    "Runner",
     "Target",
     "Timing",
     "Work",
@@ -57,7 +58,7 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
-        "convert": ("arrays_of", "compare", "frozen_graph", "lower_frozen", "to_onnx"),
+        "convert": ("Runner", "arrays_of", "compare", "frozen_graph", "lower_frozen", "to_onnx"),
         "cpu": ("Cpu", "read_cpu"),
         "graph": ("assemble", "fill", "graph_bytes", "lower_artifact"),
         "horowitz": ("Energy", "energy"),

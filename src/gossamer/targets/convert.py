@@ -106,6 +106,29 @@ def arrays_of(
     return {name: _array(leaf) for name, leaf in zip(names, flat, strict=False)}
 
 
+class Runner:
+    """A graph in ONNX Runtime that is called with torch tensors, as the model was; ``task.evaluate`` takes it.
+
+    Args:
+        proto: a complete graph.
+        threads: threads of one operator.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, *, threads: int = 1) -> None:
+        self.proto = proto
+        self.session = open_session(proto, threads=threads)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
+        """Return the output, or the outputs as a flat tuple if there are several.
+
+        Raises:
+            TargetError: the inputs do not fit the graph, or the runtime fails.
+        """
+        outputs = run_session(self.session, arrays_of(self.proto, args, kwargs)).values()
+        tensors = tuple(torch.from_numpy(array) for array in outputs)
+        return tensors[0] if len(tensors) == 1 else tensors
+
+
 def _array(tensor: Tensor) -> Array:
     plain = tensor.detach().cpu()
     return (plain.float() if plain.dtype in (torch.float16, torch.bfloat16) else plain).numpy()
