@@ -192,6 +192,8 @@ def earlier_constraints_survive(first: type[Method], second: type[Method], netwo
     subject = subject_of(network)
     once = apply(subject, planned(setting(first), subject))
     held = once.constraints
+    if not held and not once.activations:
+        return
     twice = apply(once, planned(setting(second), once))
     _hold(twice, held)
     train_one_step(twice)

@@ -5,6 +5,7 @@ from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, M
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.edits import Edit, Fold, Split, edit_from_dict, edit_to_dict
 from gossamer.model.evidence import Evidence, Mean, Moment
+from gossamer.model.folding import foldable
 from gossamer.model.freeze import Frozen, freeze, to_artifact
 from gossamer.model.graph import Graph, Node, Unseen
 from gossamer.model.input_grid import why_no_input_grid
@@ -52,6 +53,7 @@ __all__ = [
     "edit_from_dict",
     "edit_to_dict",
     "find_sites",
+    "foldable",
     "freeze",
     "live_weight",
     "load",

@@ -6,7 +6,8 @@ import torch
 
 from gossamer.errors import ModelError, PlanError
 from gossamer.model.constraint import Codebook, Constraints
-from gossamer.model.edits import Split
+from gossamer.model.edits import Fold, Split
+from gossamer.model.folding import foldable
 from gossamer.model.input_grid import put_input_grid, why_no_input_grid
 from gossamer.model.live import constrain
 from gossamer.model.merge import merge
@@ -25,9 +26,9 @@ def apply(subject: Subject, plan: Plan) -> Subject:
     """
     new = subject.copy()
     if plan.edits or plan.tensors:
+        _edit(new, plan)
         vars(new).pop("sites", None)
         vars(new).pop("graph", None)
-        _edit(new, plan)
     _constrain(new, plan)
     for name, grid in plan.activations.items():
         site = _site(find_sites(new.model, every=True), name)
@@ -90,8 +91,13 @@ def _edit(subject: Subject, plan: Plan) -> None:
         raise PlanError(
             f"plan of {plan.method}: its edits need tensors {sorted(wanted)}, it gives {sorted(plan.tensors)}"
         )
+    possible = foldable(subject) if any(isinstance(e, Fold) and e.kind == "batch_norm" for e in plan.edits) else ()
     try:
         for edit in plan.edits:
+            if isinstance(edit, Fold) and edit.kind == "batch_norm" and edit not in possible:
+                raise PlanError(
+                    f"{edit}: {edit.norm} does not follow {edit.module} alone, or one of them is constrained"
+                )
             perform(subject.model, edit)
         _fill(subject, plan)
         run_example(subject.model, subject.args, subject.kwargs)

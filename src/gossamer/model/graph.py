@@ -50,12 +50,14 @@ class Graph:
         unseen: what could not be seen, with reasons.
         unused: parameters that no operator reads.
         peak_bytes: largest sum of activations alive at once; None if the graph was not seen.
+        outputs: names of the nodes whose outputs the model returns.
     """
 
     nodes: tuple[Node, ...] = ()
     unseen: tuple[Unseen, ...] = ()
     unused: tuple[str, ...] = ()
     peak_bytes: int | None = None
+    outputs: tuple[str, ...] = ()
 
     @property
     def macs(self) -> int | None:

@@ -1,7 +1,7 @@
 """Running a model on its example inputs, with errors that name the module where it failed."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -9,6 +9,9 @@ from torch import nn
 from torch.nn.modules import module as hooks
 
 from gossamer.errors import ModelError
+
+_FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
+"""What a forward pass raises on inputs it cannot take."""
 
 
 def run_example(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -19,7 +22,18 @@ def run_example(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     Raises:
         ModelError: the model does not run on these inputs; names the innermost module that failed.
     """
-    names = {id(module): name for name, module in model.named_modules()}
+    try:
+        with evaluation(model), torch.no_grad(), torch.random.fork_rng():
+            return model(*args, **kwargs)
+    except _FAILURES as error:
+        raise ModelError(
+            f"{type(model).__name__}: the example inputs do not run: {_where(model, args, kwargs)}: {error}",
+            hint="pass the inputs as the model's forward takes them: Subject.of(model, *args, **kwargs)",
+        ) from error
+
+
+def _where(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
+    """Run a model that fails once more and return which module was running, innermost."""
     stack: list[nn.Module] = []
 
     def enter(module: nn.Module, _: Any) -> None:
@@ -30,18 +44,14 @@ def run_example(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
 
     handles = [hooks.register_module_forward_pre_hook(enter), hooks.register_module_forward_hook(leave)]
     try:
-        with evaluation(model), torch.no_grad(), torch.random.fork_rng():
-            return model(*args, **kwargs)
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, NotImplementedError) as error:
-        innermost = stack[-1] if stack else model
-        where = names.get(id(innermost), "") or "the model itself"
-        raise ModelError(
-            f"{type(model).__name__}: the example inputs do not run: {type(innermost).__name__} at {where}: {error}",
-            hint="pass the inputs as the model's forward takes them: Subject.of(model, *args, **kwargs)",
-        ) from error
+        with evaluation(model), torch.no_grad(), torch.random.fork_rng(), suppress(*_FAILURES):
+            model(*args, **kwargs)
     finally:
         for handle in handles:
             handle.remove()
+    names = {id(module): name for name, module in model.named_modules()}
+    innermost = stack[-1] if stack else model
+    return f"{type(innermost).__name__} at {names.get(id(innermost), '') or 'the model itself'}"
 
 
 @contextmanager

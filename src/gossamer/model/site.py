@@ -63,7 +63,7 @@ class Site:
         kind: the role the parameter plays in its first owner.
         shape: the parameter's shape.
         dtype: the parameter's dtype.
-        weight: true for weights (floating, two dimensions or more), false for biases, norms and other vectors.
+        weight: true for weights (floating, two dimensions or more, no norm or bias), false for everything else.
     """
 
     name: str
@@ -112,11 +112,11 @@ def find_sites(model: nn.Module, *, every: bool = False) -> Mapping[str, Site]:
         first.setdefault(id(parameter), (module, parameter))
     sites = {}
     for key, (module, parameter) in first.items():
-        weight = parameter.ndim >= 2 and parameter.is_floating_point()
-        if not (weight or every):
-            continue
         head = owners[key][0]
         kind = kind_of(module, head.attribute, parameter)
+        weight = parameter.ndim >= 2 and parameter.is_floating_point() and kind not in {"norm", "bias"}
+        if not (weight or every):
+            continue
         sites[head.name] = Site(
             head.name, tuple(owners[key]), kind, tuple(parameter.shape), parameter.dtype, weight=weight
         )

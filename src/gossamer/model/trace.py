@@ -106,7 +106,8 @@ class _Walk:
         self._walk(program.graph_module, {})
         used = {site for node in self.nodes for site in node.sites}
         unused = tuple(name for name in dict.fromkeys(self.names.values()) if name not in used)
-        return Graph(tuple(self.nodes), tuple(self.unseen), unused, self._peak())
+        outputs = tuple(given.name for node, given_all in self.order if node.op == "output" for given in given_all)
+        return Graph(tuple(self.nodes), tuple(self.unseen), unused, self._peak(), outputs)
 
     def _placeholder(self, node: fx.Node, name: str | None) -> None:
         self.base[node] = node
