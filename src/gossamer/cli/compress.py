@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from gossamer.cli.options import Data, Json, Model, Weights
+from gossamer.cli.options import Data, Json, Model, Threads, Weights
 from gossamer.cli.output import progress, stdout
 
 
@@ -24,24 +24,37 @@ def compress(
     ] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; by default the recipe's own.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Also write the report to OUT.goss.report.json.")] = False,
+    weights_only: Annotated[
+        bool, typer.Option("--weights-only", help="Leave the graph out: smaller, but the model's class is needed.")
+    ] = False,
+    measured: Annotated[
+        bool, typer.Option("--measure/--no-measure", help="Measure each step's file on ONNX Runtime at the end.")
+    ] = True,
+    threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Compress a trained model into one file.
 
     After each step of the recipe the state of the run is on disk: the same command continues a run that was stopped.
     """
+    import torch
+
     import gossamer
     from gossamer.cli.models import model_of
     from gossamer.cli.tasks import task_for
-    from gossamer.recipe import find
+    from gossamer.recipe import Gauge, find
     from gossamer.report import show, to_json
+    from gossamer.targets import OnnxRuntime
 
+    if threads is not None:
+        torch.set_num_threads(threads)
     steps = find(recipe)
     task = task_for(model, data)
     subject = model_of(model, weights)
+    gauge = Gauge(target=OnnxRuntime() if measured else None, ship="weights-only" if weights_only else "self-contained")
     with progress() as bars:
         result = gossamer.compress(
-            subject, task, steps, out=output, folder=work, seed=seed, report=report, progress=bars
+            subject, task, steps, out=output, folder=work, seed=seed, gauge=gauge, report=report, progress=bars
         )
     if as_json:
         typer.echo(to_json(result.report))

@@ -43,7 +43,7 @@ def _show(found: Difference, a: Path, b: Path, *, same: bool) -> None:
             console.print(f"only in {file}: {', '.join(names)}", markup=False)
     if found.changed:
         columns = ("tensor", "shape", "dtype", "coding", "bytes", "values changed", "largest change")
-        console.print(table(None, columns, map(_row, found.changed)))
+        console.print(table(columns, map(_row, found.changed), left=("coding",)))
     if found.changed and found.unchanged:
         console.print(f"{found.unchanged} other tensors are the same")
     if found.parts:

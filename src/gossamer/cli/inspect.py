@@ -22,7 +22,6 @@ def inspect(file: File, *, as_json: Json = False) -> None:
         print_json(summary)
         return
     tensors = table(
-        None,
         ("tensor", "shape", "dtype", "non-zero", "distinct", "bits/weight", "bytes", "coding"),
         (
             (
@@ -37,9 +36,8 @@ def inspect(file: File, *, as_json: Json = False) -> None:
             )
             for one in summary.tensors
         ),
+        left=("coding",),
     )
-    tensors.columns[0].no_wrap = True
-    tensors.columns[-1].justify = "left"
     stdout().print(Group(*map(Text, _facts(summary)), tensors), soft_wrap=True)
 
 

@@ -38,7 +38,8 @@ def measure(
         print_json({"batch": batch, "files": found, "metrics": metrics})
         return
     console = stdout()
-    console.print(table(f"batch of {batch}, {threads} thread(s)", ("", *found), _rows(found, metrics)))
+    console.print(f"batch of {batch}, {threads} thread{'s'[: threads > 1]}")
+    console.print(table(("", *found), _rows(found, metrics)))
     for name, one in found.items():
         if one.unruled:
             console.print(f"{name}: not counted in the work: {', '.join(one.unruled)}", markup=False)
@@ -77,6 +78,7 @@ def _metrics(file: Path, data: str, threads: int) -> dict[str, float]:
 
 
 def _rows(found: "Mapping[str, Measurement]", metrics: Mapping[str, Mapping[str, float]]) -> list[tuple[str, ...]]:
+    from gossamer.figure import computed
     from gossamer.report import amount
 
     def cell(figure: "Figure | None") -> str:
@@ -90,7 +92,7 @@ def _rows(found: "Mapping[str, Measurement]", metrics: Mapping[str, Mapping[str,
         ("  added by the model", *(cell(one.run.memory.added) for one in every)),
         ("file", *(cell(one.file) for one in every)),
         ("ONNX model", *(cell(one.onnx) for one in every)),
-        ("multiply-accumulates", *(cell(one.macs) for one in every)),
+        ("multiply-accumulates", *(cell(computed(one.macs.value)) for one in every)),
         ("energy of one run", *(cell(one.energy.total) for one in every)),
     ]
     shown = next(iter(metrics.values()), {})

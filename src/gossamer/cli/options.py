@@ -19,3 +19,5 @@ Data = Annotated[
     str | None,
     typer.Option(metavar="DATA", help="A built-in set, text:PATH, images:PATH or file.py:factory returning a Task."),
 ]
+
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")]

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,12 @@ def print_json(value: Any) -> None:
     sys.stdout.write(msgspec.json.format(data, indent=2).decode() + "\n")
 
 
-def table(title: str | None, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> Table:
-    """Return a plain table; every column but the first is right-aligned, as numbers are."""
-    made = Table(title=title, title_justify="left", box=None, pad_edge=False)
+def table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, left: Collection[str] = ()) -> Table:
+    """Return a plain table; the first column and those named in ``left`` are left-aligned, the others right."""
+    made = Table(box=None, pad_edge=False)
     for index, column in enumerate(columns):
-        made.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+        aside = index == 0 or column in left
+        made.add_column(column, justify="left" if aside else "right", overflow="fold", no_wrap=index == 0)
     for row in rows:
         made.add_row(*(str(cell) for cell in row))
     return made

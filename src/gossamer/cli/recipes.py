@@ -28,7 +28,4 @@ def recipes(
     if as_json:
         print_json([{"name": one, "steps": steps.split(" → "), "about": about} for one, steps, about in rows])
     else:
-        shown = table(None, ("recipe", "steps", "what it does"), rows)
-        for column in shown.columns:
-            column.justify = "left"
-        stdout().print(shown)
+        stdout().print(table(("recipe", "steps", "what it does"), rows, left=("steps", "what it does")))

@@ -46,7 +46,8 @@ def run(
         print_json({"file": file, "task": task.name, "split": split, "metrics": figures})
     else:
         title = f"{file} on {task.name}, {split} split ({len(task.split(split))} samples), ONNX Runtime"
-        stdout().print(table(title, ("metric", "value"), ((name, f"{value:.4f}") for name, value in figures.items())))
+        stdout().print(title, markup=False, soft_wrap=True)
+        stdout().print(table(("metric", "value"), ((name, f"{value:.4f}") for name, value in figures.items())))
 
 
 def _on_arrays(file: Path, inputs: Path, output: Path | None, threads: int, *, as_json: bool) -> None:

@@ -89,7 +89,8 @@ def train(
         print_json(told | figures)
         return
     rows = [[split, *(f"{value:.4f}" for value in values.values())] for split, values in figures.items()]
-    stdout().print(table(f"{model}, epoch {result.kept} of {len(result.history)}", ["", *result.validation], rows))
+    stdout().print(f"{model}, epoch {result.kept} of {len(result.history)}", markup=False, soft_wrap=True)
+    stdout().print(table(["", *result.validation], rows))
     stdout().print(f"{output}: written", markup=False, soft_wrap=True)
 
 

@@ -1,0 +1,233 @@
+"""The commands that need torch or ONNX Runtime, on a tiny network, from compress to export."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from typer.testing import CliRunner
+
+from gossamer.cli.app import EXAMPLES, RESUMES, app
+
+ROOT = Path(__file__).resolve().parents[2]
+
+MODEL = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU(), nn.Linear(24, 10))
+
+def branching():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(64, 10)
+        def forward(self, x):
+            x = self.fc(x.flatten(1))
+            return x if x.sum() > 0 else -x
+    return Branching()
+"""
+RECIPE = """
+name = "tiny"
+
+[[step]]
+method = "prune.magnitude"
+sparsity = 0.5
+
+[step.train]
+epochs = 2
+lr = 0.01
+
+[[step]]
+method = "share.kmeans"
+bits = 4
+"""
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def compressed(folder, *more, model="build"):
+    (folder / "net.py").write_text(MODEL)
+    (folder / "tiny.toml").write_text(RECIPE)
+    spec = [f"{folder / 'net.py'}:{model}", "--data", "digits", "--recipe", folder / "tiny.toml"]
+    return invoke("compress", *spec, "-o", folder / "out.goss", "--no-measure", *more)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a compressed network in ``out.goss``, and its report."""
+    made = tmp_path_factory.mktemp("compressed")
+    shown = compressed(made, "--report")
+    assert shown.exit_code == 0, shown.output
+    return made
+
+
+def test_the_report_is_written_and_again_shown(folder):
+    report = json.loads((folder / "out.goss.report.json").read_text())
+    assert report["recipe"] == "tiny"
+    again = compressed(folder)
+    assert again.exit_code == 0
+    assert "prune.magnitude" in again.stdout
+    assert f"{folder / 'out.goss'}: written" in again.stdout
+
+
+def test_json_is_all_there_is_on_stdout(folder):
+    shown = compressed(folder, "--json")
+    assert shown.exit_code == 0
+    assert [step["name"] for step in json.loads(shown.stdout)["steps"]] == ["prune.magnitude", "share.kmeans"]
+
+
+def test_another_recipe_does_not_overwrite_a_run(folder):
+    shown = compressed(folder, "--seed", "5")
+    assert shown.exit_code == 2
+    assert "is the journal of another run: the recipe" in " ".join(shown.stderr.split())
+    assert "hint: " in shown.stderr
+
+
+def test_weights_only_is_smaller_and_does_not_run(folder, tmp_path):
+    assert compressed(folder, "--weights-only", "-o", tmp_path / "w.goss", "--work", tmp_path / "w").exit_code == 0
+    assert (tmp_path / "w.goss").stat().st_size < (folder / "out.goss").stat().st_size
+    shown = invoke("run", tmp_path / "w.goss", "--data", "digits")
+    assert shown.exit_code == 2
+    assert "the file holds weights only, no graph to run" in shown.stderr
+
+
+def test_a_model_without_a_graph_is_refused_at_once_with_a_hint(tmp_path):
+    shown = compressed(tmp_path, model="branching")
+    assert shown.exit_code == 2
+    assert "Traceback" not in shown.stderr
+    assert "weights-only" in shown.stderr
+
+
+def test_run_on_data(folder):
+    shown = invoke("run", folder / "out.goss", "--data", "digits", "--json")
+    assert shown.exit_code == 0
+    figures = json.loads(shown.stdout)
+    report = json.loads((folder / "out.goss.report.json").read_text())
+    assert figures["split"] == "test"
+    assert figures["metrics"]["accuracy"] == pytest.approx(report["test_after"]["accuracy"]["value"], abs=0.01)
+
+
+def test_run_on_arrays(folder, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros((3, 1, 8, 8), np.float32))
+    shown = invoke("run", folder / "out.goss", "--input", tmp_path / "x.npy", "-o", tmp_path / "y.npz")
+    assert shown.exit_code == 0
+    (outputs,) = np.load(tmp_path / "y.npz").values()
+    assert outputs.shape == (3, 10)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (np.zeros((3, 8), np.float32), "wanted shape"),
+        (np.zeros((3, 1, 8, 8)), "wanted float32, got float64"),
+        (b"x", "not a file of arrays"),
+    ],
+)
+def test_arrays_that_do_not_fit(folder, tmp_path, content, said):
+    path = tmp_path / "x.npy"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        np.save(path, content)
+    shown = invoke("run", folder / "out.goss", "--input", path)
+    assert shown.exit_code == 2
+    assert said in shown.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--data", "digits", "--input", "x.npy")])
+def test_run_wants_data_or_arrays(folder, arguments):
+    assert invoke("run", folder / "out.goss", *arguments).exit_code == 2
+
+
+def test_export_writes_onnx(folder, tmp_path):
+    shown = invoke("export", folder / "out.goss", "-o", tmp_path / "m.onnx", "--json")
+    assert shown.exit_code == 0
+    assert json.loads(shown.stdout)["bytes"] == (tmp_path / "m.onnx").stat().st_size
+    onnx.checker.check_model(onnx.load(tmp_path / "m.onnx"))
+
+
+def test_measure_two_files(folder):
+    first = folder / "out.goss.run" / "step-00" / "self-contained.goss"
+    shown = invoke("measure", first, folder / "out.goss", "--rounds", 1, "--json")
+    assert shown.exit_code == 0
+    found = json.loads(shown.stdout)["files"]
+    assert list(found) == sorted([str(first), str(folder / "out.goss")])
+    assert found[str(folder / "out.goss")]["file"]["value"] < found[str(first)]["file"]["value"]
+    assert invoke("measure", folder / "out.goss", folder / "out.goss").exit_code == 2
+
+
+def test_measure_shows_what_is_computed(folder):
+    shown = invoke("measure", folder / "out.goss", "--rounds", 1, "--data", "digits", "--batch", 4)
+    assert shown.exit_code == 0
+    assert "accuracy, test split" in shown.stdout
+    assert "* computed; every other figure was measured" in shown.stdout
+
+
+def test_recipes_are_listed_and_shown(tmp_path):
+    assert "deep-compression" in invoke("recipes").stdout
+    shown = invoke("recipes", "deep-compression")
+    assert 'method = "prune.magnitude"' in shown.stdout
+    assert [one["name"] for one in json.loads(invoke("recipes", "--json").stdout)]
+    missing = invoke("recipes", "deep-compresion")
+    assert missing.exit_code == 2
+    assert "did you mean 'deep-compression'?" in missing.stderr
+
+
+@pytest.mark.parametrize("command", EXAMPLES, ids=lambda command: command.__name__)
+def test_every_help_has_an_example(command):
+    shown = invoke(command.__name__, "--help")
+    assert shown.exit_code == 0
+    assert EXAMPLES[command] in shown.stdout
+    assert command in RESUMES or "continues" not in shown.stdout
+
+
+def test_version_and_unknown_command():
+    assert invoke("--version").stdout.startswith("gossamer 0.")
+    assert invoke("squash").exit_code == 2
+
+
+@pytest.mark.slow
+def test_the_demo_passes_its_checks(tmp_path):
+    shown = invoke("demo", "-o", tmp_path / "demo.goss", "--json")
+    assert shown.exit_code == 0, shown.output
+    found = json.loads(shown.stdout)
+    assert all(found["checks"].values())
+    assert found["facts"]["bytes"] < 10_000
+    assert found["facts"]["accuracy on ONNX Runtime, test split"] > 0.95
+
+
+@pytest.mark.slow
+def test_a_model_of_ones_own_survives_kill_9(tmp_path):
+    """The examples' model, data and loop; the run is killed in the middle of a step and continues to the same file."""
+    recipe = tmp_path / "short.toml"
+    text = (ROOT / "src/gossamer/recipe/builtin/deep-compression-small.toml").read_text()
+    recipe.write_text(text.replace("epochs = 30", "epochs = 8").replace("epochs = 10", "epochs = 4"))
+    subprocess.run([sys.executable, ROOT / "examples/my_training.py", "w.safetensors"], cwd=tmp_path, check=True)
+
+    def command(out):
+        model, data = ROOT / "examples/my_model.py:build", ROOT / "examples/my_data.py:task"
+        program = [sys.executable, "-c", "from gossamer.cli import main; main()", "compress", model]
+        options = ["--weights", "w.safetensors", "--data", data, "--recipe", recipe, "-o", out, "--threads", 1]
+        return [str(part) for part in [*program, *options, "--no-measure"]]
+
+    subprocess.run(command("whole.goss"), cwd=tmp_path, check=True)
+    for wanted in ("step-00", "training-01", "step-01"):
+        process = subprocess.Popen(command("killed.goss"), cwd=tmp_path, stderr=subprocess.DEVNULL)
+        while process.poll() is None and not (tmp_path / "killed.goss.run" / wanted).exists():
+            time.sleep(0.02)
+        time.sleep(0.3)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    subprocess.run(command("killed.goss"), cwd=tmp_path, check=True)
+    assert (tmp_path / "killed.goss").read_bytes() == (tmp_path / "whole.goss").read_bytes()
+    assert invoke("verify", tmp_path / "killed.goss").exit_code == 0
