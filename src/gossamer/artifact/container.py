@@ -111,7 +111,7 @@ def read_header(data: bytes) -> tuple[Header, int]:
     stored = data[PREFIX.size : PREFIX.size + length]
     if len(stored) != length:
         raise ArtifactError(f"the header has {length} bytes but the file ends after {len(stored)}", "header")
-    if zlib.crc32(stored, zlib.crc32(data[: PREFIX.size - 4])) != crc:
+    if checksum(stored, checksum(data[: PREFIX.size - 4])) != crc:
         raise ArtifactError("the checksum does not match", "header")
     longest = min(MAX_HEADER, FREE_HEADER + HEADER_PER_BYTE * len(data))
     raw = _inflate(stored, longest, "header") if flags & DEFLATED else stored
@@ -123,11 +123,16 @@ def read_header(data: bytes) -> tuple[Header, int]:
         raise ArtifactError(f"malformed: {error}", "header") from None
 
 
+def checksum(data: bytes | memoryview, start: int = 0) -> int:
+    """Return the CRC-32 of ``data`` after bytes with checksum ``start``."""
+    return zlib.crc32(data, start)
+
+
 def _prefix(flags: int, header: bytes) -> bytes:
     if len(header) > MAX_HEADER:
         raise ArtifactError(f"a header has at most {MAX_HEADER} bytes, this one {len(header)}", "header")
     start = PREFIX.pack(MAGIC, VERSION, flags, len(header), 0)[:-4]
-    return start + zlib.crc32(header, zlib.crc32(start)).to_bytes(4, "little")
+    return start + checksum(header, checksum(start)).to_bytes(4, "little")
 
 
 def _blobs(tensors: Mapping[str, Coding]) -> tuple[list[BlobRecord], list[bytes]]:
@@ -138,7 +143,7 @@ def _blobs(tensors: Mapping[str, Coding]) -> tuple[list[BlobRecord], list[bytes]
         for leaf in leaves(node):
             raw = (leaf.array if hasattr(leaf, "array") else leaf.data).tobytes()
             payload.append(raw)
-            crc = zlib.crc32(raw, crc)
+            crc = checksum(raw, crc)
             length += len(raw)
         count += 1
         if length >= BLOB_BYTES or index == len(tensors) - 1:
@@ -160,7 +165,7 @@ def _read_tensors(header: Header, payload: Payload, data: bytes, start: int) -> 
             if prod(max(length, 1) for length in entry.shape) > MAX_ELEMENTS:
                 raise ArtifactError(f"shape {entry.shape} is beyond {MAX_ELEMENTS} elements", f"tensor {entry.name}")
             tensors[entry.name] = payload.tree(entry.coding, tuple(entry.shape), f"tensor {entry.name}")
-        if zlib.crc32(view[begin : start + payload.taken]) != blob.crc:
+        if checksum(view[begin : start + payload.taken]) != blob.crc:
             raise ArtifactError("the checksum does not match", f"blob {index}")
     return tensors
 
@@ -171,7 +176,7 @@ def _pack_graph(graph: bytes | None) -> tuple[GraphRecord | None, bytes]:
     forms = [graph, _deflate(graph), lzma.compress(graph, lzma.FORMAT_RAW, filters=_lzma_filters(len(graph)))]
     codec = min(range(3), key=lambda index: len(forms[index]))
     stored = forms[codec]
-    return GraphRecord(codec, len(stored), len(graph), zlib.crc32(stored)), stored
+    return GraphRecord(codec, len(stored), len(graph), checksum(stored)), stored
 
 
 def _read_graph(entry: GraphRecord | None, payload: Payload) -> bytes | None:
@@ -179,7 +184,7 @@ def _read_graph(entry: GraphRecord | None, payload: Payload) -> bytes | None:
         return None
     payload.charge(2 * entry.length, "graph")
     stored = payload.take(entry.stored, "graph").tobytes()
-    if zlib.crc32(stored) != entry.crc:
+    if checksum(stored) != entry.crc:
         raise ArtifactError("the checksum does not match", "graph")
     match entry.codec:
         case 0:
