@@ -123,7 +123,9 @@ def fill(
                 reasons.append(Reason(site, levels))
     constants = {**own, **{name: _floats(name, tensors[name]) for name in names if name not in weights}}
     lowered = lower(proto, constants, weights, {site: inputs[site] for site in inputs if site in weights})
-    return Lowered(lowered.proto, lowered.integer, (*reasons, *lowered.reasons))
+    known = {reason.what for reason in reasons}
+    further = (reason for reason in lowered.reasons if reason.what not in known)
+    return Lowered(lowered.proto, lowered.integer, (*reasons, *further))
 
 
 def _floats(name: str, coding: Coding) -> Array:

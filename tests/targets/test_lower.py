@@ -1,0 +1,194 @@
+"""Coded weights become integer operators, and the numbers are those of the grids."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from graphs.build import graph, grid, levels, node, snap
+
+from gossamer.codings import Affine, Codebook, Dense, Sparse, decode
+from gossamer.targets import fill, not_integer, open_session, operators_of, run_session
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def run(proto, x):
+    return next(iter(run_session(open_session(proto), [x]).values()))
+
+
+def test_a_gemm_runs_in_integers_and_equals_the_grids_by_hand(rng):
+    weight, bias = levels(rng, (5, 6)), rng.normal(size=5).astype(np.float32)
+    proto = graph([node("Gemm", "x fc.weight fc.bias", "y", transB=1)], {"x": ("batch", 6)}, ("y",))
+    input_grid = grid(0.02, 130)
+    lowered = fill(proto, {"fc.weight": weight, "fc.bias": Dense(bias)}, {"fc.weight": input_grid}, quantized=True)
+    assert lowered.integer == ("fc.weight",)
+    assert not lowered.reasons
+    assert operators_of(lowered.proto, ["fc.weight"]) == {"fc.weight": "QGemm"}
+    x = rng.normal(size=(4, 6)).astype(np.float32)
+    wanted = snap(x, input_grid) @ decode(weight).T.astype(np.float64) + bias
+    half_step = 0.5 * 0.02 * decode(weight.scale).max()
+    np.testing.assert_allclose(run(lowered.proto, x), wanted, atol=half_step + 1e-5, rtol=0)
+
+
+def test_weights_stay_floats_when_not_quantized(rng):
+    weight = levels(rng, (5, 6))
+    proto = graph([node("Gemm", "x fc.weight", "y", transB=1)], {"x": ("batch", 6)}, ("y",))
+    lowered = fill(proto, {"fc.weight": weight}, {"fc.weight": grid(0.02, 130)}, quantized=False)
+    assert not lowered.integer
+    x = rng.normal(size=(4, 6)).astype(np.float32)
+    np.testing.assert_allclose(run(lowered.proto, x), x @ decode(weight).T, atol=1e-5)
+
+
+@pytest.mark.parametrize("after", ["Relu", "Clip", "Sigmoid"])
+def test_a_gemm_before_an_activation_that_nothing_quantizes_runs_in_integers(rng, after):
+    weight, bias = levels(rng, (5, 6)), rng.normal(size=5).astype(np.float32)
+    proto = graph([node("Gemm", "x w b", "sum", transB=1), node(after, "sum", "y")], {"x": ("batch", 6)}, ("y",))
+    lowered = fill(proto, {"w": weight, "b": Dense(bias)}, {"w": grid(0.02, 130)}, quantized=True)
+    assert not_integer(lowered.proto, ["w"]) == []
+
+
+@pytest.mark.parametrize("axis", [0, None])
+def test_a_matmul_reads_its_weight_transposed(rng, axis):
+    weight = levels(rng, (5, 6), axis)
+    nodes = [node("Transpose", "w", "t", perm=[1, 0]), node("MatMul", "x t", "y")]
+    proto = graph(nodes, {"x": ("batch", "time", 6)}, ("y",))
+    lowered = fill(proto, {"w": weight}, {"w": grid(0.02, 0)}, quantized=True)
+    assert operators_of(lowered.proto, ["w"]) == {"w": "MatMulIntegerToFloat"}
+    x = rng.uniform(0, 5, size=(2, 3, 6)).astype(np.float32)
+    np.testing.assert_allclose(run(lowered.proto, x), snap(x, grid(0.02, 0)) @ decode(weight).T, atol=1e-5)
+
+
+def conv(x, weight, bias, **options):
+    x, weight, bias = (torch.from_numpy(np.asarray(part, np.float64)) for part in (x, weight, bias))
+    return getattr(F, f"conv{x.ndim - 2}d")(x, weight, bias, **options).numpy()
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_a_convolution_that_feeds_floats_is_exact(rng, dims, groups):
+    weight, bias = levels(rng, (4, 4 // groups, *[3] * dims)), rng.normal(size=4).astype(np.float32)
+    proto = graph(
+        [node("Conv", "x w b", "sum", group=groups, pads=[1] * 2 * dims), node("Tanh", "sum", "y")],
+        {"x": ("batch", 4, *[5] * dims)},
+        ("y",),
+    )
+    lowered = fill(proto, {"w": weight, "b": Dense(bias)}, {"w": grid(0.03, 120)}, quantized=True)
+    assert operators_of(lowered.proto, ["w"]) == {"w": "ConvInteger"}
+    x = rng.normal(size=(2, 4, *[5] * dims)).astype(np.float32)
+    wanted = np.tanh(conv(snap(x, grid(0.03, 120)), decode(weight), bias, groups=groups, padding=1))
+    np.testing.assert_allclose(run(lowered.proto, x), wanted, atol=1e-5)
+
+
+def chain(rng, *, norm: bool, zero: int = 0):
+    """Return conv, (batch norm,) ReLU, max pool, conv, with tensors and input grids."""
+    tensors = {"a.weight": levels(rng, (4, 1, 3, 3)), "b.weight": levels(rng, (3, 4, 3, 3))}
+    tensors |= {f"{name}.bias": Dense(rng.normal(size=n).astype(np.float32)) for name, n in (("a", 4), ("b", 3))}
+    values = {
+        "gamma": np.array([1.5, -0.5, 0.0, 2.0], np.float32),
+        "beta": np.array([0.1, 0.2, 0.3, -0.1], np.float32),
+        "mean": np.array([0.3, -0.2, 0.1, 0.0], np.float32),
+        "var": np.array([0.5, 1.5, 1.0, 2.0], np.float32),
+    }
+    nodes = [node("Conv", "x a.weight a.bias", "c")]
+    if norm:
+        nodes.append(node("BatchNormalization", "c gamma beta mean var", "n", epsilon=1e-3))
+        tensors |= {name: Dense(array) for name, array in values.items()}
+    nodes += [
+        node("Relu", "n" if norm else "c", "r"),
+        node("MaxPool", "r", "p", kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", "p b.weight b.bias", "y"),
+    ]
+    grids = {"a.weight": grid(0.01, 128), "b.weight": grid(0.02, zero)}
+    return graph(nodes, {"x": ("batch", 1, 12, 12)}, ("y",)), tensors, grids, values
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_convolutions_in_a_chain_go_from_codes_to_codes(rng, norm):
+    proto, tensors, grids, values = chain(rng, norm=norm)
+    lowered = fill(proto, tensors, grids, quantized=True)
+    assert operators_of(lowered.proto, grids) == {"a.weight": "QLinearConv", "b.weight": "ConvInteger"}
+    assert "BatchNormalization" not in {n.op_type for n in lowered.proto.graph.node}
+    x = rng.normal(size=(2, 1, 12, 12)).astype(np.float32)
+    inner = conv(snap(x, grids["a.weight"]), decode(tensors["a.weight"]), tensors["a.bias"].array)
+    if norm:
+        factor = values["gamma"] / np.sqrt(values["var"] + np.float32(1e-3))
+        inner = (inner - values["mean"][:, None, None]) * factor[:, None, None] + values["beta"][:, None, None]
+    pooled = F.max_pool2d(torch.relu(torch.from_numpy(inner)), 2).numpy()
+    wanted = conv(snap(pooled, grids["b.weight"]), decode(tensors["b.weight"]), tensors["b.bias"].array)
+    # A value that lies between two codes may go to either; 36 products with codes one step apart is the worst case.
+    worst = 36 * 0.02 * np.abs(decode(tensors["b.weight"])).max()
+    got = run(lowered.proto, x)
+    assert np.abs(got - wanted).max() <= worst
+    assert np.median(np.abs(got - wanted)) < 1e-5
+
+
+def test_a_relu_that_a_grid_does_not_imply_keeps_the_convolution_in_integers(rng):
+    proto, tensors, grids, _ = chain(rng, norm=False, zero=7)
+    lowered = fill(proto, tensors, grids, quantized=True)
+    assert operators_of(lowered.proto, grids) == {"a.weight": "ConvInteger", "b.weight": "ConvInteger"}
+
+
+def test_a_shared_weight_with_two_readers_keeps_one_copy(rng):
+    weight = levels(rng, (6, 6))
+    proto = graph(
+        [node("Gemm", "x w", "h", transB=1), node("Relu", "h", "r"), node("Gemm", "r w", "y", transB=1)],
+        {"x": ("batch", 6)},
+        ("y",),
+    )
+    lowered = fill(proto, {"w": weight}, {"w": grid(0.02, 100)}, quantized=True)
+    assert not_integer(lowered.proto, ["w"]) == []
+    assert [tensor.name for tensor in lowered.proto.graph.initializer if len(tensor.dims) == 2] == ["w"]
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_an_embedding_is_looked_up_in_codes(rng, axis):
+    table = levels(rng, (9, 4), axis)
+    proto = graph([node("Gather", "t w", "y")], {"t": ("batch", "time")}, ("y",), kinds={"t": onnx.TensorProto.INT64})
+    proto.graph.node[0].input[:] = ["w", "t"]
+    lowered = fill(proto, {"w": table}, {}, quantized=True)
+    assert [str(reason) for reason in lowered.reasons] == ["w: rows are looked up in 8 bits and used in float"]
+    tokens = rng.integers(0, 9, (2, 3))
+    np.testing.assert_array_equal(run(lowered.proto, tokens), decode(table)[tokens])
+
+
+def test_a_bias_too_large_for_int32_is_added_in_float(rng):
+    weight = Affine(Dense(np.eye(2, dtype=np.int8)), Dense(np.float32([1e-9, 1e-9])), Dense(np.zeros(2, np.int32)), 0)
+    proto = graph([node("Gemm", "x w b", "y", transB=1)], {"x": ("batch", 2)}, ("y",))
+    bias = np.array([1e4, -1e4], np.float32)
+    lowered = fill(proto, {"w": weight, "b": Dense(bias)}, {"w": grid(1e-3, 0)}, quantized=True)
+    np.testing.assert_allclose(run(lowered.proto, np.zeros((1, 2), np.float32)), bias[None], rtol=1e-6)
+
+
+def test_levels_are_found_through_sharing_and_sparseness(rng):
+    centers = levels(rng, (4,), None)
+    shared = Codebook(Dense(rng.integers(0, 4, (3, 2)).astype(np.uint8)), centers)
+    support = np.array([[True, False], [False, True], [True, True]])
+    sparse = Sparse(Dense(support), levels(rng, (4,), None))
+    for coding in (shared, sparse):
+        proto = graph([node("Gemm", "x w", "y", transB=1)], {"x": ("batch", 2)}, ("y",))
+        lowered = fill(proto, {"w": coding}, {"w": grid(0.02, 0)}, quantized=True)
+        assert lowered.integer == ("w",)
+        x = snap(rng.uniform(0, 5, (2, 2)), grid(0.02, 0)).astype(np.float32)
+        np.testing.assert_allclose(run(lowered.proto, x), x @ decode(coding).T, atol=1e-5)
+
+
+def test_what_stays_in_float_says_why(rng):
+    proto = graph([node("Gemm", "x w", "h", transB=1), node("Gemm", "h v", "y", transB=1)], {"x": ("n", 3)}, ("y",))
+    tensors = {"w": Dense(rng.normal(size=(3, 3)).astype(np.float32)), "v": levels(rng, (3, 3))}
+    lowered = fill(proto, tensors, {"w": grid(0.1, 0), "v": grid(0.1, 0, bits=4)}, quantized=True)
+    why = {reason.what: reason.why for reason in lowered.reasons}
+    assert why["w"] == "it is not stored on a grid of integers"
+    assert why["v"] == "the grid of its input has 4 bits, wanted 8"
+    assert lowered.integer == ()
+
+
+def test_a_wide_grid_stays_in_float(rng):
+    coding = Affine(Dense(np.array([[300, -300]], np.int16)), Dense(np.float32(0.1)), Dense(np.int32(0)), None)
+    proto = graph([node("Gemm", "x w", "y", transB=1)], {"x": ("n", 2)}, ("y",))
+    lowered = fill(proto, {"w": coding}, {"w": grid(0.1, 0)}, quantized=True)
+    assert "more than 8 bits" in str(lowered.reasons[0])
+    np.testing.assert_allclose(run(lowered.proto, np.ones((1, 2), np.float32)), [[0.0]], atol=1e-5)

@@ -1,0 +1,86 @@
+"""Sessions: inputs that do not fit are named, saturation is avoided."""
+
+import numpy as np
+import onnx
+import pytest
+from graphs.build import graph, grid, node
+
+from gossamer.codings import Affine, Dense
+from gossamer.errors import TargetError
+from gossamer.targets import Cpu, fill, open_session, run_session
+from gossamer.targets.session import needs_exact_kernels
+
+PLAIN = Cpu("test", saturates=True, why="test")
+VNNI = Cpu("test", saturates=False, why="test")
+
+
+@pytest.fixture(scope="module")
+def adder():
+    proto = graph([node("Add", "left right", "y")], {"left": ("batch", 3), "right": (3,)}, ("y",))
+    return open_session(proto)
+
+
+LEFT, RIGHT = np.ones((2, 3), np.float32), np.ones(3, np.float32)
+
+
+def test_inputs_by_name_or_in_order(adder):
+    for inputs in ({"right": RIGHT, "left": LEFT}, [LEFT, RIGHT], (LEFT, RIGHT)):
+        np.testing.assert_array_equal(run_session(adder, inputs)["y"], LEFT + RIGHT)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ([LEFT], "wanted 2 inputs (left, right), got 1"),
+        ({"left": LEFT, "wrong": RIGHT}, "wanted the inputs left, right, got left, wrong"),
+        ([LEFT.astype(np.float64), RIGHT], "input left: wanted float32, got float64"),
+        ([LEFT, np.ones(4, np.float32)], "input right: wanted shape (3), got (4)"),
+        ([LEFT[0], RIGHT], "input left: wanted shape (batch, 3), got (3)"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_named(adder, inputs, message):
+    with pytest.raises(TargetError) as caught:
+        run_session(adder, inputs)
+    assert caught.value.message == message
+
+
+def test_a_graph_that_the_runtime_does_not_know():
+    with pytest.raises(TargetError, match="does not take the graph"):
+        open_session(graph([node("NoSuchOperator", "x", "y")], {"x": (1,)}, ("y",)))
+
+
+def test_a_failing_run_names_the_inputs():
+    session = open_session(graph([node("Add", "a b", "y")], {"a": ("n",), "b": ("m",)}, ("y",)))
+    with pytest.raises(TargetError, match=r"failed on a \(2,\), b \(3,\)"):
+        run_session(session, [np.ones(2, np.float32), np.ones(3, np.float32)])
+
+
+def full_range() -> onnx.ModelProto:
+    """Return a product of the largest input codes with the largest 8-bit weights: pairs overflow 16 bits."""
+    codes = np.full((8, 64), 127, np.int8)
+    weight = Affine(Dense(codes), Dense(np.float32(1.0)), Dense(np.int32(0)), None)
+    proto = graph([node("Gemm", "x w", "y", transB=1)], {"x": ("n", 64)}, ("y",))
+    return fill(proto, {"w": weight}, {"w": grid(1.0, 0)}, quantized=True).proto
+
+
+def test_full_range_weights_are_exact_on_this_processor():
+    got = run_session(open_session(full_range()), [np.full((1, 64), 255, np.float32)])["y"]
+    np.testing.assert_array_equal(got, np.full((1, 8), 64.0 * 127 * 255))
+
+
+def test_exact_kernels_are_for_full_range_products_without_vnni_only():
+    full = full_range()
+    assert needs_exact_kernels(full, PLAIN)
+    assert not needs_exact_kernels(full, VNNI)
+    small = onnx.ModelProto()
+    small.CopyFrom(full)
+    for tensor in small.graph.initializer:
+        if tensor.name == "w":
+            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((8, 64), 63, np.int8), "w"))
+    assert not needs_exact_kernels(small, PLAIN)
+
+
+def test_weights_that_are_only_stored_do_not_ask_for_exact_kernels():
+    weight = Affine(Dense(np.full((9, 4), 127, np.int8)), Dense(np.float32(1.0)), Dense(np.int32(0)), None)
+    proto = graph([node("Gather", "w t", "y")], {"t": ("n",)}, ("y",), kinds={"t": onnx.TensorProto.INT64})
+    assert not needs_exact_kernels(fill(proto, {"w": weight}, {}, quantized=True).proto, PLAIN)
