@@ -13,7 +13,10 @@ import numpy as np
 from gossamer.methods.quantize.uniform import Array, Levels
 
 FACTORS: Final = np.linspace(1.0, 0.2, 81, dtype=np.float32)
-"""Tried factors of the full range."""
+"""Tried factors of the full range, a hundredth apart."""
+
+OFFSETS: Final = np.linspace(-0.009, 0.009, 19, dtype=np.float32)
+"""Tried next, around the best factor."""
 
 
 def least_squares(
@@ -29,9 +32,16 @@ def least_squares(
     """
     best = np.full(len(rows), np.inf)
     factor = np.ones(len(rows), np.float32)
-    for tried in FACTORS:
+
+    def attempt(tried: Array) -> None:
         gap = levels(low * tried, high * tried).snap(rows) - rows
         error = np.einsum("ij,ij->i", gap, gap, dtype=np.float64)
         better = error < best
-        best[better], factor[better] = error[better], tried
+        best[better], factor[better] = error[better], tried[better]
+
+    for coarse in FACTORS:
+        attempt(np.full(len(rows), coarse, np.float32))
+    around = factor.copy()
+    for offset in OFFSETS:
+        attempt(np.minimum(around + offset, np.float32(1.0)))
     return low * factor, high * factor
