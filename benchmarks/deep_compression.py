@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from gossamer import compress, datasets, zoo
-from gossamer.recipe import find
+from gossamer.recipe import Recipe, find
 from gossamer.report import summary
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -60,7 +60,7 @@ def commit() -> str:
     return head.stdout.strip() + ("+changes" if changed else "")
 
 
-def one_seed(network: str, recipe: str, seed: int, folder: Path) -> dict[str, Any]:
+def one_seed(network: str, recipe: Recipe, seed: int, folder: Path) -> dict[str, Any]:
     """Compress one network with one seed and return what is recorded of it."""
     entry = zoo.network(network)
     if entry.data is None:
@@ -86,26 +86,31 @@ def one_seed(network: str, recipe: str, seed: int, folder: Path) -> dict[str, An
     }
 
 
+def zoo_bytes(network: str) -> bytes:
+    """Return the bytes of the reference weights, so that new weights make a new run."""
+    return (ROOT / "src" / "gossamer" / "zoo" / "weights" / f"{network}.safetensors").read_bytes()
+
+
 def run(network: str, recipe: str, seeds: list[int], folder: Path) -> None:
     """Run every seed that is not recorded yet and record the means."""
     path = RESULTS / f"deep_compression_{network}.json"
-    text = find(recipe).to_toml()
-    fingerprint = hashlib.sha256(text.encode()).hexdigest()[:16]
+    found = find(recipe)
+    fingerprint = hashlib.sha256(found.to_toml().encode() + zoo_bytes(network)).hexdigest()[:16]
     known = json.loads(path.read_text()) if path.exists() else {}
-    done = {row["seed"]: row for row in known.get("seeds", [])} if known.get("recipe_sha256") == fingerprint else {}
+    done = {row["seed"]: row for row in known.get("seeds", [])} if known.get("run_sha256") == fingerprint else {}
     place = folder / f"{network}-{fingerprint}"
     place.mkdir(parents=True, exist_ok=True)
     main = datasets.load(str(zoo.network(network).data)).main
     for seed in seeds:
         if seed not in done:
-            done[seed] = one_seed(network, recipe, seed, place)
+            done[seed] = one_seed(network, found, seed, place)
         rows = [done[key] for key in sorted(done)]
         dense = 4 * zoo.network(network).parameters
         changes = [row["test_after"][main] - row["test_before"][main] for row in rows]
         record = {
             "network": network,
             "recipe": recipe,
-            "recipe_sha256": fingerprint,
+            "run_sha256": fingerprint,
             "command": f"python benchmarks/deep_compression.py {network} --seeds {' '.join(map(str, seeds))}",
             "machine": machine(),
             "threads": torch.get_num_threads(),

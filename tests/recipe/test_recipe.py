@@ -109,7 +109,10 @@ def test_built_in_recipes_are_valid_and_named_after_their_files(name: str):
         ("name = ", ["not TOML"]),
         ("name='x'\n[[step]]", ["step 1", "a method, a training"]),
         ("name='x'\n[[step]]\nbits = 3", ["step 1", "'bits'", "no method"]),
-        ("name='x'\n[[step]]\nmethod = 'prune.magic'", ["step 1", "'prune.magic'", "prune.magnitude, quantize.post_training"]),
+        (
+            "name='x'\n[[step]]\nmethod = 'prune.magic'",
+            ["step 1", "'prune.magic'", "prune.magnitude, quantize.post_training"],
+        ),
         (
             "name='x'\n[[step]]\nmethod='share.kmeans'\n[[step]]\nmethod='prune.magnitude'\nsparsty = 0.5",
             ["step 2 (prune.magnitude)", "unknown field 'sparsty'", "did you mean 'sparsity'?"],

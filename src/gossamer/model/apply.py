@@ -111,4 +111,4 @@ def _fill(subject: Subject, plan: Plan) -> None:
         parameter = parameters[name]
         if value.shape != parameter.shape or not bool(torch.isfinite(value).all()):
             raise PlanError(f"{name}: wanted finite values of shape {tuple(parameter.shape)}, got {tuple(value.shape)}")
-        parameter.data = value.detach().to(parameter.device, parameter.dtype, copy=True)
+        parameter.data = value.detach().to(parameter.device, parameter.dtype, copy=True).contiguous()

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import safetensors
 import torch
 from safetensors.torch import load_file
@@ -28,7 +27,7 @@ def save_subject(folder: Path, subject: Subject, original: Subject) -> None:
     )
     document, arrays = plan.to_dict()
     tensors = {_STATE + name: tensor for name, tensor in weights_of(subject.model).items()}
-    tensors |= {_PLAN + name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+    tensors |= {_PLAN + name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
     document["edits"] = [edit_to_dict(edit) for edit in subject.edits[len(original.edits) :]]
     write_safetensors(folder / NAME, tensors, {"plan": msgspec.json.encode(document).decode()})
 
