@@ -27,7 +27,10 @@ _every_network = pytest.mark.parametrize("network", NETWORKS, ids=lambda network
 _every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__struct_config__.tag)
 
 
-PAIRS = list(itertools.product((*METHODS, *REFERENCES), repeat=2))
+PAIRS = [
+    *itertools.product(itertools.product(METHODS, repeat=2), REPRESENTATIVE),
+    *itertools.product(itertools.product(REFERENCES, (*METHODS, *REFERENCES)), REPRESENTATIVE[:1]),
+]
 """All ordered pairs; the references stand for the plainest use of each kind of constraint."""
 
 
@@ -58,8 +61,11 @@ def test_plan_survives_saving(method, network):
     checks.plan_survives_saving(method, network)
 
 
-@pytest.mark.parametrize("network", REPRESENTATIVE, ids=lambda network: network.name)
-@pytest.mark.parametrize("pair", PAIRS, ids=lambda pair: " then ".join(m.__struct_config__.tag for m in pair))
+@pytest.mark.parametrize(
+    ("pair", "network"),
+    PAIRS,
+    ids=[f"{first.__struct_config__.tag} then {second.__struct_config__.tag}-{n.name}" for (first, second), n in PAIRS],
+)
 def test_earlier_constraints_survive(pair, network):
     checks.earlier_constraints_survive(*pair, network)
 
