@@ -13,16 +13,17 @@ ONE = 1 << 16
 HALF = ONE // 2
 FLOOR = 16  # no probability is below FLOOR / ONE or above 1 - FLOOR / ONE
 
-# The logistic curve at -2048, -1920, .. 2048 (units of 1/256), in 1/4096: the table of lpaq.
-_LOWER = (1, 2, 3, 6, 10, 16, 27, 45, 73, 120, 194, 310, 488, 747, 1101, 1546, 2047)
-_UPPER = (2549, 2994, 3348, 3607, 3785, 3901, 3975, 4022, 4050, 4068, 4079, 4085, 4089, 4092, 4093, 4094)
+# 65536 / (1 + exp(-k / 2)), rounded, for k = -16 .. 16; between them the curve is drawn straight.
+_LOWER = (22, 36, 60, 98, 162, 267, 439, 720, 1179, 1921, 3108, 4971, 7812, 11955, 17625, 24743, 32768)
+_UPPER = (40793, 47911, 53581, 57724, 60565, 62428, 63615, 64357, 64816)
+_TOP = (65097, 65269, 65374, 65438, 65476, 65500, 65514)
 _EDGE = 2047
 
 
 def _squash_table() -> Array:
     at = np.arange(-_EDGE, _EDGE + 1)
     weight, index = at & 127, (at >> 7) + 16
-    knots = np.array((*_LOWER, *_UPPER, _UPPER[-1]), np.int64) * 16
+    knots = np.array((*_LOWER, *_UPPER, *_TOP, _TOP[-1]), np.int64)
     return np.asarray((knots[index] * (128 - weight) + knots[index + 1] * weight + 64) >> 7)
 
 
