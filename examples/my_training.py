@@ -3,7 +3,7 @@
 Run ``python examples/my_training.py w.safetensors``, then compress what it wrote::
 
     gossamer compress examples/my_model.py:build --weights w.safetensors \
-        --data examples/my_data.py:task --recipe deep-compression -o small.goss
+        --data examples/my_data.py:task --recipe deep-compression-small -o small.goss
 """
 
 import sys
