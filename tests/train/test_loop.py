@@ -1,6 +1,7 @@
 """The loop: it learns, is deterministic, resumes to the same bits, and stops as asked."""
 
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -196,6 +197,13 @@ def test_clip_bounds_the_step(task):
 def test_settings_are_checked(changes):
     with pytest.raises(SettingError, match=next(iter(changes))):
         Training(**changes)
+
+
+def test_the_tasks_own_changes_hold_unless_others_are_given(task):
+    task = replace(task, augment=("flip",))
+    with pytest.raises(TaskError, match="wanted images"):
+        train(network(), task, Training(epochs=1, batch_size=32))
+    train(network(), task, Training(epochs=1, batch_size=32, augment=()))
 
 
 def test_images_are_wanted_where_images_are_changed(task):

@@ -44,7 +44,7 @@ def task(folder: Path | None = None) -> Task:
         raise DataError(f"fashion-mnist: no train-images-idx3-ubyte(.gz) in {folder}", hint=HINT)
     train, test = (_images(found, part) for part in ("train", "t10k"))
     trained, validation = hold_out(train, min(HELD_OUT, max(1, len(train) // 10)))
-    return Task.classification("fashion-mnist", trained, validation, test, labels=LABELS)
+    return Task.classification("fashion-mnist", trained, validation, test, labels=LABELS, augment=("flip",))
 
 
 def find(folder: Path | None = None) -> Path | None:

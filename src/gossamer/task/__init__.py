@@ -5,7 +5,7 @@ from gossamer.task.evaluation import evaluate
 from gossamer.task.losses import cross_entropy, nll, squared_error
 from gossamer.task.metrics import ACCURACY, BITS, MSE, PERPLEXITY, Metric
 from gossamer.task.splits import Arrays, Images, Samples, Sequences, Split, Subset, Windows, hold_out
-from gossamer.task.task import Task
+from gossamer.task.task import Change, Task
 
 __all__ = [
     "ACCURACY",
@@ -15,6 +15,7 @@ __all__ = [
     "PERPLEXITY",
     "Arrays",
     "Batch",
+    "Change",
     "Images",
     "Metric",
     "Samples",

@@ -16,6 +16,7 @@ from gossamer.task.splits import Arrays, Samples, Split, hold_out
 Loss = Callable[[Any, Any], Tensor]
 Collate = Callable[[list[Any]], Batch]
 SplitName = Literal["train", "validation", "test"]
+Change = Literal["flip", "shift"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class Task:
         main: the metric that decides.
         batch_size: of evaluation and calibration.
         labels: names of the classes or symbols, where there are any.
+        augment: random changes of training images that leave their meaning as it is.
 
     Raises:
         TaskError: an unusable split, no metric, a main metric that is none of them, a bad first batch.
@@ -49,6 +51,7 @@ class Task:
     main: str
     batch_size: int = 256
     labels: tuple[str, ...] = ()
+    augment: tuple[Change, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("train", "validation", "test"):
@@ -119,6 +122,7 @@ class Task:
         collate: Collate | None = None,
         batch_size: int = 256,
         labels: tuple[str, ...] = (),
+        augment: tuple[Change, ...] = (),
         seed: int = 0,
     ) -> "Task":
         """Make a task whose targets are class indices: cross entropy of logits, accuracy.
@@ -131,13 +135,14 @@ class Task:
             collate: for data sets of other samples: from a list of samples to a :class:`Batch`.
             batch_size: of evaluation and calibration.
             labels: names of the classes.
+            augment: random changes of training images that leave their class as it is.
             seed: of the held-out tenth.
 
         Raises:
             TaskError: unusable data.
         """
         splits = _splits(name, train, validation, test, collate=collate, seed=seed)
-        return cls(name, *splits, cross_entropy, {"accuracy": ACCURACY}, "accuracy", batch_size, labels)
+        return cls(name, *splits, cross_entropy, {"accuracy": ACCURACY}, "accuracy", batch_size, labels, augment)
 
     @classmethod
     def regression(

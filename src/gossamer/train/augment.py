@@ -5,8 +5,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gossamer.errors import TaskError
-from gossamer.task import Batch
-from gossamer.train.settings import Change
+from gossamer.task import Batch, Change
 
 REACH = 2
 """How many pixels an image is shifted at most, each way."""

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from gossamer.errors import TrainingError
 from gossamer.model.penalty import StepContext
 from gossamer.model.subject import Subject
-from gossamer.task import Batch, Task, evaluate
+from gossamer.task import Batch, Change, Task, evaluate
 from gossamer.task.evaluation import check_fit
 from gossamer.train import checkpoint
 from gossamer.train.augment import augmented
@@ -100,6 +100,11 @@ class _Run:
     def steps(self) -> int:
         """Optimizer steps of an epoch; samples left over by whole batches wait for another epoch's order."""
         return max(1, len(self.task.train) // (self.training.batch_size * self.fabric.world_size))
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Random changes of training images."""
+        return self.task.augment if self.training.augment is None else self.training.augment
 
     @property
     def total(self) -> int:
@@ -201,7 +206,7 @@ def _batches(run: _Run, state: State) -> Iterator[Batch]:
     for step in range(state.step - state.epoch * run.steps, run.steps):
         first = (step * world + run.fabric.global_rank) * size
         generator = _generator(run.training.seed, state.epoch, 1 + step * world + run.fabric.global_rank)
-        batch = augmented(run.task.train.batch(order[first : first + size]), run.training.augment, generator)
+        batch = augmented(run.task.train.batch(order[first : first + size]), run.changes, generator)
         yield batch.to(run.fabric.device)
 
 

@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from gossamer.settings import Settings
-
-Change = Literal["flip", "shift"]
+from gossamer.task import Change
 
 
 class Training(Settings, frozen=True):
@@ -33,7 +32,9 @@ class Training(Settings, frozen=True):
     keep: Annotated[
         Literal["best", "last"], Meta(description="which epoch's weights are kept, the best by validation or the last")
     ] = "best"
-    augment: Annotated[tuple[Change, ...], Meta(description="random changes of training images")] = ()
+    augment: Annotated[
+        tuple[Change, ...] | None, Meta(description="random changes of training images; the task's own if not given")
+    ] = None
     precision: Annotated[
         Literal["32-true", "bf16-mixed", "16-mixed"], Meta(description="number format of the forward pass")
     ] = "32-true"
