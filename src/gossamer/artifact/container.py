@@ -12,7 +12,7 @@ import numpy as np
 
 from gossamer.artifact.artifact import Artifact
 from gossamer.artifact.header import BlobRecord, GraphRecord, Header, TensorRecord, record
-from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, Payload, bound, tree_cost
+from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, Payload, bound, check_tree, tree_cost
 from gossamer.codings import Coding, dense_nbytes, leaves, shape
 from gossamer.errors import ArtifactError
 
@@ -39,6 +39,8 @@ def parts(artifact: Artifact) -> list[bytes]:
     _check_names(artifact.tensors, artifact.aliases)
     for what in ("edits", "activations", "meta"):
         _check_plain(getattr(artifact, what), what, MAX_DATA_DEPTH)
+    for name, node in artifact.tensors.items():
+        check_tree(node, f"tensor {name}")
     blobs, payload = _blobs(artifact.tensors)
     graph, stored = _pack_graph(artifact.graph)
     payload.append(stored)
@@ -58,7 +60,8 @@ def parts(artifact: Artifact) -> list[bytes]:
     )
     raw = msgspec.msgpack.encode(header)
     small = _deflate(raw)
-    flags, written = (DEFLATED, small) if len(small) < len(raw) else (0, raw)
+    fits = len(raw) <= FREE_HEADER + HEADER_PER_BYTE * (len(small) + length)
+    flags, written = (DEFLATED, small) if fits and len(small) < len(raw) else (0, raw)
     return [_prefix(flags, written), written, *payload, bytes(padding)]
 
 

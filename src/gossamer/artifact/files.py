@@ -1,8 +1,9 @@
 """Files: an artifact to disk in one step or not at all, and back."""
 
 import os
-import tempfile
+from contextlib import suppress
 from pathlib import Path
+from secrets import token_hex
 
 from gossamer.artifact.artifact import Artifact
 from gossamer.artifact.container import loads, parts
@@ -19,19 +20,17 @@ def save(path: str | Path, artifact: Artifact) -> int:
     """
     target = Path(path)
     pieces = parts(artifact)
-    temporary: Path | None = None
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{token_hex(4)}")
     try:
-        with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-            temporary = Path(file.name)
+        with temporary.open("xb") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)
         temporary.replace(target)
     except OSError as error:
         raise ArtifactError(f"cannot be written: {error.strerror or error}", str(target)) from error
     finally:
-        if temporary is not None:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
     return sum(map(len, pieces))
 

@@ -40,6 +40,7 @@ from gossamer.codings.nodes import Array, ModelName
 from gossamer.errors import ArtifactError, CodingError
 
 MAX_DEPTH = 8
+MAX_DIMENSIONS = 32
 COST_PER_BYTE = 1 << 14
 FREE_COST = 1 << 23
 _NODE_COST, _ELEMENT_COST, _SYMBOL_COST, _MIXED_ELEMENT_COST, _STEP_COST = 1 << 14, 8, 64, 64, 1 << 16
@@ -64,6 +65,22 @@ def tree_cost(node: Coding) -> int:
     if isinstance(node, Entropy):
         return node_cost(node.shape, node.alphabet, node.model)
     return node_cost(shape(node)) + sum(tree_cost(inner) for _, inner in slots(node))
+
+
+def check_tree(node: Coding, where: str) -> None:
+    """Refuse a tree that no reader would accept.
+
+    Raises:
+        ArtifactError: it is nested too deep, or its array has too many dimensions.
+    """
+    if len(shape(node)) > MAX_DIMENSIONS:
+        raise ArtifactError(f"a shape has at most {MAX_DIMENSIONS} dimensions, got {len(shape(node))}", where)
+    if _depth(node) > MAX_DEPTH:
+        raise ArtifactError(f"codings are nested more than {MAX_DEPTH} deep", where)
+
+
+def _depth(node: Coding) -> int:
+    return 1 + max((_depth(inner) for _, inner in slots(node)), default=0)
 
 
 class Payload:
