@@ -3,12 +3,13 @@
 import numpy as np
 import onnx
 import pytest
-from graphs.build import graph, grid, node
+from graphs.build import graph, grid, levels, node, snap
 
-from gossamer.codings import Affine, Dense
+from gossamer.codings import Affine, Dense, decode
 from gossamer.errors import TargetError
 from gossamer.targets import Cpu, fill, open_session, run_session
 from gossamer.targets.session import needs_exact_kernels
+from gossamer.targets.unfold import unfold_stored
 
 PLAIN = Cpu("test", saturates=True, why="test")
 VNNI = Cpu("test", saturates=False, why="test")
@@ -84,3 +85,35 @@ def test_weights_that_are_only_stored_do_not_ask_for_exact_kernels():
     weight = Affine(Dense(np.full((9, 4), 127, np.int8)), Dense(np.float32(1.0)), Dense(np.int32(0)), None)
     proto = graph([node("Gather", "w t", "y")], {"t": ("n",)}, ("y",), kinds={"t": onnx.TensorProto.INT64})
     assert not needs_exact_kernels(fill(proto, {"w": weight}, {}, quantized=True).proto, PLAIN)
+
+
+def test_a_full_range_weight_with_two_readers_is_exact_too():
+    codes = np.full((64, 64), 127, np.int8)
+    weight = Affine(Dense(codes), Dense(np.float32(1.0)), Dense(np.int32(0)), None)
+    nodes = [node("Gemm", "x w", "a", transB=1), node("Gemm", "z w", "b", transB=1), node("Add", "a b", "y")]
+    proto = graph(nodes, {"x": ("n", 64), "z": ("n", 64)}, ("y",))
+    lowered = fill(proto, {"w": weight}, {"w": grid(1.0, 0)}, quantized=True).proto
+    full = np.full((1, 64), 255, np.float32)
+    got = run_session(open_session(lowered, cpu=PLAIN), [full, full])["y"]
+    np.testing.assert_array_equal(got, np.full((1, 64), 2 * 64.0 * 127 * 255))
+
+
+def test_stored_weights_are_unfolded_before_the_session_opens():
+    rng = np.random.default_rng(0)
+    stored, used = levels(rng, (6, 3)), levels(rng, (4, 6))
+    nodes = [
+        node("Transpose", "w", "t", perm=[1, 0]),
+        node("MatMul", "x t", "h"),
+        node("Gemm", "h v", "y", transB=1),
+    ]
+    proto = graph(nodes, {"x": ("n", 3)}, ("y",))
+    lowered = fill(proto, {"w": stored, "v": used}, {"v": grid(0.02, 128)}, quantized=True).proto
+    unfolded = unfold_stored(lowered)
+    kinds = {tensor.name: tensor.data_type for tensor in unfolded.graph.initializer if len(tensor.dims) == 2}
+    assert kinds == {"w:value": onnx.TensorProto.FLOAT, "v": onnx.TensorProto.INT8}
+    again = unfold_stored(unfolded)
+    assert again is unfolded
+    x = rng.normal(size=(2, 3)).astype(np.float32)
+    wanted = snap(x @ decode(stored).T, grid(0.02, 128)) @ decode(used).T
+    got = run_session(open_session(lowered), [x])["y"]
+    np.testing.assert_allclose(got, wanted, atol=0.02 * np.abs(decode(used)).max() + 1e-5)

@@ -49,5 +49,5 @@ def not_integer(proto: onnx.ModelProto, sites: Iterable[str], *, cpu: Cpu | None
 
 
 def _site(name: str, sites: Iterable[str]) -> str | None:
-    matching = [site for site in sites if name == site or name.startswith((f"{site}:", f"{site}_"))]
+    matching = [site for site in sites if name == site or name.startswith((f"{site}:", f"{site}_", f"{site}#"))]
     return max(matching, key=len, default=None)

@@ -12,6 +12,9 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from gossamer.codings.nodes import Array
 from gossamer.errors import TargetError
 from gossamer.targets.cpu import Cpu, read_cpu
+from gossamer.targets.products import integer_products
+from gossamer.targets.separate import separate_shared
+from gossamer.targets.unfold import unfold_stored
 
 Inputs = Mapping[str, Array] | Sequence[Array] | Array
 
@@ -26,7 +29,6 @@ _TYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
-_PRODUCTS = frozenset({"Conv", "ConvInteger", "Gemm", "MatMul", "MatMulInteger"})
 _UNFOLDING = frozenset({"DequantizeLinear", "Transpose"})
 _LOAD_ERRORS = (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidArgument, ort_errors.NotImplemented)
 
@@ -53,14 +55,15 @@ def open_session(
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    if not any(node.op_type == "QuantizeLinear" for node in model.graph.node):
-        options.add_session_config_entry("session.disable_quant_qdq", "1")
     if needs_exact_kernels(model, cpu or read_cpu()):
+        model = separate_shared(model)
         options.add_session_config_entry("session.x64quantprecision", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:
-        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(
+            unfold_stored(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
     except _LOAD_ERRORS as error:
         text = str(error).splitlines()[0]
         raise TargetError(
@@ -75,12 +78,11 @@ def needs_exact_kernels(model: onnx.ModelProto, cpu: Cpu) -> bool:
         return False
     source = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in _UNFOLDING}
     multiplied = set()
-    for node in model.graph.node:
-        if node.op_type in _PRODUCTS:
-            name = node.input[1]
-            while name in source:
-                name = source[name]
-            multiplied.add(name)
+    for node in integer_products(model):
+        name = node.input[1]
+        while name in source:
+            name = source[name]
+        multiplied.add(name)
     return any(
         tensor.name in multiplied
         and tensor.data_type == onnx.TensorProto.INT8
