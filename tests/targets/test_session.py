@@ -7,12 +7,11 @@ from graphs.build import graph, grid, levels, node, snap
 
 from gossamer.codings import Affine, Dense, decode
 from gossamer.errors import TargetError
-from gossamer.targets import Cpu, fill, open_session, run_session
-from gossamer.targets.session import needs_exact_kernels
+from gossamer.targets import Cpu, fill, not_integer, open_session, run_session
+from gossamer.targets.exact import exact_products, needs_exact
 from gossamer.targets.unfold import unfold_stored
 
 PLAIN = Cpu("test", saturates=True, why="test")
-VNNI = Cpu("test", saturates=False, why="test")
 
 
 @pytest.fixture(scope="module")
@@ -69,22 +68,38 @@ def test_full_range_weights_are_exact_on_this_processor():
     np.testing.assert_array_equal(got, np.full((1, 8), 64.0 * 127 * 255))
 
 
-def test_exact_kernels_are_for_full_range_products_without_vnni_only():
-    full = full_range()
-    assert needs_exact_kernels(full, PLAIN)
-    assert not needs_exact_kernels(full, VNNI)
-    small = onnx.ModelProto()
-    small.CopyFrom(full)
-    for tensor in small.graph.initializer:
-        if tensor.name == "w":
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.full((8, 64), 63, np.int8), "w"))
-    assert not needs_exact_kernels(small, PLAIN)
+@pytest.mark.parametrize("form", ["gemm", "matmul", "conv", "gemm then relu"])
+def test_full_range_weights_are_exact_in_every_form_of_product(form):
+    rng = np.random.default_rng(0)
+    nodes = {
+        "gemm": [node("Gemm", "x w", "y", transB=1)],
+        "gemm then relu": [node("Gemm", "x w", "h", transB=1), node("Relu", "h", "y")],
+        "matmul": [node("Transpose", "w", "t", perm=[1, 0]), node("MatMul", "x t", "y")],
+        "conv": [node("Conv", "x w", "y", strides=[4])],
+    }[form]
+    shape = (8, 4, 16) if form == "conv" else (8, 64)
+    codes = rng.choice(np.array([127, 126, -127], np.int8), shape)
+    scale = rng.integers(1, 4, 8).astype(np.float32)
+    weight = Affine(Dense(codes), Dense(scale), Dense(np.zeros(8, np.int32)), 0)
+    proto = graph(nodes, {"x": ("n", *shape[1:])}, ("y",))
+    lowered = fill(proto, {"w": weight}, {"w": grid(1.0, 0)}, quantized=True).proto
+    assert needs_exact(lowered)
+    assert exact_products(lowered) is not lowered
+    assert not_integer(lowered, ["w"], cpu=PLAIN) == []
+    x = np.full((1, *shape[1:]), 255, np.float32)
+    wanted = 255 * decode(weight).reshape(8, -1).sum(1)
+    got = run_session(open_session(lowered, cpu=PLAIN), [x])["y"].reshape(-1)
+    np.testing.assert_array_equal(got, np.maximum(wanted, 0) if "relu" in form else wanted)
 
 
-def test_weights_that_are_only_stored_do_not_ask_for_exact_kernels():
-    weight = Affine(Dense(np.full((9, 4), 127, np.int8)), Dense(np.float32(1.0)), Dense(np.int32(0)), None)
-    proto = graph([node("Gather", "w t", "y")], {"t": ("n",)}, ("y",), kinds={"t": onnx.TensorProto.INT64})
-    assert not needs_exact_kernels(fill(proto, {"w": weight}, {}, quantized=True).proto, PLAIN)
+def test_weights_of_7_bits_and_weights_that_are_only_stored_stay_signed():
+    small = Affine(Dense(np.full((8, 4), 63, np.int8)), Dense(np.float32(1.0)), Dense(np.int32(0)), None)
+    proto = graph([node("Gemm", "x w", "y", transB=1)], {"x": ("n", 4)}, ("y",))
+    lowered = fill(proto, {"w": small}, {"w": grid(1.0, 0)}, quantized=True).proto
+    assert exact_products(lowered) is lowered
+    stored = Affine(Dense(np.full((9, 4), 127, np.int8)), Dense(np.float32(1.0)), Dense(np.int32(0)), None)
+    table = graph([node("Gather", "w t", "y")], {"t": ("n",)}, ("y",), kinds={"t": onnx.TensorProto.INT64})
+    assert not needs_exact(fill(table, {"w": stored}, {}, quantized=True).proto)
 
 
 def test_a_full_range_weight_with_two_readers_is_exact_too():

@@ -13,12 +13,13 @@ from gossamer.codings.nodes import Array
 from gossamer.errors import TargetError
 from gossamer.figure import Figure, computed, measured
 from gossamer.targets.cpu import read_cpu
+from gossamer.targets.exact import needs_exact
 from gossamer.targets.graph import lower_artifact, parse_graph
 from gossamer.targets.horowitz import Energy, energy
 from gossamer.targets.levels import weight_levels
 from gossamer.targets.processes import Run, Timing, measure
 from gossamer.targets.reason import Reason
-from gossamer.targets.session import Inputs, needs_exact_kernels, open_session, run_session
+from gossamer.targets.session import Inputs, open_session, run_session
 from gossamer.targets.work import count_work, total_macs
 
 
@@ -120,7 +121,7 @@ class OnnxRuntime(msgspec.Struct, frozen=True, kw_only=True):
         cpu = read_cpu()
         if not cpu.saturates:
             return f"{cpu.name}: {cpu.why}; 8-bit products are exact"
-        chosen = "the exact kernels were chosen" if needs_exact_kernels(proto, cpu) else "7-bit weights are exact"
+        chosen = "the exact kernels were chosen" if needs_exact(proto) else "7-bit weights are exact"
         return f"{cpu.name}: {cpu.why}; 8-bit products may saturate, {chosen}"
 
     def measure(

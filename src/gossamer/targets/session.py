@@ -12,8 +12,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from gossamer.codings.nodes import Array
 from gossamer.errors import TargetError
 from gossamer.targets.cpu import Cpu, read_cpu
-from gossamer.targets.products import integer_products
-from gossamer.targets.separate import separate_shared
+from gossamer.targets.exact import exact_products
 from gossamer.targets.unfold import unfold_stored
 
 Inputs = Mapping[str, Array] | Sequence[Array] | Array
@@ -29,7 +28,6 @@ _TYPES = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
-_UNFOLDING = frozenset({"DequantizeLinear", "Transpose"})
 _LOAD_ERRORS = (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidArgument, ort_errors.NotImplemented)
 
 
@@ -55,9 +53,8 @@ def open_session(
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
-    if needs_exact_kernels(model, cpu or read_cpu()):
-        model = separate_shared(model)
-        options.add_session_config_entry("session.x64quantprecision", "1")
+    if (cpu or read_cpu()).saturates:
+        model = exact_products(model)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:
@@ -70,29 +67,6 @@ def open_session(
             f"ONNX Runtime {ort.__version__} does not take the graph: {text}",
             hint="an operator or opset it does not know? a newer onnxruntime may",
         ) from error
-
-
-def needs_exact_kernels(model: onnx.ModelProto, cpu: Cpu) -> bool:
-    """Return whether 8-bit products of ``model`` could saturate on ``cpu``: full-range int8 weights without VNNI."""
-    if not cpu.saturates:
-        return False
-    source = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type in _UNFOLDING}
-    multiplied = set()
-    for node in integer_products(model):
-        name = node.input[1]
-        while name in source:
-            name = source[name]
-        multiplied.add(name)
-    return any(
-        tensor.name in multiplied
-        and tensor.data_type == onnx.TensorProto.INT8
-        and _reaches(onnx.numpy_helper.to_array(tensor))
-        for tensor in model.graph.initializer
-    )
-
-
-def _reaches(codes: Array) -> bool:
-    return bool(codes.size) and (int(codes.max()) > 63 or int(codes.min()) < -64)
 
 
 def feed(session: ort.InferenceSession, inputs: Inputs) -> dict[str, Array]:
