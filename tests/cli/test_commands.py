@@ -211,7 +211,7 @@ def test_a_model_of_ones_own_survives_kill_9(tmp_path):
     """The examples' model, data and loop; the run is killed in the middle of a step and continues to the same file."""
     recipe = tmp_path / "short.toml"
     text = (ROOT / "src/gossamer/recipe/builtin/deep-compression-small.toml").read_text()
-    recipe.write_text(text.replace("epochs = 30", "epochs = 8").replace("epochs = 10", "epochs = 4"))
+    recipe.write_text(text.replace("epochs = 30", "epochs = 3").replace("epochs = 10", "epochs = 2"))
     subprocess.run([sys.executable, ROOT / "examples/my_training.py", "w.safetensors"], cwd=tmp_path, check=True)
 
     def command(out):
