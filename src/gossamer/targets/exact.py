@@ -1,8 +1,8 @@
 """Exact 8-bit products on processors whose sums of them saturate: weights as unsigned codes.
 
 The kernels of ONNX Runtime for unsigned inputs and unsigned weights add in 32 bits on every x86; those for signed
-weights use ``vpmaddubsw`` where there is no VNNI. Signed codes become unsigned by adding 128 to them and to their zero. (The
-runtime's own option for this, ``session.x64quantprecision``, fails with 1.32.0 on a weight that is read twice.)
+weights use ``vpmaddubsw`` where there is no VNNI. Signed codes become unsigned by adding 128 to them and to their zero.
+(The runtime's own option for this, ``session.x64quantprecision``, fails with 1.32.0 on a weight that is read twice.)
 """
 
 import numpy as np
@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 from gossamer.codings.nodes import Array
 from gossamer.targets.products import integer_products
+from gossamer.targets.tidy import drop_unused
 
 _MARK = "#unsigned"
 _UNFOLDING = frozenset({"DequantizeLinear", "Transpose"})
@@ -46,7 +47,8 @@ def exact_products(proto: onnx.ModelProto) -> onnx.ModelProto:
             new.graph.node.append(_unsigned(node, zero, constants, added, at=1))
         else:
             new.graph.node.append(node)
-    _replace_constants(new, added)
+    new.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in added.items())
+    drop_unused(new.graph)
     return new
 
 
@@ -111,12 +113,3 @@ def _unsigned(
         changed.input[zero] = name + _MARK
         added[name + _MARK] = (old.astype(np.int16) + 128).astype(np.uint8)
     return changed
-
-
-def _replace_constants(proto: onnx.ModelProto, added: dict[str, Array]) -> None:
-    """Add constants, and drop those that no node reads any more."""
-    read = {name for node in proto.graph.node for name in node.input} | {value.name for value in proto.graph.output}
-    kept = [tensor for tensor in proto.graph.initializer if tensor.name in read]
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(kept)
-    proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in added.items())

@@ -18,7 +18,7 @@ def tidy(proto: onnx.ModelProto, weights: Mapping[str, str]) -> onnx.ModelProto:
     """
     _name_weights(proto.graph, weights)
     _drop_annotations(proto)
-    _drop_unused(proto.graph)
+    drop_unused(proto.graph)
     _name_axes(proto.graph)
     _shorten(proto.graph)
     proto.producer_name = PRODUCER
@@ -75,7 +75,7 @@ def _drop_defaults(node: onnx.NodeProto) -> None:
     node.attribute.extend(kept)
 
 
-def _drop_unused(graph: onnx.GraphProto) -> None:
+def drop_unused(graph: onnx.GraphProto) -> None:
     """Drop nodes and initializers that no output depends on."""
     needed = {value.name for value in graph.output}
     nodes = []

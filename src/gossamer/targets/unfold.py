@@ -9,6 +9,7 @@ from onnx import numpy_helper
 
 from gossamer.codings.nodes import Array
 from gossamer.targets.products import integer_products
+from gossamer.targets.tidy import drop_unused
 from gossamer.targets.wiring import attribute
 
 
@@ -26,11 +27,10 @@ def unfold_stored(proto: onnx.ModelProto) -> onnx.ModelProto:
         return proto
     new = onnx.ModelProto()
     new.CopyFrom(proto)
-    del new.graph.node[:], new.graph.initializer[:]
+    del new.graph.node[:]
     new.graph.node.extend(node for node in proto.graph.node if node.output[0] not in unfolded)
-    read = {name for node in new.graph.node for name in node.input} | {value.name for value in new.graph.output}
-    new.graph.initializer.extend(tensor for name, tensor in constants.items() if name in read)
     new.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in unfolded.items())
+    drop_unused(new.graph)
     return new
 
 
