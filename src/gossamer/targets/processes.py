@@ -16,7 +16,7 @@ import onnx
 from gossamer.errors import TargetError
 from gossamer.figure import Figure, measured
 from gossamer.settings import Settings
-from gossamer.targets.session import Inputs, feed, open_session
+from gossamer.targets.session import Inputs, feed, open_session, prepare
 
 
 class Timing(Settings, frozen=True, kw_only=True):
@@ -116,7 +116,7 @@ def _worker(
 ) -> Iterator["subprocess.Popen[str]"]:
     folder.mkdir()
     fed = feed(open_session(model, threads=threads), inputs)
-    onnx.save(model, folder / "model.onnx")
+    onnx.save(prepare(model), folder / "model.onnx")
     np.savez(folder / "inputs.npz", **fed)  # type: ignore[arg-type]  # numpy's stub takes the names for its own option
     command = [sys.executable, "-m", "gossamer.targets.worker", "model.onnx", "inputs.npz", str(threads)]
     log = (folder / "errors.txt").open("w+", encoding="utf-8")

@@ -34,10 +34,7 @@ _LOAD_ERRORS = (ort_errors.Fail, ort_errors.InvalidGraph, ort_errors.InvalidArgu
 def open_session(
     model: onnx.ModelProto, *, threads: int = 1, cpu: Cpu | None = None, optimized: Path | None = None
 ) -> ort.InferenceSession:
-    """Return a session on the CPU.
-
-    Weights in 8 bits that are not multiplied in integers are unfolded once, when the graph is loaded. Where 8-bit
-    products saturate on this processor and the weights use all 8 bits, the exact (slower) kernels are chosen.
+    """Return a session on the CPU for ``model``, prepared for this processor.
 
     Args:
         model: a complete graph.
@@ -48,19 +45,34 @@ def open_session(
     Raises:
         TargetError: the runtime does not take the graph.
     """
+    return open_prepared(prepare(model, cpu).SerializeToString(), threads=threads, optimized=optimized)
+
+
+def prepare(model: onnx.ModelProto, cpu: Cpu | None = None) -> onnx.ModelProto:
+    """Return ``model`` as a session wants it; what it computes is unchanged.
+
+    Weights in 8 bits that are not multiplied in integers are unfolded, once. Where 8-bit products saturate on this
+    processor and the weights use all 8 bits, they become unsigned, whose (slower) kernels are exact.
+    """
+    exact = exact_products(model) if (cpu or read_cpu()).saturates else model
+    return unfold_stored(exact)
+
+
+def open_prepared(model: bytes | Path, *, threads: int = 1, optimized: Path | None = None) -> ort.InferenceSession:
+    """Return a session for a prepared graph, given as bytes or as its file; see :func:`open_session`.
+
+    Raises:
+        TargetError: the runtime does not take the graph.
+    """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
-    if (cpu or read_cpu()).saturates:
-        model = exact_products(model)
+    options.log_severity_level = 4  # what it would print is in the error that is raised
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:
-        return ort.InferenceSession(
-            unfold_stored(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except _LOAD_ERRORS as error:
         text = str(error).splitlines()[0]
         raise TargetError(

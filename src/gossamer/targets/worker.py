@@ -1,4 +1,4 @@
-"""A fresh process that runs one graph: ``python -m gossamer.targets.worker MODEL.onnx INPUTS.npz THREADS``.
+"""A fresh process that runs one prepared graph: ``python -m gossamer.targets.worker MODEL.onnx INPUTS.npz THREADS``.
 
 Commands come one per line on standard input: a whole number runs that many times and answers with the nanoseconds of
 each run; an empty line or the end of the input ends the process. Every answer is one line of JSON. The first answer,
@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-import onnx
 
-from gossamer.targets.session import feed, open_session
+from gossamer.targets.session import feed, open_prepared
 
 
 def peak_bytes() -> int:
@@ -37,7 +36,7 @@ def serve(model: Path, inputs: Path, threads: int, commands: IO[str], answers: I
     with np.load(inputs, allow_pickle=False) as stored:
         arrays = {name: stored[name] for name in stored.files}
     before = peak_bytes()
-    session = open_session(onnx.load(model), threads=threads)
+    session = open_prepared(model, threads=threads)
     fed = feed(session, arrays)
     session.run(None, fed)
     print(json.dumps({"before": before, "peak": peak_bytes()}), file=answers, flush=True)
