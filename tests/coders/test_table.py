@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gossamer.coders import decode
 from gossamer.coders.table import frequencies_of, levels_of, read_table, write_table
 from gossamer.errors import CodingError
 
@@ -49,3 +50,10 @@ def test_round_trip(levels):
 def test_malformed_tables_are_refused(data):
     with pytest.raises(CodingError, match="frequency table"):
         read_table(data, 9)
+
+
+def test_a_table_without_symbols_codes_nothing():
+    table = write_table(np.array([192, 192]))
+    assert decode(table, (0,), 2).size == 0
+    with pytest.raises(CodingError, match="3 symbols are coded with a table in which none occurs"):
+        decode(table, (3,), 2)

@@ -20,7 +20,7 @@ from gossamer.artifact.header import (
     Record,
     SparseRecord,
 )
-from gossamer.coders.mixed import MOST_STEPS, sides
+from gossamer.coders.mixed import least_bytes
 from gossamer.codings import (
     DTYPES,
     Affine,
@@ -43,7 +43,7 @@ MAX_DEPTH = 8
 MAX_DIMENSIONS = 32
 COST_PER_BYTE = 1 << 14
 FREE_COST = 1 << 23
-_NODE_COST, _ELEMENT_COST, _SYMBOL_COST, _MIXED_ELEMENT_COST, _STEP_COST = 1 << 14, 8, 64, 64, 1 << 16
+_NODE_COST, _ELEMENT_COST, _SYMBOL_COST = 1 << 14, 8, 64
 
 
 def bound(file_bytes: int) -> int:
@@ -55,8 +55,7 @@ def node_cost(shape: tuple[int, ...], alphabet: int = 0, model: ModelName | None
     """Return the cost of decoding one node without its slots: no more bytes than this are allocated for it."""
     cost = _NODE_COST + _ELEMENT_COST * prod(shape) + _SYMBOL_COST * alphabet
     if model == "mixed":
-        steps = min(max(sides(shape)), MOST_STEPS)
-        cost += _MIXED_ELEMENT_COST * prod(shape) + _STEP_COST * steps
+        cost += COST_PER_BYTE * least_bytes(shape)
     return cost
 
 

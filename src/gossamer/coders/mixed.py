@@ -28,6 +28,14 @@ def sides(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[0], prod(shape[1:])) if len(shape) > 1 else (1, prod(shape))
 
 
+def least_bytes(shape: tuple[int, ...]) -> int:
+    """Return how many bytes an array should take for its decoding time to be fair: two a step, one per 512 elements.
+
+    A step costs a reader as much time as a long array of the other models, so a file may not have many for nothing.
+    """
+    return 2 * min(max(sides(shape)), MOST_STEPS) + prod(shape) // 512
+
+
 def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     """Return prefix and stream for the better direction of the walk.
 

@@ -47,6 +47,8 @@ class Reader:
         """Return the next ``count`` symbols, coded with ``frequencies``, as ``int32``."""
         if frequencies.size == 1 or count == 0:
             return np.zeros(count, np.int32)
+        if not frequencies.any():
+            raise CodingError(f"{count} symbols are coded with a table in which none occurs")
         return self._take(_categorical(frequencies), count)
 
     def bits(self, chances: Array) -> Array:

@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 
 from gossamer import coders
+from gossamer.coders.mixed import least_bytes
 from gossamer.codings.bits import bit_view, pack
 from gossamer.codings.nodes import Array, Bitmap, Coding, Entropy, Gaps, Packed, Planes
 from gossamer.codings.option import RECORD, Option, best, dense
@@ -66,6 +67,8 @@ def mixed(array: Array, name: str) -> Option | None:
     try:
         data = np.frombuffer(coders.encode(symbols, alphabet, model="mixed"), np.uint8)
     except CodingError:
+        return None
+    if data.size < least_bytes(array.shape):
         return None
     return Option(data.size + 2 * RECORD, lambda: Entropy(data, array.shape, name, low, alphabet, "mixed"))
 
