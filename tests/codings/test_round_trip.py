@@ -58,7 +58,7 @@ def arrays(draw):
     return bits.view(stored).reshape(dims), name
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(arrays(), st.sampled_from(["fast", "best"]))
 def test_every_array_survives(given_array, effort):
     array, name = given_array
