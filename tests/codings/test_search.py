@@ -155,3 +155,12 @@ def test_parts_that_do_not_fit_are_refused_at_once(build, message):
 def test_contents_that_do_not_fit_are_refused_on_decoding(tree, message):
     with pytest.raises(CodingError, match=message):
         decode(tree)
+
+
+def test_structured_keeps_levels_that_another_tree_would_beat():
+    codes = np.repeat(np.array([[-3], [5]], np.int8), 200, axis=1)
+    hint = Affine(codes, np.array([0.1, 0.7], np.float32), np.zeros(2, np.int8), axis=0)
+    kept, free = encode(hint, structured=True), encode(hint)
+    assert isinstance(kept, Affine)
+    assert nbytes(free) <= nbytes(kept)
+    assert decode(kept).tobytes() == decode(free).tobytes() == decode(hint).tobytes()
