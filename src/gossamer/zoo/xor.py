@@ -1,5 +1,7 @@
 """XOR (Goodfellow et al. 2016, section 6.1): what a linear model cannot do and two hidden units can."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 
@@ -34,17 +36,18 @@ def solved() -> XOR:
     return network
 
 
-def learned(starts: int = 40, steps: int = 250) -> XOR:
+def learned(seeds: Iterable[int] = range(8, 40), steps: int = 250) -> XOR:
     """Return a network that gradient descent (Adam on the mean squared error) brought to the four values.
 
     Two hidden units are just enough, and most random starts end where some points share one output (loss 1/4 or 1/6);
-    so descent begins anew, from seed 0, 1, ..., until the loss is below 1e-6.
+    so descent begins anew, from each of ``seeds``, until the loss is below 1e-6. Of 0 to 29 it is from 8, 15, 18 and 29,
+    which is why the seeds tried by default begin with 8.
 
     Raises:
         TrainingError: no start came there.
     """
     x, y = torch.tensor(POINTS), torch.tensor(VALUES)
-    for seed in range(starts):
+    for seed in seeds:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             network = XOR()
@@ -56,7 +59,7 @@ def learned(starts: int = 40, steps: int = 250) -> XOR:
             optimizer.step()
         if float(loss.detach()) < 1e-6:
             return network
-    raise TrainingError(f"xor: none of {starts} starts came to the four values")
+    raise TrainingError(f"xor: no start came to the four values")
 
 
 def linear_fit() -> tuple[Tensor, float]:
