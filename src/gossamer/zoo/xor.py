@@ -40,7 +40,7 @@ def learned(seeds: Iterable[int] = range(8, 40), steps: int = 250) -> XOR:
     """Return a network that gradient descent (Adam on the mean squared error) brought to the four values.
 
     Two hidden units are just enough, and most random starts end where some points share one output (loss 1/4 or 1/6);
-    so descent begins anew, from each of ``seeds``, until the loss is below 1e-6. Of 0 to 29 it is from 8, 15, 18 and 29,
+    so descent begins anew, from each of ``seeds``, until the loss is below 1e-6. Of 0 to 29 that is 8, 15, 18 and 29,
     which is why the seeds tried by default begin with 8.
 
     Raises:
@@ -59,7 +59,7 @@ def learned(seeds: Iterable[int] = range(8, 40), steps: int = 250) -> XOR:
             optimizer.step()
         if float(loss.detach()) < 1e-6:
             return network
-    raise TrainingError(f"xor: no start came to the four values")
+    raise TrainingError("xor: no start came to the four values")
 
 
 def linear_fit() -> tuple[Tensor, float]:
