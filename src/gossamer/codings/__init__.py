@@ -14,15 +14,11 @@ from gossamer.codings.nodes import (
     Packed,
     Planes,
     Sparse,
-    dense_nbytes,
-    describe,
     dtype,
-    leaves,
-    nbytes,
     shape,
     size,
-    slots,
 )
+from gossamer.codings.tree import dense_nbytes, describe, leaves, nbytes, slots
 
 __all__ = [
     "DTYPES",

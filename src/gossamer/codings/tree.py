@@ -1,0 +1,76 @@
+"""Looking at a tree as a whole: its slots, its leaves, its bytes, and the tree in one line."""
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from gossamer.codings.nodes import (
+    DTYPES,
+    Affine,
+    Bitmap,
+    Codebook,
+    Coding,
+    Dense,
+    Entropy,
+    Gaps,
+    Packed,
+    Planes,
+    Sparse,
+    dtype,
+    size,
+)
+
+
+def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: PLR0911 one return per node
+    """Return the inner slots of ``node`` with their names, in stored order."""
+    match node:
+        case Dense() | Packed() | Entropy():
+            return ()
+        case Bitmap():
+            return (("bits", node.bits),)
+        case Gaps():
+            return (("gaps", node.gaps),)
+        case Affine():
+            return (("codes", node.codes), ("scale", node.scale), ("zero", node.zero))
+        case Codebook():
+            return (("codes", node.codes), ("centers", node.centers))
+        case Sparse():
+            return (("support", node.support), ("values", node.values))
+        case Planes():
+            return tuple((str(index), plane) for index, plane in enumerate(node.planes))
+        case _:
+            assert_never(node)
+
+
+def leaves(node: Coding) -> Iterator[Dense | Packed | Entropy]:
+    """Yield the leaves of ``node`` in stored order."""
+    if isinstance(node, Dense | Packed | Entropy):
+        yield node
+    else:
+        for _, inner in slots(node):
+            yield from leaves(inner)
+
+
+def nbytes(node: Coding) -> int:
+    """Return the bytes of ``node``'s payload as stored: everything but its description in the header."""
+    return sum(leaf.array.nbytes if isinstance(leaf, Dense) else leaf.data.nbytes for leaf in leaves(node))
+
+
+def dense_nbytes(node: Coding) -> int:
+    """Return the bytes of the array that ``node`` decodes to."""
+    return size(node) * DTYPES[dtype(node)].itemsize
+
+
+def describe(node: Coding) -> str:
+    """Return the tree in one line, such as ``sparse(gaps(entropy), codebook(packed 5b, dense float32))``."""
+    match node:
+        case Dense():
+            return f"dense {node.dtype}"
+        case Packed():
+            return f"packed {node.bits}b"
+        case Entropy():
+            return f"entropy {node.model}/{node.coder}"
+        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes():
+            inner = ", ".join(describe(slot) for _, slot in slots(node))
+            return f"{type(node).__name__.lower()}({inner})"
+        case _:
+            assert_never(node)
