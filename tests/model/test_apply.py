@@ -251,3 +251,15 @@ def test_damaged_plans_are_refused(document):
 def test_edits_are_plain_data():
     for edit in (Split("a", 3), Fold("weight_norm", "b"), Fold("batch_norm", "c", norm="d")):
         assert edit_from_dict(json.loads(json.dumps(edit_to_dict(edit)))) == edit
+
+
+def test_plans_keep_double_precision():
+    plan = Plan(
+        "t",
+        {"0.weight": Codebook(torch.zeros(4, 3).long(), torch.tensor([0.1], dtype=torch.float64))},
+        tensors={"a": torch.tensor([0.1], dtype=torch.float64)},
+    )
+    again = Plan.from_dict(*plan.to_dict())
+    assert again.tensors["a"].item() == 0.1
+    (book_again,) = again.on("0.weight")
+    assert book_again.centers.item() == 0.1

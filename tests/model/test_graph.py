@@ -214,3 +214,13 @@ def test_convolution_table_against_the_matrix_itself():
     assert table["dense"].floats == matrix.numel()
     assert table["sparse"].floats == int(matrix.count_nonzero())
     assert table["convolution"].floats == 3
+
+
+def test_a_recurrent_subclass_with_its_own_forward_is_followed():
+    class Doubled(nn.GRU):
+        def forward(self, x):
+            return super().forward(2 * x)[0]
+
+    graph = graph_of(Doubled(3, 4, batch_first=True), torch.randn(2, 5, 3))
+    assert any(node.op == "aten.mul" for node in graph.nodes)
+    assert graph.macs == 10 * 12 * (3 + 4)

@@ -56,7 +56,7 @@ def _attention(call: Call) -> int:
 
 def _recurrent(call: Call) -> int:
     """Each step of each sequence uses every matrix of every layer and direction once."""
-    weights: list[Shape] = call.args[2]
+    weights: list[Shape] = [arg for arg in call.args if isinstance(arg, list)][-1]
     return prod(call.shape(0)[:-1]) * sum(prod(weight) for weight in weights if len(weight) == 2)
 
 
@@ -111,6 +111,10 @@ RULES: dict[str, Callable[[Call], int | None]] = {
     "aten.rnn_tanh_cell": _cell,
     "aten.rnn_relu_cell": _cell,
     "gossamer.recurrent": _recurrent,
+    "aten.lstm": _recurrent,
+    "aten.gru": _recurrent,
+    "aten.rnn_tanh": _recurrent,
+    "aten.rnn_relu": _recurrent,
     "aten.embedding": _none,
     "aten.embedding_bag": _none,
     "aten._embedding_bag": _none,

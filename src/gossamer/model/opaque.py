@@ -38,11 +38,17 @@ def _shapes(given: Tensor, *rest: Any) -> list[Tensor]:
 torch.library.register_fake("gossamer::recurrent", _shapes)
 
 
+_FORWARDS = (nn.RNN.forward, nn.LSTM.forward, nn.GRU.forward)
+
+
 def make_opaque(model: nn.Module) -> None:
-    """Let every recurrent layer of ``model``, a throwaway copy, be traced as one operator."""
+    """Let every recurrent layer of ``model``, a throwaway copy, be traced as one operator.
+
+    A subclass with a forward of its own is left as it is.
+    """
     for module in model.modules():
-        if isinstance(module, nn.RNN | nn.LSTM | nn.GRU):
-            module.forward = partial(_forward, module)  # type: ignore[method-assign]
+        if isinstance(module, nn.RNNBase) and type(module).forward in _FORWARDS:
+            module.forward = partial(_forward, module)
 
 
 @contextmanager

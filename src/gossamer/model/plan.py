@@ -71,7 +71,7 @@ class Plan:
             "penalties": [type(penalty).__name__ for penalty in self.penalties],
             "skipped": [[skip.site, skip.reason] for skip in self.skipped],
         }
-        arrays |= {f"tensors/{name}": value.detach().cpu().float().numpy() for name, value in self.tensors.items()}
+        arrays |= {f"tensors/{name}": _to_numpy(value) for name, value in self.tensors.items()}
         return document, arrays
 
     @classmethod
@@ -113,6 +113,12 @@ class Plan:
         return "\n".join(lines)
 
 
+def _to_numpy(values: Tensor) -> np.ndarray:
+    """Return floats as float32 or wider: numpy has no bfloat16, and float32 holds it exactly."""
+    plain = values.detach().cpu()
+    return (plain if plain.dtype == torch.float64 else plain.float()).numpy()
+
+
 def _describe(constraint: Constraint) -> str:
     match constraint:
         case Mask():
@@ -131,7 +137,7 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
             return {"kind": "mask"}
         case Codebook():
             arrays[f"{at}/codes"] = constraint.codes.numpy()
-            arrays[f"{at}/centers"] = constraint.centers.float().numpy()
+            arrays[f"{at}/centers"] = _to_numpy(constraint.centers)
             return {"kind": "codebook", "trained": constraint.trained}
         case Grid():
             arrays[f"{at}/scale"] = constraint.scale.numpy()
