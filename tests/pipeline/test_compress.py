@@ -82,9 +82,10 @@ def finish(folder: Path) -> bytes:
 def written(folder: Path) -> frozenset[tuple[str, int]]:
     """Return what is in the folder now: names and times of change."""
     found = set()
-    for path in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            found.add((str(path), path.stat().st_mtime_ns))
+    for place, _, names in os.walk(folder):  # unlike rglob, it bears folders that vanish under it
+        for path in (Path(place, name) for name in names):
+            with contextlib.suppress(FileNotFoundError):
+                found.add((str(path), path.stat().st_mtime_ns))
     return frozenset(found)
 
 
