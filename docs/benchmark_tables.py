@@ -35,10 +35,11 @@ def compressed() -> str:
 
 
 def everything() -> str:
-    """Return the whole page: deep compression, the reference networks, then every other result."""
+    """Return the whole page: deep compression, the reference networks, 8 bits, then every other result."""
     parts = ["## Deep compression of the reference networks", compressed(), *_origins("deep_compression_*.json")]
     parts += ["## The reference networks", _reference()]
-    known = {*RESULTS.glob("deep_compression_*.json"), RESULTS / "reference.json"}
+    parts += ["## 8-bit integers on ONNX Runtime", _int8()]
+    known = {*RESULTS.glob("deep_compression_*.json"), RESULTS / "reference.json", RESULTS / "int8.json"}
     for path in sorted(set(RESULTS.glob("*.json")) - known):
         parts += [f"## {path.stem.replace('_', ' ').capitalize()}", *_other(json.loads(path.read_text()))]
     return "\n\n".join(part for part in parts if part)
@@ -90,15 +91,46 @@ def _reference() -> str:
     return table(head, rows) + "\n\nOn " + "; ".join(machines) + "."
 
 
+def _int8() -> str:
+    path = RESULTS / "int8.json"
+    entries = json.loads(path.read_text()) if path.exists() else {}
+    if not entries:
+        return "No results are committed yet."
+    rows = []
+    for name, one in entries.items():
+        sizes = [f"{one['onnx_bytes'][kind] / 1000:,.1f} kB" for kind in ("fp32", "int8")]
+        tests = [_figure(one["metric"], one["test"][f"onnx_{kind}"][one["metric"]]) for kind in ("fp32", "int8")]
+        times = [
+            f"{1e6 * one['target'][kind]['run']['latency']['median']['value']:.1f} µs" for kind in ("fp32", "int8")
+        ]
+        rows.append((name, *sizes, *tests, *times, f"`{one['command']}`", one["commit"]))
+    head = ("network", "ONNX fp32", "int8", "test fp32", "int8", "latency fp32", "int8", "command", "commit")
+    machines = sorted({_machine(one["machine"]) for one in entries.values()})
+    return table(head, rows) + "\n\nOne sample a run, median. On " + "; ".join(machines) + "."
+
+
 def _other(result: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a result of any form: its note, where it comes from, and every figure in it by name."""
+    """Yield a result of any form: its note, where it comes from, every figure in it by name, lists as tables."""
     yield str(result.get("note", ""))
+    machine = result.get("machine")
     origin = [f"`{result['command']}`"] if "command" in result else []
-    origin += [f"commit {result['commit']}"] if "commit" in result else []
-    origin += [_machine(result["machine"])] if isinstance(result.get("machine"), Mapping) else []
+    origin += [f"commit {result['commit'][:12]}"] if "commit" in result else []
+    origin += [_machine(machine) if isinstance(machine, Mapping) else machine] if machine else []
     yield "; ".join(origin) + "." if origin else ""
     plain = {key: value for key, value in result.items() if key not in ABOUT}
-    yield table(("figure", "value"), list(_flat(plain)))
+    listed = {key: value for key, value in plain.items() if isinstance(value, list) and _uniform(value)}
+    yield table(("figure", "value"), list(_flat({key: value for key, value in plain.items() if key not in listed})))
+    for key, entries in listed.items():
+        rows = [tuple(text for _, text in _flat(entry)) for entry in entries]
+        yield f"### {key.replace('_', ' ').capitalize()}"
+        yield table(tuple(name for name, _ in _flat(entries[0])), rows)
+
+
+def _uniform(entries: list[Any]) -> bool:
+    """Whether a list is a table: more than one entry, all with the same figures."""
+    if len(entries) < 2 or not all(isinstance(entry, Mapping) for entry in entries):
+        return False
+    return len({tuple(name for name, _ in _flat(entry)) for entry in entries}) == 1
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
