@@ -149,12 +149,27 @@ def test_split_puts_factors_in_place():
             "no module '7'",
         ),
         (Plan("t", activations={"0.weight": ROWS}), "one scale for the input grid"),
+        (Plan("t", tensors={"0.wait": torch.ones(4, 3)}), r"no parameter '0\.wait'"),
+        (Plan("t", tensors={"0.weight": torch.full((4, 3), torch.nan)}), r"0\.weight: wanted finite values"),
     ],
-    ids=["no factors", "rank", "shape", "kind", "path", "input grid"],
+    ids=["no factors", "rank", "shape", "kind", "path", "input grid", "new values of nothing", "new values not finite"],
 )
 def test_edits_that_do_not_fit_are_refused(plan, message):
     with pytest.raises(PlanError, match=message):
         apply(subject_of(), plan)
+
+
+def test_new_values_come_under_the_constraints_that_hold():
+    value = torch.arange(1.0, 13.0).view(4, 3)
+    result = apply(put(subject_of(), mask=HALF), Plan("t", tensors={"0.weight": value, "0.bias": torch.ones(4)}))
+    assert torch.equal(live_weight(result, "0.weight"), value * HALF.keep)
+    assert torch.equal(result.model[0].bias, torch.ones(4))
+
+
+def test_shared_values_cannot_be_given_others():
+    shared = put(subject_of(), codebook=book([0, 0, 1]))
+    with pytest.raises(PlanError, match="its values are shared"):
+        apply(shared, Plan("t", tensors={"0.weight": torch.ones(4, 3)}))
 
 
 def test_split_of_a_constrained_layer_is_refused():

@@ -87,10 +87,8 @@ def _site(sites: Mapping[str, Site], name: str) -> Site:
 
 def _edit(subject: Subject, plan: Plan) -> None:
     wanted = {f"{e.module}.{i}.weight" for e in plan.edits if isinstance(e, Split) for i in (0, 1)}
-    if set(plan.tensors) != wanted:
-        raise PlanError(
-            f"plan of {plan.method}: its edits need tensors {sorted(wanted)}, it gives {sorted(plan.tensors)}"
-        )
+    if not wanted <= set(plan.tensors):
+        raise PlanError(f"plan of {plan.method}: its edits need tensors {sorted(wanted - set(plan.tensors))}")
     possible = foldable(subject) if any(isinstance(e, Fold) and e.kind == "batch_norm" for e in plan.edits) else ()
     try:
         for edit in plan.edits:
@@ -107,7 +105,12 @@ def _edit(subject: Subject, plan: Plan) -> None:
 
 def _fill(subject: Subject, plan: Plan) -> None:
     parameters = {owner.name: parameter for owner, _, parameter in owned_parameters(subject.model)}
+    held = subject.constraints
     for name, value in plan.tensors.items():
+        if name not in parameters:
+            raise PlanError(f"plan of {plan.method}: the model has no parameter {name!r} to give values to")
+        if name in held and held[name].codebook is not None:
+            raise PlanError(f"{name}: its values are shared, so it cannot be given others")
         parameter = parameters[name]
         if value.shape != parameter.shape or not bool(torch.isfinite(value).all()):
             raise PlanError(f"{name}: wanted finite values of shape {tuple(parameter.shape)}, got {tuple(value.shape)}")

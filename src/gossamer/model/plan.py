@@ -30,7 +30,8 @@ class Plan:
         method: tag of the method that made the plan.
         constraints: the constraint to put on each site, or several of different kinds.
         edits: changes of structure, in order; made before the constraints are put on.
-        tensors: values of parameters that the edits create, by ``state_dict`` name in the edited model.
+        tensors: values of parameters, by ``state_dict`` name in the edited model: of those that an edit creates, and
+            new ones for those that are there (compensation, repair). What holds already goes on holding for them.
         activations: grid of the input of each named site's module.
         penalties: terms of the training loss for the training that follows.
         skipped: sites left alone, with reasons.
@@ -107,6 +108,7 @@ class Plan:
         lines = [f"plan of {self.method}"]
         lines += [f"  edit {edit}" for edit in self.edits]
         lines += [f"  {site}: " + ", ".join(_describe(part) for part in self.on(site)) for site in self.constraints]
+        lines += [f"  {name}: new values" for name in self.tensors]
         lines += [f"  input of {site}: {_describe(grid)}" for site, grid in self.activations.items()]
         lines += [f"  penalty {type(penalty).__name__}" for penalty in self.penalties]
         lines += [f"  {skip.site}: skipped, {skip.reason}" for skip in self.skipped]
