@@ -3,7 +3,8 @@
 from gossamer.model.apply import apply, retarget
 from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
-from gossamer.model.edits import Edit, Fold, Split, edit_from_dict, edit_to_dict
+from gossamer.model.coupling import Group, Slice
+from gossamer.model.edits import Cut, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
 from gossamer.model.evidence import Evidence, Mean, Moment
 from gossamer.model.folding import foldable
 from gossamer.model.freeze import Frozen, freeze, to_artifact
@@ -22,12 +23,14 @@ __all__ = [
     "Constraint",
     "Constraints",
     "Cost",
+    "Cut",
     "Edit",
     "Evidence",
     "Fold",
     "Frozen",
     "Graph",
     "Grid",
+    "Group",
     "Layout",
     "Loaded",
     "Mask",
@@ -39,9 +42,11 @@ __all__ = [
     "Penalty",
     "Plan",
     "Reading",
+    "Resize",
     "Site",
     "SiteCost",
     "Skip",
+    "Slice",
     "Split",
     "StepContext",
     "Subject",

@@ -6,12 +6,14 @@ import torch
 
 from gossamer.errors import ModelError, PlanError
 from gossamer.model.constraint import Codebook, Constraints
-from gossamer.model.edits import Fold, Split
+from gossamer.model.coupling import constants, kept_units, positions
+from gossamer.model.edits import Cut, Edit, Fold, Split
 from gossamer.model.folding import foldable
 from gossamer.model.input_grid import put_input_grid, why_no_input_grid
 from gossamer.model.live import constrain
 from gossamer.model.merge import merge
 from gossamer.model.plan import Plan
+from gossamer.model.resize import take
 from gossamer.model.run import run_example
 from gossamer.model.site import Site, find_sites, owned_parameters
 from gossamer.model.subject import Subject
@@ -25,10 +27,12 @@ def apply(subject: Subject, plan: Plan) -> Subject:
         PlanError: the plan names what the subject does not have, does not fit it, or would undo what holds.
     """
     new = subject.copy()
+    edits: tuple[Edit, ...] = ()
     if plan.edits or plan.tensors:
-        _edit(new, plan)
-        vars(new).pop("sites", None)
-        vars(new).pop("graph", None)
+        edits = _edit(new, plan)
+        if edits:
+            for name in ("sites", "graph", "coupling"):
+                vars(new).pop(name, None)
     _constrain(new, plan)
     for name, grid in plan.activations.items():
         site = _site(find_sites(new.model, every=True), name)
@@ -38,7 +42,7 @@ def apply(subject: Subject, plan: Plan) -> Subject:
         if grid.axis is not None:
             raise PlanError(f"{name}: wanted one scale for the input grid, got {grid.scale.numel()}")
         put_input_grid(new.model, site, grid)
-    new.edits = (*subject.edits, *plan.edits)
+    new.edits = (*subject.edits, *edits)
     new.penalties = (*subject.penalties, *plan.penalties)
     new.skipped = (*subject.skipped, *plan.skipped)
     return new
@@ -85,22 +89,37 @@ def _site(sites: Mapping[str, Site], name: str) -> Site:
     return sites[name]
 
 
-def _edit(subject: Subject, plan: Plan) -> None:
+def _edit(subject: Subject, plan: Plan) -> tuple[Edit, ...]:
+    """Carry out the plan's edits and return them as they are recorded."""
     wanted = {f"{e.module}.{i}.weight" for e in plan.edits if isinstance(e, Split) for i in (0, 1)}
     if not wanted <= set(plan.tensors):
         raise PlanError(f"plan of {plan.method}: its edits need tensors {sorted(wanted - set(plan.tensors))}")
     possible = foldable(subject) if any(isinstance(e, Fold) and e.kind == "batch_norm" for e in plan.edits) else ()
+    done: list[Edit] = []
     try:
         for edit in plan.edits:
             if isinstance(edit, Fold) and edit.kind == "batch_norm" and edit not in possible:
                 raise PlanError(
                     f"{edit}: {edit.norm} does not follow {edit.module} alone, or one of them is constrained"
                 )
-            perform(subject.model, edit)
+            done.append(_cut(subject, edit) if isinstance(edit, Cut) else _done(subject, edit))
         _fill(subject, plan)
         run_example(subject.model, subject.args, subject.kwargs)
     except ModelError as error:
         raise PlanError(f"plan of {plan.method}: {error.message}") from error
+    return tuple(done)
+
+
+def _done(subject: Subject, edit: Edit) -> Edit:
+    perform(subject.model, edit)
+    return edit
+
+
+def _cut(subject: Subject, edit: Cut) -> Edit:
+    """Cut units of the subject's groups, which must be those of its structure before the plan."""
+    groups = subject.groups
+    kept = kept_units(groups, edit.keep)
+    return take(subject.model, positions(groups, kept), constants(groups, kept))
 
 
 def _fill(subject: Subject, plan: Plan) -> None:

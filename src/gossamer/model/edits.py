@@ -1,7 +1,8 @@
 """Edits: changes of structure recorded as plain data, so that they can be replayed on a fresh instance of the class.
 
 ``Split`` puts two thin layers in place of one ``nn.Linear`` (low rank); ``Fold`` dissolves a re-parametrised or
-normalising layer into the weights it acts on.
+normalising layer into the weights it acts on; ``Cut`` takes units (channels, hidden units, heads) away, and what it
+came to is recorded as ``Resize``.
 """
 
 from collections.abc import Mapping
@@ -42,7 +43,33 @@ class Fold:
     norm: str = ""
 
 
-Edit = Split | Fold
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Take units out of groups of the subject (see :mod:`gossamer.model.coupling`).
+
+    A plan says ``Cut``; applied, it is recorded as the :class:`Resize` it came to, which needs no analysis to replay.
+
+    Attributes:
+        keep: for each group that loses units, its name and the numbers of the units that stay, rising.
+    """
+
+    keep: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Resize:
+    """Give tensors of the model smaller shapes; their values come from elsewhere (a file, a plan).
+
+    Attributes:
+        shapes: name and new shape of each parameter and buffer that shrinks.
+        constants: module path, attribute and new value of each integer that code keeps of a size.
+    """
+
+    shapes: tuple[tuple[str, tuple[int, ...]], ...]
+    constants: tuple[tuple[str, str, int], ...] = ()
+
+
+Edit = Split | Fold | Cut | Resize
 
 
 def edit_to_dict(edit: Edit) -> dict[str, Any]:
@@ -56,8 +83,8 @@ def edit_from_dict(data: Mapping[str, Any]) -> Edit:
     Raises:
         PlanError: the data names no known edit or has wrong fields.
     """
-    kinds: dict[str, type[Split] | type[Fold]] = {"split": Split, "fold": Fold}
-    fields = {key: value for key, value in data.items() if key != "edit"}
+    kinds: dict[str, type[Edit]] = {"split": Split, "fold": Fold, "cut": Cut, "resize": Resize}
+    fields = {key: _tuples(value) for key, value in data.items() if key != "edit"}
     kind = kinds.get(str(data.get("edit")))
     if kind is None or not set(fields) <= set(kind.__dataclass_fields__):
         raise PlanError(f"edit: wanted one of {sorted(kinds)} with its own fields, got {dict(data)}")
@@ -65,3 +92,8 @@ def edit_from_dict(data: Mapping[str, Any]) -> Edit:
         return kind(**fields)
     except TypeError as error:
         raise PlanError(f"edit {data.get('edit')}: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    """Return nested lists, which JSON has in place of tuples, as tuples."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

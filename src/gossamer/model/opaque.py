@@ -85,7 +85,7 @@ def _forward(module: nn.RNNBase, given: Tensor | PackedSequence, state: Any = No
     outputs, last, cells = torch.ops.gossamer.recurrent(
         data,
         states,
-        list(module.parameters()),
+        [getattr(module, name) for name in module._flat_weights_names],  # noqa: SLF001  # in the order of cells
         batch,
         module.num_layers,
         2 if module.bidirectional else 1,

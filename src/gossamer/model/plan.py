@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gossamer.errors import PlanError
 from gossamer.model.constraint import Codebook, Constraint, Grid, Mask
-from gossamer.model.edits import Edit, edit_from_dict, edit_to_dict
+from gossamer.model.edits import Cut, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
 from gossamer.model.penalty import Penalty
 
 
@@ -49,6 +49,20 @@ class Plan:
         """Return the constraints planned for ``site``."""
         found = self.constraints.get(site, ())
         return found if isinstance(found, tuple) else (found,)
+
+    @property
+    def edited(self) -> tuple[str, ...]:
+        """What the edits change: paths of modules and names of groups."""
+        names: list[str] = []
+        for edit in self.edits:
+            match edit:
+                case Split() | Fold():
+                    names.append(edit.module)
+                case Cut():
+                    names += [name for name, _ in edit.keep]
+                case Resize():
+                    names += [name for name, _ in edit.shapes]
+        return tuple(dict.fromkeys(names))
 
     def to_dict(self) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """Return a JSON-able document and the arrays it refers to by flat names.

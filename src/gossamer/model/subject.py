@@ -12,6 +12,7 @@ from torch.nn.parameter import is_lazy
 from gossamer.errors import ModelError
 from gossamer.model.constraint import Constraints, Grid
 from gossamer.model.copying import copy_inputs, copy_module
+from gossamer.model.coupling import Group, Unseen, find_groups
 from gossamer.model.edits import Edit
 from gossamer.model.graph import Graph
 from gossamer.model.input_grid import input_grids, take_input_grid
@@ -75,6 +76,17 @@ class Subject:
         """The model's operators with shapes and costs, traced on a plain copy the first time it is asked for."""
         return trace(plain_copy(self), *copy_inputs((self.args, self.kwargs)))
 
+    @cached_property
+    def coupling(self) -> tuple[tuple[Group, ...], tuple[Unseen, ...]]:
+        """The groups of units that must be cut together, and the operators that could not be followed."""
+        args, kwargs = copy_inputs((self.args, self.kwargs))
+        return find_groups(plain_copy(self), plain_copy(self), args, kwargs)
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of units that must be cut together, those that cannot be cut included."""
+        return self.coupling[0]
+
     @property
     def constraints(self) -> Mapping[str, Constraints]:
         """The live constraints by site, read at this moment."""
@@ -93,7 +105,7 @@ class Subject:
         """Return an independent copy; penalties are shared, for they may hold a whole teacher."""
         args, kwargs = copy_inputs((self.args, self.kwargs))
         new = Subject(copy_module(self.model), args, kwargs, self.edits, self.penalties, self.skipped)
-        vars(new).update({name: vars(self)[name] for name in ("sites", "graph") if name in vars(self)})
+        vars(new).update({name: vars(self)[name] for name in ("sites", "graph", "coupling") if name in vars(self)})
         return new
 
 

@@ -13,8 +13,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from gossamer.errors import ModelError
-from gossamer.model.edits import Edit, Fold, Split
+from gossamer.model.edits import Cut, Edit, Fold, Resize, Split
 from gossamer.model.live import Live
+from gossamer.model.resize import shrink
 from gossamer.model.site import owned_parameters
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -35,6 +36,10 @@ def perform(model: nn.Module, edit: Edit) -> None:
             _fold_batch_norm(model, edit)
         case Fold():
             _fold_parametrization(model, edit)
+        case Resize():
+            shrink(model, edit)
+        case Cut():
+            raise ModelError("a cut needs the groups of a subject; what it came to is a resize, which can be replayed")
 
 
 def module_at(model: nn.Module, path: str, edit: Edit) -> nn.Module:

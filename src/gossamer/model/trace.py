@@ -42,15 +42,22 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     the only entry and the graph is empty.
     """
     names = {name: site.name for site in find_sites(model, every=True).values() for name in site.names}
+    program = exported(model, args, kwargs)
+    return Graph(unseen=(program,)) if isinstance(program, Unseen) else _Walk(names).graph(program)
+
+
+def exported(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> "torch.export.ExportedProgram | Unseen":
+    """Return ``model``, a throwaway plain copy, as ``torch.export`` sees it in evaluation mode, or why it cannot."""
     model.eval()
     make_opaque(model)
     try:
         with padded_sequences(), _quiet():
-            program = torch.export.export(model, args, dict(kwargs), strict=False)
+            return torch.export.export(model, args, dict(kwargs), strict=False)
     except _FAILURES as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return Graph(unseen=(Unseen(type(model).__name__, _place(error), f"torch.export: {reason}"),))
-    return _Walk(names).graph(program)
+        return Unseen(type(model).__name__, _place(error), f"torch.export: {reason}")
 
 
 @contextmanager
@@ -142,7 +149,7 @@ class _Walk:
         aliased = _aliased(node)
         self.base[node] = self.base.get(aliased, node) if aliased is not None else node
         self.bytes[node] = 0 if aliased is not None else _size(node.meta.get("val"))
-        if any(given.op == "get_attr" and isinstance(_attribute(module, given), fx.GraphModule) for given in inputs):
+        if any(given.op == "get_attr" and isinstance(attribute_of(module, given), fx.GraphModule) for given in inputs):
             self._block(module, node)
             return
         self.order.append((node, inputs))
@@ -150,24 +157,24 @@ class _Walk:
             self._record(node, inputs, sites)
 
     def _record(self, node: fx.Node, inputs: list[fx.Node], sites: tuple[str, ...]) -> None:
-        operator = _operator(node)
-        call = Call(tuple(_plain(arg) for arg in node.args), next(iter(_shapes(node.meta.get("val"))), ()))
+        operator = operator_of(node)
+        call = Call(tuple(_plain(arg) for arg in node.args), next(iter(shapes_of(node.meta.get("val"))), ()))
         macs = macs_of(operator, call)
-        source = _source(node)
+        source = source_of(node)
         if macs is None and (not sites or node in self.constant or _counts_nothing(node)):
             macs = 0
         if macs is None:
             self.unseen.append(Unseen(operator, source, f"reads {', '.join(sites)} and has no rule for its cost"))
-        shapes = tuple(shape for given in inputs for shape in _shapes(given.meta.get("val")))
+        shapes = tuple(shape for given in inputs for shape in shapes_of(given.meta.get("val")))
         self.nodes.append(
             Node(
                 node.name,
                 operator,
-                _module(node),
+                calling_module(node),
                 source,
                 tuple(given.name for given in inputs),
                 shapes,
-                tuple(_shapes(node.meta.get("val"))),
+                tuple(shapes_of(node.meta.get("val"))),
                 sites,
                 macs,
                 self.bytes[node],
@@ -177,12 +184,12 @@ class _Walk:
     def _block(self, module: fx.GraphModule, node: fx.Node) -> None:
         """Walk into a block (``no_grad``, ``autocast``); other blocks run zero or more times and are not seen."""
         target = str(getattr(node.target, "name", lambda: node.target)())
-        blocks = [given for given in node.all_input_nodes if isinstance(_attribute(module, given), fx.GraphModule)]
+        blocks = [given for given in node.all_input_nodes if isinstance(attribute_of(module, given), fx.GraphModule)]
         if not any(name in target for name in _BLOCKS) or len(blocks) != 1:
-            self.unseen.append(Unseen(target, _source(node), "how often its block runs depends on the data"))
+            self.unseen.append(Unseen(target, source_of(node), "how often its block runs depends on the data"))
             self.order.append((node, node.all_input_nodes))
             return
-        block = _attribute(module, blocks[0])
+        block = attribute_of(module, blocks[0])
         given = [arg for arg in node.args if isinstance(arg, fx.Node) and arg is not blocks[0]]
         places = [inside for inside in block.graph.nodes if inside.op == "placeholder"]
         self._walk(block, dict(zip(places, given, strict=True)))
@@ -205,11 +212,13 @@ class _Walk:
         return peak
 
 
-def _attribute(module: fx.GraphModule, node: fx.Node) -> Any:
+def attribute_of(module: fx.GraphModule, node: fx.Node) -> Any:
+    """Return the attribute that a ``get_attr`` node reads, None for other nodes."""
     return getattr(module, str(node.target), None) if node.op == "get_attr" else None
 
 
-def _operator(node: fx.Node) -> str:
+def operator_of(node: fx.Node) -> str:
+    """Return the name of the operator that ``node`` calls, as in ``aten.linear``."""
     name = str(node.target._schema.name) if isinstance(node.target, torch._ops.OpOverload) else str(node.target)  # noqa: SLF001
     return name.replace("::", ".")
 
@@ -230,12 +239,14 @@ def _aliased(node: fx.Node) -> fx.Node | None:
     return first if returns and returns[0].alias_info is not None else None
 
 
-def _module(node: fx.Node) -> str:
+def calling_module(node: fx.Node) -> str:
+    """Return the path of the innermost module that ``node`` was called in."""
     stack = node.meta.get("nn_module_stack") or {}
     return str(list(stack.values())[-1][0]) if stack else ""
 
 
-def _source(node: fx.Node) -> str:
+def source_of(node: fx.Node) -> str:
+    """Return ``file:line`` of the user's code that called ``node``, or nothing where only torch's own is known."""
     frames = _FRAME.findall(node.meta.get("stack_trace") or "")
     own = [f"{file}:{line}" for file, line in frames if not file.startswith(_TORCH)]
     return own[-1] if own else ""
@@ -243,11 +254,12 @@ def _source(node: fx.Node) -> str:
 
 def _plain(arg: Any) -> Any:
     if isinstance(arg, fx.Node):
-        return next(iter(_shapes(arg.meta.get("val"))), ())
+        return next(iter(shapes_of(arg.meta.get("val"))), ())
     return [_plain(item) for item in arg] if isinstance(arg, list | tuple) else arg
 
 
-def _shapes(value: Any) -> Iterator[tuple[int, ...]]:
+def shapes_of(value: Any) -> Iterator[tuple[int, ...]]:
+    """Yield the shapes of the tensors in a value of the graph."""
     for tensor in _tensors(value):
         yield tuple(int(size) for size in tensor.shape)
 

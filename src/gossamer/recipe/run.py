@@ -202,8 +202,7 @@ def _entry(number: int, name: str, done: Done, state: State, seconds: float) -> 
     treated: tuple[str, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     if plan is not None:
-        edited = (edit.module for edit in plan.edits)
-        treated = tuple(dict.fromkeys((*plan.constraints, *plan.activations, *edited)))
+        treated = tuple(dict.fromkeys((*plan.constraints, *plan.activations, *plan.edited, *plan.tensors)))
         skipped = tuple(Skipped(skip.site, skip.reason) for skip in plan.skipped)
     return StepReport(
         number=number,
