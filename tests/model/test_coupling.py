@@ -5,12 +5,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from awkward.networks import NETWORKS
+from model.coupled import check_unread_units_can_go, free_groups, plan_of, some_units
 from torch import nn
 
 from gossamer.errors import PlanError
 from gossamer.model import Cut, Mask, Plan, Resize, Subject, apply, freeze, live_weight, load, to_artifact
 from gossamer.model.coupling.labels import components, segments_of
-from model.coupled import check_unread_units_can_go, free_groups, plan_of, some_units
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 
