@@ -14,7 +14,8 @@ from rich.progress import Progress
 from torch import Tensor, nn
 
 from gossamer.calibrate.inputs import Inputs
-from gossamer.calibrate.uses import Watch, Weights, plain_kernels
+from gossamer.calibrate.units import UnitActivity, UnitTaylor
+from gossamer.calibrate.uses import Unread, Use, Watch, Weights, plain_kernels
 from gossamer.errors import EvidenceError
 from gossamer.model.evidence import KINDS, Evidence
 from gossamer.model.subject import Subject, plain_copy
@@ -37,7 +38,7 @@ def calibrate(
     Args:
         subject: left untouched; a plain copy runs.
         batches: (args, kwargs, targets) per batch; targets are used for gradients only.
-        needs: kinds of evidence: ``second_moment``, ``mean``, ``range``, ``gradient``.
+        needs: kinds of evidence, see :mod:`gossamer.model.evidence`. For ``taylor`` give batches of one sample.
         loss: maps (outputs, targets) to a scalar; wanted when gradients are needed.
         samples: numbers kept of each site's inputs when ranges are needed.
         progress: bars to add one of this pass to.
@@ -53,15 +54,23 @@ def calibrate(
     inputs = Inputs(wanted, samples)
     model = plain_copy(subject).eval()
     weights = {site: model.get_parameter(site) for site in subject.sites}
-    gradients = _Gradients(weights if "gradient" in wanted else {})
+    gradients = _Gradients(weights if wanted & {"gradient", "taylor"} else {})
+    activity = UnitActivity(subject.groups if "activity" in wanted else ())
+    taylor = UnitTaylor(subject.groups if "taylor" in wanted else ())
+
+    def see(found: Use | Unread) -> None:
+        inputs.see(found)
+        if isinstance(found, Use) and activity.groups:
+            activity.see(found)
+
     device = next((weight.device for weight in weights.values()), torch.device("cpu"))
     count = 0
     for args, kwargs, targets in checked_batches(batches, device, "calibrating", progress):
         inputs.batch = count
-        with plain_kernels(), torch.set_grad_enabled(bool(gradients.weights)), Watch(Weights(weights), inputs.see):
+        with plain_kernels(), torch.set_grad_enabled(bool(gradients.weights)), Watch(Weights(weights), see):
             outputs = model(*args, **kwargs)
         if loss is not None and gradients.weights:
-            gradients.add(loss(outputs, targets), count)
+            taylor.add(gradients.add(loss(outputs, targets), count))
         count += 1
     if not count:
         raise EvidenceError("calibration was given no batches", hint="an iterator can be run through only once")
@@ -74,6 +83,8 @@ def calibrate(
         sampled={site: sample.numbers() for site, sample in inputs.sampled.items()},
         gradients={site: total / count for site, total in gradients.totals.items()},
         fishers={site: total / count for site, total in gradients.squares.items()},
+        activities=activity.activities(),
+        taylors={group: total / count for group, total in taylor.totals.items()},
         unread={site: "no batch used it" for site in weights if not inputs.saw(site)} | inputs.unread,
     )
 
@@ -88,19 +99,25 @@ class _Gradients:
         for weight in weights.values():
             weight.requires_grad_()
 
-    def add(self, loss: Tensor, batch: int) -> None:
-        """Add the gradients of one batch's loss; a weight that the loss does not reach has gradient zero."""
+    def add(self, loss: Tensor, batch: int) -> dict[str, Tensor]:
+        """Add the gradients of one batch's loss, and return them times the weights.
+
+        A weight that the loss does not reach has gradient zero.
+        """
         if loss.numel() != 1 or not bool(torch.isfinite(loss).all()):
             got = f"shape {tuple(loss.shape)}" if loss.numel() != 1 else str(float(loss.detach()))
             raise EvidenceError(f"calibration batch {batch}: wanted the loss to be one finite number, got {got}")
+        products: dict[str, Tensor] = {}
         if not loss.requires_grad:
-            return
+            return products
         found = torch.autograd.grad(loss, list(self.weights.values()), allow_unused=True)
         for site, gradient in zip(self.weights, found, strict=True):
             if gradient is not None:
                 plain = gradient.detach().to("cpu", torch.float32)
                 self.totals[site] += plain
                 self.squares[site].addcmul_(plain, plain)
+                products[site] = plain * self.weights[site].detach().to("cpu", torch.float32)
+        return products
 
 
 def _checked(needs: Iterable[str], loss: Loss | None, samples: int) -> frozenset[str]:
@@ -110,7 +127,7 @@ def _checked(needs: Iterable[str], loss: Loss | None, samples: int) -> frozenset
             f"calibration knows no evidence of kind {', '.join(sorted(wanted - KINDS))}",
             hint=f"the kinds are {', '.join(sorted(KINDS))}",
         )
-    if "gradient" in wanted and loss is None:
+    if wanted & {"gradient", "taylor"} and loss is None:
         raise EvidenceError("calibration was asked for gradients without a loss", hint="pass loss=task.loss")
     if samples < 1:
         raise EvidenceError(f"calibration: wanted samples of at least 1, got {samples}")

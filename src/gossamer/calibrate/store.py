@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from gossamer.errors import EvidenceError
-from gossamer.model.evidence import Evidence, Mean, Moment
+from gossamer.model.evidence import Activity, Evidence, Mean, Moment
 from gossamer.model.layout import Layout, Reading
 
 _FORMAT = "gossamer evidence 1"
@@ -46,6 +46,8 @@ def save_evidence(path: str | Path, evidence: Evidence) -> None:
         "sampled": {site: put(torch.from_numpy(numbers)) for site, numbers in evidence.sampled.items()},
         "gradients": {site: put(tensor) for site, tensor in evidence.gradients.items()},
         "fishers": {site: put(tensor) for site, tensor in evidence.fishers.items()},
+        "activities": {group: [put(one.mean), put(one.nonzero)] for group, one in evidence.activities.items()},
+        "taylors": {group: put(tensor) for group, tensor in evidence.taylors.items()},
         "unread": evidence.unread,
     }
     save_file(arrays, str(path), metadata={"evidence": json.dumps(document)})
@@ -87,5 +89,7 @@ def _evidence(document: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Evid
         sampled={site: np.asarray(tensor.numpy()) for site, tensor in tensors("sampled").items()},
         gradients=tensors("gradients"),
         fishers=tensors("fishers"),
+        activities={group: Activity(arrays[mean], arrays[share]) for group, (mean, share) in document["activities"].items()},
+        taylors=tensors("taylors"),
         unread=document["unread"],
     )

@@ -1,7 +1,8 @@
 """Evidence: what one calibration pass saw, per site: second moments, means and ranges of inputs, gradients of weights.
 
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
-equal. Kinds: ``second_moment``, ``mean``, ``range`` and ``gradient``; a method names those it uses in ``needs``.
+equal. Kinds: ``second_moment``, ``mean``, ``range`` and ``gradient`` of sites, ``activity`` and ``taylor`` of groups of
+units; a method names those it uses in ``needs``.
 """
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from torch import Tensor
 from gossamer.errors import EvidenceError
 from gossamer.model.layout import Layout
 
-KINDS: Final = frozenset({"second_moment", "mean", "range", "gradient"})
+KINDS: Final = frozenset({"second_moment", "mean", "range", "gradient", "activity", "taylor"})
 T = TypeVar("T")
 
 
@@ -48,6 +49,19 @@ class Mean:
     count: int
 
 
+@dataclass(frozen=True)
+class Activity:
+    """How active the units of a group are where they are read.
+
+    Attributes:
+        mean: mean of the absolute value, float32 (units,).
+        nonzero: share of values that are not zero, float32 (units,).
+    """
+
+    mean: Tensor
+    nonzero: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
     """Everything calibration collected. Read through the methods, which explain what is missing.
@@ -66,6 +80,8 @@ class Evidence:
     sampled: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     fishers: Mapping[str, Tensor] = field(default_factory=dict)
+    activities: Mapping[str, Activity] = field(default_factory=dict)
+    taylors: Mapping[str, Tensor] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
 
     def second_moment(self, site: str) -> tuple[Moment, ...]:
@@ -123,6 +139,24 @@ class Evidence:
         """
         return self._get("gradient", self.fishers, site)
 
+    def activity(self, group: str) -> Activity:
+        """Return how active the units of ``group`` are.
+
+        Raises:
+            EvidenceError: not collected, or no reader of the group was seen.
+        """
+        return self._get("activity", self.activities, group)
+
+    def taylor(self, group: str) -> Tensor:
+        """Return the mean over batches of ``abs(sum of activation times gradient)`` of each unit, float32 (units,).
+
+        With batches of one sample this is the criterion of Molchanov et al. (2017).
+
+        Raises:
+            EvidenceError: not collected, or nothing reads the group.
+        """
+        return self._get("taylor", self.taylors, group)
+
     def has(self, kind: str) -> bool:
         """Return whether evidence of ``kind`` was asked for."""
         return kind in self.kinds
@@ -136,4 +170,4 @@ class Evidence:
                 f"no {kind} was collected for {site}: calibration was asked for {have}",
                 hint=f"calibrate with needs including {kind!r}",
             )
-        raise EvidenceError(f"no {kind} for {site}: {self.unread.get(site, 'no such site was calibrated')}")
+        raise EvidenceError(f"no {kind} for {site}: {self.unread.get(site, 'nothing of that name was calibrated')}")

@@ -38,7 +38,8 @@ class Collector:
         if self.evidence is None or not needs <= self.evidence.kinds:
             kinds = needs | (self.evidence.kinds if self.evidence is not None else frozenset())
             picked = torch.Generator().manual_seed(self.seed)
-            batches = self.task.batches("train", samples=self.samples, generator=picked)
+            size = 1 if "taylor" in kinds else None  # that evidence is of single samples
+            batches = self.task.batches("train", batch_size=size, samples=self.samples, generator=picked)
             self.evidence = calibrate(subject, batches, kinds, loss=self.task.loss)
         return self.evidence
 
