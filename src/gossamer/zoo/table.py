@@ -64,7 +64,7 @@ NETWORKS: tuple[Network, ...] = (
     Network("lenet5-lecun", LeNet5LeCun, _SMALL, 61_706, "fashion-mnist", "LeNet-5, LeCun's sizes 6-16-120-84-10"),
     Network("vgg-small", VGGSmall, _SMALL, 584_618, "fashion-mnist", "six convolutions with batch normalisation"),
     Network("resnet20", ResNet20, _SMALL, 269_434, "fashion-mnist", "ResNet-20, width 16"),
-    Network("mobilenetv2-small", partial(MobileNetV2, SMALL), _SMALL, 405_658, "fashion-mnist", "MobileNetV2, small"),
+    Network("mobilenetv2-small", partial(MobileNetV2, SMALL), _SMALL, 272_538, "fashion-mnist", "MobileNetV2, small"),
     Network("digits-gru", SpokenGRU, _FRAMES, 56_202, "spoken-digits", "GRU 128, spoken digits, many to one"),
     Network("digits-lstm", SpokenLSTM, _FRAMES, 74_506, "spoken-digits", "LSTM 128, spoken digits, many to one"),
     Network("char-rnn", CharRNN, _TEXT, 106_832, "bible", "vanilla RNN 256 over characters"),
