@@ -68,6 +68,8 @@ def test_ones_own_network_data_and_settings(tmp_path):
     [
         (["zoo:mlp-digit"], "did you mean 'mlp-digits'"),
         (["zoo:edges"], "--data"),
+        (["zoo:resnet152"], "name yours with --data; it takes float32 (1, 3, 224, 224)"),
+        (["zoo:seq2seq-gru"], "it takes int64 (1, 20) and int64 (1, 16)"),
         (["zoo:mlp-digits", "--data", "digit"], "did you mean 'digits'"),
         (["zoo:mlp-digits", "--set", "speed=1"], "speed"),
         (["zoo:mlp-digits", "--set", "lr"], "NAME=VALUE"),

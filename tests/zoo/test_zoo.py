@@ -16,27 +16,44 @@ from gossamer.zoo.lenet300 import LeNet300
 from gossamer.zoo.spoken import SpokenGRU, SpokenLSTM
 from gossamer.zoo.xor import POINTS, VALUES, learned, linear_fit, solved
 
-INPUTS = {
-    "xor": lambda: (torch.zeros(2, 2),),
-    "edges": lambda: (torch.zeros(2, 1, HEIGHT, WIDTH),),
-    "mlp-digits": lambda: (torch.zeros(2, 1, 8, 8),),
-    "digits-gru": lambda: (torch.zeros(2, 9, 13), torch.tensor([9, 4])),
-    "digits-lstm": lambda: (torch.zeros(2, 9, 13), torch.tensor([9, 4])),
-    "char-rnn": lambda: (torch.zeros(2, 5, dtype=torch.long),),
-    "char-lstm": lambda: (torch.zeros(2, 5, dtype=torch.long),),
-    "char-gru": lambda: (torch.zeros(2, 5, dtype=torch.long),),
+PUBLISHED = {
+    "alexnet": 61_100_840,
+    "vgg16": 138_357_544,
+    "vgg16-bn": 138_365_992,
+    "vgg19": 143_667_240,
+    "vgg19-bn": 143_678_248,
+    "googlenet": 6_624_904,
+    "resnet18": 11_689_512,
+    "resnet50": 25_557_032,
+    "resnet152": 60_192_808,
+    "mobilenetv2": 3_504_872,
+    "densenet121": 7_978_856,
+    "squeezenet": 1_235_496,
 }
-SHAPES = {"xor": (2,), "edges": (2, 1, HEIGHT, WIDTH - 1)} | dict.fromkeys(
-    ("char-rnn", "char-lstm", "char-gru"), (2, 5, 80)
-)
+SHAPES = {
+    "xor": (1,),
+    "edges": (1, 1, HEIGHT, WIDTH - 1),
+    "unet": (1, 2, 128, 128),
+    "unet-small": (1, 2, 64, 64),
+    **dict.fromkeys(("char-rnn", "char-lstm", "char-gru"), (1, 64, 80)),
+    **dict.fromkeys(("seq2seq-lstm", "seq2seq-gru"), (1, 16, 1000)),
+}
 
 
 @pytest.mark.parametrize("entry", zoo.NETWORKS, ids=lambda entry: entry.name)
 def test_each_network_has_the_stated_size_and_shapes(entry):
-    model = zoo.build(entry.name).eval()
+    with torch.device("meta"):  # shapes without values: the largest takes no memory
+        model = entry.make().eval()
     assert sum(parameter.numel() for parameter in model.parameters()) == entry.parameters
-    inputs = INPUTS.get(entry.name, lambda: (torch.zeros(2, 1, 28, 28),))()
-    assert model(*inputs).shape == SHAPES.get(entry.name, (2, 10))
+    inputs = entry.example()
+    classes = 1000 if inputs[0].shape[1:] == (3, 224, 224) else 10
+    assert model(*(given.to("meta") for given in inputs)).shape == SHAPES.get(entry.name, (1, classes))
+
+
+@pytest.mark.parametrize("entry", [entry for entry in zoo.NETWORKS if entry.data], ids=lambda entry: entry.name)
+def test_each_network_for_data_takes_a_batch(entry):
+    inputs = (given.expand(2, *given.shape[1:]) for given in entry.example())
+    assert zoo.build(entry.name).eval()(*inputs).shape == (2, *SHAPES.get(entry.name, (1, 10))[1:])
 
 
 def test_the_published_parameter_counts():
@@ -45,6 +62,8 @@ def test_the_published_parameter_counts():
     assert counts["lenet5"] == 431_080
     assert counts["lenet5-lecun"] == 61_706
     assert counts["vgg-small"] <= 1_500_000
+    assert counts["mobilenetv2-small"] <= 1_000_000
+    assert {name: counts[name] for name in PUBLISHED} == PUBLISHED
 
 
 def test_unknown_names_and_missing_weights_are_named():

@@ -1,5 +1,7 @@
 """The task named on the command line."""
 
+from torch import Tensor
+
 from gossamer import datasets, zoo
 from gossamer.cli.resolve import made
 from gossamer.errors import DataError
@@ -28,7 +30,14 @@ def task_for(model: str, spec: str | None) -> Task:
     if spec is not None:
         return task_of(spec)
     kind, _, name = model.partition(":")
-    own = zoo.network(name).data if kind == "zoo" else None
-    if own is None:
+    if kind != "zoo":
         raise DataError(f"{model} does not say which data it is for", hint="name them with --data")
+    own = zoo.network(name).data
+    if own is None:
+        shapes = " and ".join(f"{_type(given)} {tuple(given.shape)}" for given in zoo.example(name))
+        raise DataError(f"{model}: no built-in data are for it", hint=f"name yours with --data; it takes {shapes}")
     return task_of(own)
+
+
+def _type(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

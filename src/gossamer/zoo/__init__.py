@@ -5,12 +5,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from safetensors.torch import load
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer.errors import ModelError
 from gossamer.zoo.table import NETWORKS, Network
 
-__all__ = ["NETWORKS", "Network", "build", "config", "names", "network", "trained"]
+__all__ = ["NETWORKS", "Network", "build", "config", "example", "names", "network", "trained"]
 
 
 def names() -> tuple[str, ...]:
@@ -60,6 +60,15 @@ def build(name: str, *, pretrained: bool | None = False) -> nn.Module:
             raise ModelError(f"zoo: {name} has no trained weights", hint=f"there are weights of {having}")
         model.load_state_dict(load(path.read_bytes()))
     return model
+
+
+def example(name: str) -> tuple[Tensor, ...]:
+    """Return example inputs of ``name``, one sample; the same at every call.
+
+    Raises:
+        ModelError: there is no such network.
+    """
+    return network(name).example()
 
 
 def config(name: str) -> bytes | None:
