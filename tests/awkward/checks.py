@@ -12,8 +12,12 @@ from torch.utils import _pytree as pytree
 from gossamer import artifact
 from gossamer.calibrate import calibrate
 from gossamer.model import (
+    Codebook,
     Constraints,
+    Cut,
     Fold,
+    Grid,
+    Mask,
     Method,
     Plan,
     Split,
@@ -26,6 +30,8 @@ from gossamer.model import (
     plain_copy,
     to_artifact,
 )
+from gossamer.model.coupling import kept_units, positions
+from gossamer.model.resize import picked
 
 
 def subject_of(network: Awkward) -> Subject:
@@ -154,16 +160,29 @@ def strength_zero_is_the_identity(method: type[Method], network: Awkward) -> Non
     assert _equal(_state(plain_copy(result)), _state(plain_copy(subject)))
 
 
+def cut_sites(subject: Subject, plan: Plan) -> set[str]:
+    """Return the sites that lose units by the plan's cuts."""
+    return set(positions_of(subject, plan)) & set(subject.sites)
+
+
+def positions_of(subject: Subject, plan: Plan) -> dict[str, Any]:
+    """Return the positions that stay, by tensor, when the plan's cut is made; nothing if it has none."""
+    cuts = [edit for edit in plan.edits if isinstance(edit, Cut)]
+    return positions(subject.groups, kept_units(subject.groups, cuts[0].keep)) if cuts else {}
+
+
 def every_site_is_treated_or_skipped(method: type[Method], network: Awkward) -> None:
     subject = subject_of(network)
     plan = planned(setting(method), subject)
     split = {edit.module for edit in plan.edits if isinstance(edit, Split)}
     folded = {edit.module for edit in plan.edits if isinstance(edit, Fold)}
     reasons = {skip.site: skip.reason for skip in plan.skipped}
+    cut = cut_sites(subject, plan)
     for name, site in subject.sites.items():
         treated = (
             name in plan.constraints
             or name in plan.activations
+            or name in cut
             or bool(plan.penalties)
             or any(owner.module in split | folded for owner in site.owners)
         )
@@ -194,11 +213,26 @@ def earlier_constraints_survive(first: type[Method], second: type[Method], netwo
     held = once.constraints
     if not held and not once.activations:
         return
-    twice = apply(once, planned(setting(second), once))
+    plan = planned(setting(second), once)
+    twice = apply(once, plan)
+    held = {name: _cut(one, positions_of(once, plan).get(name)) for name, one in held.items()}
     _hold(twice, held)
     train_one_step(twice)
     _hold(twice, held)
     assert set(once.activations) <= set(twice.activations)
+
+
+def _cut(held: Constraints, kept: Any) -> Constraints:
+    """Return what must hold for the part of a site that a cut leaves."""
+    if kept is None:
+        return held
+    mask = held.mask and Mask(picked(held.mask.keep, kept))
+    book = held.codebook and Codebook(picked(held.codebook.codes, kept), held.codebook.centers)
+    grid = held.grid
+    if grid is not None and grid.axis is not None and len(kept) > grid.axis and kept[grid.axis] is not None:
+        along = (kept[grid.axis],)
+        grid = Grid(picked(grid.scale, along), picked(grid.zero, along), grid.bits, grid.signed, grid.axis)
+    return Constraints(mask, book, grid)
 
 
 def _hold(subject: Subject, held: dict[str, Constraints]) -> None:

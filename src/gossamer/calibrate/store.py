@@ -89,7 +89,9 @@ def _evidence(document: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Evid
         sampled={site: np.asarray(tensor.numpy()) for site, tensor in tensors("sampled").items()},
         gradients=tensors("gradients"),
         fishers=tensors("fishers"),
-        activities={group: Activity(arrays[mean], arrays[share]) for group, (mean, share) in document["activities"].items()},
+        activities={
+            group: Activity(arrays[mean], arrays[share]) for group, (mean, share) in document["activities"].items()
+        },
         taylors=tensors("taylors"),
         unread=document["unread"],
     )

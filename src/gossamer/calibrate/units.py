@@ -5,14 +5,14 @@ over all positions of a feature map, needs no activation at all: for a linear re
 gradient over the weights that read the unit.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from gossamer.calibrate.uses import Image, Rows, Use
-from gossamer.model.coupling import Group, Slice
+from gossamer.model.coupling import Group, Slice, rows_of
 from gossamer.model.evidence import Activity
 from gossamer.model.layout import Reading
 
@@ -57,7 +57,9 @@ class UnitActivity:
         found = {}
         for group in self.groups:
             seen = [
-                (part, tally) for part in group.readers if (tally := self._tallies.get((part.tensor, part.dim))) is not None
+                (part, tally)
+                for part in group.readers
+                if (tally := self._tallies.get((part.tensor, part.dim))) is not None
             ]
             if seen:
                 sizes = [_by_unit(part, tally.size / tally.count, group.size) for part, tally in seen]
@@ -90,11 +92,9 @@ class UnitTaylor:
 
 def sum_by_unit(part: Slice, values: Tensor, size: int) -> Tensor:
     """Return the sum of ``values``, shaped as the tensor of ``part``, over what belongs to each of ``size`` units."""
-    pieces: Iterable[Tensor] = values.chunk(part.parts) if part.parts > 1 else (values,)
-    sums = [piece.transpose(0, part.dim).flatten(1).sum(1) if piece.ndim > 1 else piece for piece in pieces]
     units = torch.from_numpy(part.units)
     known = units >= 0
-    return values.new_zeros(size).index_add_(0, units[known], torch.cat(sums)[known])
+    return values.new_zeros(size).index_add_(0, units[known], rows_of(part, values).sum(1)[known])
 
 
 def _by_unit(part: Slice, values: Tensor, size: int) -> Tensor:

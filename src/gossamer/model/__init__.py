@@ -5,7 +5,7 @@ from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, M
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.coupling import Group, Slice
 from gossamer.model.edits import Cut, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
-from gossamer.model.evidence import Evidence, Mean, Moment
+from gossamer.model.evidence import Activity, Evidence, Mean, Moment
 from gossamer.model.folding import foldable
 from gossamer.model.freeze import Frozen, freeze, to_artifact
 from gossamer.model.graph import Graph, Node, Unseen
@@ -19,6 +19,7 @@ from gossamer.model.site import Owner, Site, find_sites
 from gossamer.model.subject import Subject, live_weight, plain_copy, trainable
 
 __all__ = [
+    "Activity",
     "Codebook",
     "Constraint",
     "Constraints",

@@ -35,6 +35,7 @@ class Plan:
         activations: grid of the input of each named site's module.
         penalties: terms of the training loss for the training that follows.
         skipped: sites left alone, with reasons.
+        reset_norms: whether batch norms want their statistics measured anew once the plan is carried out.
     """
 
     method: str
@@ -44,6 +45,7 @@ class Plan:
     activations: Mapping[str, Grid] = field(default_factory=dict)
     penalties: tuple[Penalty, ...] = ()
     skipped: tuple[Skip, ...] = ()
+    reset_norms: bool = False
 
     def on(self, site: str) -> tuple[Constraint, ...]:
         """Return the constraints planned for ``site``."""
@@ -85,6 +87,7 @@ class Plan:
             "activations": many("activations", {site: (grid,) for site, grid in self.activations.items()}),
             "penalties": [type(penalty).__name__ for penalty in self.penalties],
             "skipped": [[skip.site, skip.reason] for skip in self.skipped],
+            "reset_norms": self.reset_norms,
         }
         arrays |= {f"tensors/{name}": _to_numpy(value) for name, value in self.tensors.items()}
         return document, arrays
@@ -113,6 +116,7 @@ class Plan:
                 tensors={name: torch.from_numpy(np.array(arrays[f"tensors/{name}"])) for name in document["tensors"]},
                 activations={site: grid for site, grid in grids.items() if isinstance(grid, Grid)},
                 skipped=tuple(Skip(site, reason) for site, reason in document["skipped"]),
+                reset_norms=document.get("reset_norms", False),
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise PlanError(f"saved plan: {error!r}") from error

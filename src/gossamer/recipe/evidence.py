@@ -1,12 +1,13 @@
 """Evidence for a run: collected when a method asks for it, kept until weights change."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from gossamer.calibrate import calibrate
 from gossamer.model import Evidence, Subject
-from gossamer.task import Task
+from gossamer.task import Batch, Task
 
 SAMPLES = 512
 """Samples of the training split that calibration sees; methods of this kind level off at a few hundred."""
@@ -37,11 +38,14 @@ class Collector:
             return None
         if self.evidence is None or not needs <= self.evidence.kinds:
             kinds = needs | (self.evidence.kinds if self.evidence is not None else frozenset())
-            picked = torch.Generator().manual_seed(self.seed)
             size = 1 if "taylor" in kinds else None  # that evidence is of single samples
-            batches = self.task.batches("train", batch_size=size, samples=self.samples, generator=picked)
-            self.evidence = calibrate(subject, batches, kinds, loss=self.task.loss)
+            self.evidence = calibrate(subject, self.batches(size), kinds, loss=self.task.loss)
         return self.evidence
+
+    def batches(self, size: int | None = None) -> Iterator[Batch]:
+        """Return the batches that calibration sees, of ``size`` samples or the task's own size."""
+        picked = torch.Generator().manual_seed(self.seed)
+        return self.task.batches("train", batch_size=size, samples=self.samples, generator=picked)
 
     def forget(self) -> None:
         """Drop what was collected: the subject's weights have changed."""

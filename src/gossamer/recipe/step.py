@@ -8,6 +8,7 @@ import msgspec
 import torch
 from rich.progress import Progress
 
+from gossamer.calibrate import reset_batch_norm
 from gossamer.errors import RecipeError
 from gossamer.model import Evidence, Mask, Method, Penalty, Plan, Subject, apply, retarget
 from gossamer.recipe.evidence import Collector
@@ -54,7 +55,9 @@ def perform(
     evidence = None if step.method is None else collector.get(subject, step.method.needs)
     plan = _plan(step, subject, evidence)
     new = subject.copy() if plan is None else apply(subject, plan)
-    if plan is not None and (plan.constraints or plan.edits or plan.activations):
+    if plan is not None and plan.reset_norms:
+        new = reset_batch_norm(new, collector.batches())
+    if plan is not None and (plan.constraints or plan.edits or plan.tensors or plan.activations):
         collector.forget()
     if step.train is None:
         return Done(new, plan, 0, () if plan is None else plan.penalties)

@@ -1,8 +1,9 @@
 """Pruning: weights become zero and stay zero."""
 
 from gossamer.methods.prune.magnitude import Magnitude
+from gossamer.methods.prune.units import Units
 from gossamer.model import Method
 
-METHODS: tuple[type[Method], ...] = (Magnitude,)
+METHODS: tuple[type[Method], ...] = (Magnitude, Units)
 
-__all__ = ["METHODS", "Magnitude"]
+__all__ = ["METHODS", "Magnitude", "Units"]

@@ -5,13 +5,13 @@ from typing import Any
 
 from torch import nn
 
-from gossamer.model.coupling.cutting import constants, kept_units, positions
+from gossamer.model.coupling.cutting import constants, kept_units, positions, rows_of
 from gossamer.model.coupling.groups import Group, Slice, build_groups
 from gossamer.model.coupling.trial import tried
 from gossamer.model.coupling.walk import walk
 from gossamer.model.graph import Unseen
 
-__all__ = ["Group", "Slice", "Unseen", "constants", "find_groups", "kept_units", "positions"]
+__all__ = ["Group", "Slice", "Unseen", "constants", "find_groups", "kept_units", "positions", "rows_of"]
 
 
 def find_groups(

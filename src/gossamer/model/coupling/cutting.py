@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gossamer.errors import PlanError
 from gossamer.model.coupling.groups import Group, Slice
@@ -80,6 +82,12 @@ def constants(groups: Sequence[Group], kept: Kept) -> tuple[tuple[str, str, int]
             gone[key] = gone.get(key, np.zeros(len(rows), np.int64)) + lost
             wide[key] = rows.shape[1]
     return tuple((*key, int((lost < wide[key]).sum())) for key, lost in gone.items() if (lost >= wide[key]).any())
+
+
+def rows_of(part: Slice, tensor: Tensor) -> Tensor:
+    """Return ``tensor`` as a matrix with one row per position of ``part``, whatever else belongs to it in the row."""
+    pieces = tensor.chunk(part.parts) if part.parts > 1 else (tensor,)
+    return torch.cat([piece.transpose(0, part.dim).reshape(piece.shape[part.dim], -1) for piece in pieces])
 
 
 def reading_columns(part: Slice, unit: NDArray[np.bool_]) -> Labels:
