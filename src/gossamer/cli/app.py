@@ -10,6 +10,7 @@ from gossamer.cli.compress import compress
 from gossamer.cli.demo import demo
 from gossamer.cli.diff import diff
 from gossamer.cli.export import export
+from gossamer.cli.groups import groups
 from gossamer.cli.inspect import inspect
 from gossamer.cli.measure import measure
 from gossamer.cli.recipes import recipes
@@ -35,6 +36,7 @@ EXAMPLES: dict[Callable[..., Any], str] = {
     export: "gossamer export lenet.goss -o lenet.onnx",
     measure: "gossamer measure lenet.goss",
     diff: "gossamer diff before.goss after.goss",
+    groups: "gossamer groups zoo:resnet20",
     train: "gossamer train zoo:lenet5 --epochs 8 -o lenet5.safetensors",
     recipes: "gossamer recipes deep-compression",
     demo: "gossamer demo",

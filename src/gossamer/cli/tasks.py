@@ -1,5 +1,7 @@
 """The task named on the command line."""
 
+from typing import Any
+
 from torch import Tensor
 
 from gossamer import datasets, zoo
@@ -37,6 +39,18 @@ def task_for(model: str, spec: str | None) -> Task:
         shapes = " and ".join(f"{_type(given)} {tuple(given.shape)}" for given in zoo.example(name))
         raise DataError(f"{model}: no built-in data are for it", hint=f"name yours with --data; it takes {shapes}")
     return task_of(own)
+
+
+def inputs_for(model: str, spec: str | None) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return example inputs: those of the task that ``spec`` names, or else what the zoo network ``model`` takes.
+
+    Raises:
+        DataError: see :func:`task_for`.
+    """
+    kind, _, name = model.partition(":")
+    if spec is None and kind == "zoo":
+        return zoo.example(name), {}
+    return task_for(model, spec).example
 
 
 def _type(tensor: Tensor) -> str:
