@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from provenance import commit, machine
 
 from gossamer import artifact, zoo
 from gossamer.methods.prune import Units
@@ -106,13 +107,9 @@ def main() -> None:
     if given.one:
         print(json.dumps(one(given.one)))
         return
-    from provenance import commit, machine
-
     known = json.loads(RESULT.read_text())["networks"] if RESULT.exists() else {}
     for name in given.networks or [each for each in zoo.names() if each not in {"xor", "edges"}]:
-        done = subprocess.run(
-            [sys.executable, __file__, "--one", name], stdout=subprocess.PIPE, text=True, check=False
-        )
+        done = subprocess.run([sys.executable, __file__, "--one", name], stdout=subprocess.PIPE, text=True, check=False)
         row = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"network": name, "failed": True}
         known[name] = {**row, "commit": commit()}
         shown = {key: row.get(key) for key in ("seconds", "memory_ratio", "macs_left", "onnx_difference", "bit_equal")}
