@@ -1,5 +1,7 @@
 """Proof that groups are right: units that nothing reads can be cut and the outputs do not change."""
 
+from contextlib import ExitStack
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -55,8 +57,6 @@ def check_unread_units_can_go(subject: Subject, share: float = 0.5, seed: int = 
     assert [one.shape for one in outputs(whole.model, subject)] == shapes
     exact = {name: keep for name, keep in keeps.items() if name not in mixed}
     if exact:
-        from contextlib import ExitStack
-
         with ExitStack() as stack:
             for group in subject.groups:
                 if group.name in exact:

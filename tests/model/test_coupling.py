@@ -5,7 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from awkward.networks import NETWORKS
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from model.coupled import check_unread_units_can_go, free_groups, plan_of, some_units
+from model.random_graphs import BLOCKS, build, networks
 from torch import nn
 
 from gossamer.errors import PlanError
@@ -229,6 +232,17 @@ def test_a_cut_that_does_not_fit_is_refused(keep, message):
     subject = Subject.of(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(2, 3))
     with pytest.raises(PlanError, match=message):
         apply(subject, Plan("t", edits=(Cut(keep),)))
+
+
+@pytest.mark.parametrize("name", sorted(BLOCKS))
+def test_each_block_of_random_graphs_can_be_cut(name):
+    assert check_unread_units_can_go(Subject.of(build([name], 8), torch.randn(2, 3, 4, 4))) >= 1
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(network=networks, seed=st.integers(0, 9))
+def test_unread_units_of_random_graphs_can_go(network, seed):
+    check_unread_units_can_go(Subject.of(build(*network), torch.randn(2, 3, 4, 4)), seed=seed)
 
 
 def test_components_and_segments():

@@ -232,12 +232,17 @@ def settle_lanes(space: Space) -> list[Labels]:
     """Return rows of labels whose units must be cut in equal number, no two of them at odds.
 
     Where rows overlap, or two partitions cross, their labels are cut together by place instead: less free, but right.
+    So are the rows of a grid, for a program may read it in another order (channel shuffle).
     """
     while True:
         roots = space.roots()
         found: list[Labels] = []
         clash = False
-        for rows in (*space.lanes, *(grid for grid in space.grids if _is_free(roots[grid]))):
+        for grid in space.grids:
+            if _is_free(roots[grid]):
+                space.same(grid[:1], grid)
+                clash = True
+        for rows in space.lanes:
             now = _distinct(roots[rows])
             if now is not None and all(np.array_equal(np.sort(row), np.sort(now[0])) for row in now):
                 continue
