@@ -1,8 +1,13 @@
 """Pruning: weights become zero and stay zero."""
 
+from gossamer.methods.prune.lamp import Lamp
 from gossamer.methods.prune.magnitude import Magnitude
+from gossamer.methods.prune.obd import Obd
+from gossamer.methods.prune.snip import Snip
+from gossamer.methods.prune.threshold import Threshold
+from gossamer.methods.prune.wanda import Wanda
 from gossamer.model import Method
 
-METHODS: tuple[type[Method], ...] = (Magnitude,)
+METHODS: tuple[type[Method], ...] = (Magnitude, Threshold, Lamp, Snip, Obd, Wanda)
 
-__all__ = ["METHODS", "Magnitude"]
+__all__ = ["METHODS", "Lamp", "Magnitude", "Obd", "Snip", "Threshold", "Wanda"]
