@@ -3,11 +3,13 @@
 from gossamer.methods.prune.lamp import Lamp
 from gossamer.methods.prune.magnitude import Magnitude
 from gossamer.methods.prune.obd import Obd
+from gossamer.methods.prune.obs import Obs
 from gossamer.methods.prune.snip import Snip
+from gossamer.methods.prune.sparsegpt import SparseGpt
 from gossamer.methods.prune.threshold import Threshold
 from gossamer.methods.prune.wanda import Wanda
 from gossamer.model import Method
 
-METHODS: tuple[type[Method], ...] = (Magnitude, Threshold, Lamp, Snip, Obd, Wanda)
+METHODS: tuple[type[Method], ...] = (Magnitude, Threshold, Lamp, Snip, Obd, Wanda, Obs, SparseGpt)
 
-__all__ = ["METHODS", "Lamp", "Magnitude", "Obd", "Snip", "Threshold", "Wanda"]
+__all__ = ["METHODS", "Lamp", "Magnitude", "Obd", "Obs", "Snip", "SparseGpt", "Threshold", "Wanda"]
