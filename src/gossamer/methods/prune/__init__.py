@@ -6,10 +6,11 @@ from gossamer.methods.prune.obd import Obd
 from gossamer.methods.prune.obs import Obs
 from gossamer.methods.prune.snip import Snip
 from gossamer.methods.prune.sparsegpt import SparseGpt
+from gossamer.methods.prune.surgery import Surgery
 from gossamer.methods.prune.threshold import Threshold
 from gossamer.methods.prune.wanda import Wanda
 from gossamer.model import Method
 
-METHODS: tuple[type[Method], ...] = (Magnitude, Threshold, Lamp, Snip, Obd, Wanda, Obs, SparseGpt)
+METHODS: tuple[type[Method], ...] = (Magnitude, Threshold, Lamp, Snip, Obd, Wanda, Obs, SparseGpt, Surgery)
 
-__all__ = ["METHODS", "Lamp", "Magnitude", "Obd", "Obs", "Snip", "SparseGpt", "Threshold", "Wanda"]
+__all__ = ["METHODS", "Lamp", "Magnitude", "Obd", "Obs", "Snip", "SparseGpt", "Surgery", "Threshold", "Wanda"]
