@@ -12,6 +12,7 @@ from gossamer.errors import RecipeError
 from gossamer.model import Evidence, Mask, Method, Penalty, Plan, Subject, apply, retarget, settle
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.recipe import Step
+from gossamer.recipe.rewind import rewound
 from gossamer.task import Task
 from gossamer.train import train
 
@@ -34,7 +35,14 @@ class Done:
 
 
 def perform(
-    step: Step, subject: Subject, task: Task, collector: Collector, *, folder: Path, progress: Progress | None = None
+    step: Step,
+    subject: Subject,
+    task: Task,
+    collector: Collector,
+    *,
+    folder: Path,
+    earlier: Subject | None = None,
+    progress: Progress | None = None,
 ) -> Done:
     """Carry out one step and return the new subject; the one given is untouched.
 
@@ -46,6 +54,7 @@ def perform(
         task: data, loss and metrics.
         collector: gives the evidence the method needs.
         folder: for the checkpoint of the training.
+        earlier: whose weights the training starts with, for a step that rewinds.
         progress: bars to add to.
 
     Raises:
@@ -59,6 +68,8 @@ def perform(
     if step.train is None:
         settle(new)
         return Done(new, plan, 0, () if plan is None else plan.penalties)
+    if earlier is not None:
+        new = rewound(new, earlier)
     changes = _ramp(step, new, evidence) or _revised(step, subject, new)
     result = train(new, task, step.train, schedule=changes, folder=folder, progress=progress)
     settle(new)
