@@ -1,7 +1,7 @@
 """LAMP: magnitudes made comparable between layers by what stands above them in their own.
 
-Lee, Park, Mo, Ahn and Shin, "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021 (arXiv 2010.07611),
-equation 4: with the weights of a layer sorted by magnitude, score(u) = W[u]² / Σ_{v ≥ u} W[v]². The order within a
+Lee, Park, Mo, Ahn and Shin, "Layer-adaptive Sparsity for the Magnitude-based Pruning", ICLR 2021 (arXiv 2010.07611):
+with the weights of a layer sorted by magnitude, score(u) = W[u]² / Σ_{v ≥ u} W[v]². The order within a
 layer is that of magnitude; the largest weight of each layer scores 1, so no layer is emptied before all others are.
 """
 

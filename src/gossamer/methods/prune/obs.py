@@ -7,6 +7,9 @@ are then merged: the layer loses the weights that add least to its squared error
 With H of all rows known in advance, the values that remain are the least-squares solution on what is kept (their group
 form), so traces need to hold the order and the losses only.
 
+The paper gives each layer its share of zeros from outside. Here it is the same for all, or, with ``scope = "global"``,
+which is ours, the traces of all layers are merged too, each loss measured in its layer's squared outputs Σ w H wᵀ.
+
 Eliminations are put off and done for a block of steps at once, as in blocked Cholesky factorization.
 """
 

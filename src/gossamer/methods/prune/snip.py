@@ -1,7 +1,7 @@
 """SNIP: a connection matters as much as the loss feels its removal.
 
 Lee, Ajanthan and Torr, "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019 (arXiv
-1810.02340), equations 5 and 6: with a gate c_j = 1 on every weight, g_j = ∂L/∂c_j = w_j ∂L/∂w_j and the saliency is
+1810.02340): with a gate c_j = 1 on every weight, g_j = ∂L/∂c_j = w_j ∂L/∂w_j and the saliency is
 s_j = |g_j| / Σ_k |g_k|. The paper prunes once, before any training, by the gradient of one mini-batch; here the
 gradient is averaged over the batches of calibration.
 """

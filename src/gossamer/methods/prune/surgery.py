@@ -1,7 +1,7 @@
 """Dynamic network surgery: weights are pruned while the network trains, and come back if they turn out to matter.
 
 Guo, Yao and Chen, "Dynamic Network Surgery for Efficient DNNs", NIPS 2016 (arXiv 1608.04493). The loss is that of the
-masked weights, and its gradient trains all of them (equation 4). From time to time the mask follows (equation 3): off
+masked weights, and its gradient trains all of them. From time to time the mask follows: off
 where |w| < a, on where |w| > b, as before in between. The choices that the paper leaves open are those of the authors'
 code (github.com/yiwenguo/Dynamic-Network-Surgery, compress_conv_layer.cpp): a and b are 0.9 and 1.1 times
 max(μ + c·σ, 0), with μ and σ the mean and deviation of |w| over the weights that are there when surgery begins; at

@@ -1,9 +1,9 @@
 """Pruning by threshold: weights below a multiple of their site's standard deviation become zero.
 
 Han, Pool, Tran and Dally, "Learning both Weights and Connections for Efficient Neural Networks", NIPS 2015 (arXiv
-1506.02626), section 3: "the pruning threshold is chosen as a quality parameter multiplied by the standard deviation of
-a layer's weights", the quality q of each layer by its sensitivity. Here t = q·std(W) over the weights of the site that
-are not zero yet, those with |w| < t go, and biases are left alone.
+1506.02626): a layer's threshold is a quality parameter q, chosen by how sensitive the layer is, times the standard
+deviation of its weights. Here t = q·std(W) over the weights of the site that are not zero yet, those with |w| < t go,
+and biases are left alone.
 """
 
 from collections.abc import Mapping
