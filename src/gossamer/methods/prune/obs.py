@@ -25,7 +25,7 @@ from torch import Tensor
 from gossamer.methods.prune.pattern import Few, Pattern, parse
 from gossamer.methods.prune.ranked import check_pattern
 from gossamer.methods.prune.ranking import keep_largest
-from gossamer.methods.prune.second_order import Part, Pruned, compensated
+from gossamer.methods.prune.second_order import Damping, FewText, Part, Pruned, compensated
 from gossamer.model import Evidence, Method, Plan, Skip, Subject
 
 Scope = Literal["layer", "global"]
@@ -54,16 +54,8 @@ class Obs(Method, frozen=True, tag="prune.obs"):
         Scope,
         msgspec.Meta(description="the same share of each site, or more of those whose outputs suffer less"),
     ] = "layer"
-    pattern: Annotated[
-        str,
-        msgspec.Meta(
-            pattern=r"^(unstructured|\d+:\d+)$",
-            description="unstructured, or N:M (N of M neighbours along the inputs stay)",
-        ),
-    ] = "unstructured"
-    damping: Annotated[
-        float, msgspec.Meta(ge=0.0, description="added to the diagonal of the second moment, in shares of its mean")
-    ] = 0.01
+    pattern: FewText = "unstructured"
+    damping: Damping = 0.01
     most_inputs: Annotated[int, msgspec.Meta(ge=1, description="sites with more inputs are left alone")] = 2048
 
     def __post_init__(self) -> None:

@@ -25,6 +25,12 @@ PatternText = Annotated[
 ]
 
 
+AnyScope = Annotated[
+    Scope,
+    msgspec.Meta(description="rank the weights of all sites together, of each site alone, or of each output alone"),
+]
+
+
 class Ranked(Method, frozen=True, tag="prune.ranked"):
     """Base of the methods that zero the weights with the lowest scores.
 
@@ -37,10 +43,7 @@ class Ranked(Method, frozen=True, tag="prune.ranked"):
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"sparsity": 0.5})
 
     sparsity: Annotated[float, msgspec.Meta(ge=0.0, le=1.0, description="share of the weights that become zero")]
-    scope: Annotated[
-        Scope,
-        msgspec.Meta(description="rank the weights of all sites together, of each site alone, or of each output alone"),
-    ] = "global"
+    scope: AnyScope = "global"
     pattern: PatternText = "unstructured"
 
     def __post_init__(self) -> None:

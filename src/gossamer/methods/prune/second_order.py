@@ -8,7 +8,9 @@ Brain Surgeon", NIPS 1992; Dong, Chen and Pan, NIPS 2017, for layers). A convolu
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -17,6 +19,17 @@ from gossamer.methods.prune.pattern import Few, Pattern
 from gossamer.methods.prune.ranked import above_zero, weight_of
 from gossamer.methods.prune.ranking import keep_largest
 from gossamer.model import Constraints, Evidence, Layout, Mask, Method, Moment, Plan, Reading, Site, Skip, Subject
+
+FewText = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(unstructured|\d+:\d+)$",
+        description="unstructured, or N:M (N of M neighbours along the inputs stay)",
+    ),
+]
+Damping = Annotated[
+    float, msgspec.Meta(ge=0.0, description="added to the diagonal of the second moment, in shares of its mean")
+]
 
 
 @dataclass(frozen=True, eq=False)

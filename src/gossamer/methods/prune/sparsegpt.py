@@ -19,7 +19,7 @@ from torch import Tensor
 from gossamer.methods.prune.pattern import Few, Free, Pattern, parse
 from gossamer.methods.prune.ranked import above_zero, check_pattern
 from gossamer.methods.prune.ranking import keep_largest, keep_largest_rows
-from gossamer.methods.prune.second_order import Part, compensated
+from gossamer.methods.prune.second_order import Damping, FewText, Part, compensated
 from gossamer.model import Evidence, Method, Plan, Skip, Subject
 
 
@@ -38,17 +38,9 @@ class SparseGpt(Method, frozen=True, tag="prune.sparsegpt"):
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"sparsity": 0.5})
 
     sparsity: Annotated[float, msgspec.Meta(ge=0.0, le=1.0, description="share of each block's weights that goes")]
-    pattern: Annotated[
-        str,
-        msgspec.Meta(
-            pattern=r"^(unstructured|\d+:\d+)$",
-            description="unstructured, or N:M (N of M neighbours along the inputs stay)",
-        ),
-    ] = "unstructured"
+    pattern: FewText = "unstructured"
     block: Annotated[int, msgspec.Meta(ge=1, description="columns among which the weights to go are chosen")] = 128
-    damping: Annotated[
-        float, msgspec.Meta(ge=0.0, description="added to the diagonal of the second moment, in shares of its mean")
-    ] = 0.01
+    damping: Damping = 0.01
 
     def __post_init__(self) -> None:
         """Check the fields one by one, then the sparsity against the pattern."""

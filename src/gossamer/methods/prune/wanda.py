@@ -6,14 +6,12 @@ the inputs' second moment. Where one weight multiplies several inputs (ties), th
 removal of the weight alone adds to the squared error of all outputs.
 """
 
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
-import msgspec
 import torch
 from torch import Tensor
 
-from gossamer.methods.prune.ranked import Ranked, Scores, weight_of
-from gossamer.methods.prune.ranking import Scope
+from gossamer.methods.prune.ranked import AnyScope, Ranked, Scores, weight_of
 from gossamer.model import Evidence, Moment, Site, Subject
 
 
@@ -25,10 +23,7 @@ class Wanda(Ranked, frozen=True, tag="prune.wanda"):
 
     needs: ClassVar[frozenset[str]] = frozenset({"second_moment"})
 
-    scope: Annotated[
-        Scope,
-        msgspec.Meta(description="rank the weights of all sites together, of each site alone, or of each output alone"),
-    ] = "row"
+    scope: AnyScope = "row"
 
     def scores(self, subject: Subject, evidence: Evidence | None, sites: tuple[Site, ...]) -> Scores:
         """Return |w| times the norm of its input, or why the inputs are not known."""
