@@ -95,7 +95,8 @@ def main() -> None:
     result = {
         "title": "Second-order pruning without training",
         "note": "Test accuracy in percent, on Fashion-MNIST; `lost` in points. Zeros are a share of all weights. The "
-        "seed picks the calibration images.",
+        "seed picks the calibration images. Seconds are wall time of deciding, on a machine that ran other work "
+        "beside.",
         "command": f"python benchmarks/second_order.py --seeds {given.seeds} --samples {given.samples}",
         "calibration_images": given.samples,
         "means": list(means(rows)),

@@ -104,11 +104,12 @@ def compensated(
     """
     if evidence is None:
         raise EvidenceError(f"{method.tag} was given no evidence", hint="calibrate with needs={'second_moment'}")
+    held = subject.constraints
     masks, skipped = {}, []
     weights: dict[str, Tensor] = {}
     layers: dict[str, list[Part]] = {}
     for site in method.chosen(subject):
-        reason = _why_not(site, subject.constraints.get(site.name), evidence, pattern, most_inputs)
+        reason = _why_not(site, held.get(site.name), evidence, pattern, most_inputs)
         if reason is not None:
             skipped.append(Skip(site.name, reason))
             continue
