@@ -45,5 +45,6 @@ docs: $(STAMP)  ## Write the generated parts of docs/ anew
 bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results (takes hours)
 	$(BIN)/python benchmarks/coder.py --output benchmarks/results/coder.json
 	$(BIN)/python benchmarks/fuzz_artifact.py --output benchmarks/results/fuzz_artifact.json
+	$(BIN)/python benchmarks/second_order.py
 	$(BIN)/python benchmarks/int8.py lenet5 lenet300
 	$(BIN)/python benchmarks/deep_compression.py lenet5 lenet300 char-lstm char-gru

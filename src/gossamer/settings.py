@@ -38,5 +38,6 @@ def describe(kind: type[Settings]) -> list[tuple[str, str, Any]]:
         while isinstance(kind_info, msgspec.inspect.Metadata):
             text = text or str((kind_info.extra_json_schema or {}).get("description", ""))
             kind_info = kind_info.type
-        rows.append((field.name, text, field.default))
+        made = field.default_factory is not msgspec.NODEFAULT
+        rows.append((field.name, text, field.default_factory() if made else field.default))
     return rows

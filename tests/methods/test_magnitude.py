@@ -7,7 +7,7 @@ from torch import nn
 
 from gossamer.errors import ModelError, PatternError, SettingError
 from gossamer.methods.prune import Magnitude
-from gossamer.methods.prune.magnitude import keep_largest
+from gossamer.methods.prune.ranking import keep_largest
 from gossamer.model import Subject, apply, live_weight
 
 
@@ -101,7 +101,7 @@ def test_bad_settings_and_weights():
         with pytest.raises(SettingError, match=r"Magnitude\.sparsity"):
             Magnitude(sparsity=sparsity)
     with pytest.raises(SettingError, match=r"Magnitude\.scope"):
-        Magnitude(sparsity=0.5, scope="row")
+        Magnitude(sparsity=0.5, scope="column")
     plain = subject()
     plain.model[2].weight.data[0, 0] = float("nan")
     with pytest.raises(ModelError, match=r"2\.weight: a weight is not finite"):

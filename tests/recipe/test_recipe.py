@@ -111,7 +111,7 @@ def test_built_in_recipes_are_valid_and_named_after_their_files(name: str):
         ("name='x'\n[[step]]\nbits = 3", ["step 1", "'bits'", "no method"]),
         (
             "name='x'\n[[step]]\nmethod = 'prune.magic'",
-            ["step 1", "'prune.magic'", "prune.magnitude, quantize.post_training"],
+            ["step 1", "'prune.magic'", "known methods", "prune.magnitude, "],
         ),
         (
             "name='x'\n[[step]]\nmethod='share.kmeans'\n[[step]]\nmethod='prune.magnitude'\nsparsty = 0.5",

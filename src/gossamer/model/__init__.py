@@ -1,7 +1,7 @@
 """The model layer: subject, sites, graph, cost, plans, edits, live constraints, freeze and load."""
 
-from gossamer.model.apply import apply, retarget
-from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask
+from gossamer.model.apply import apply, retarget, settle
+from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.coupling import Group, Slice
 from gossamer.model.edits import Cut, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
@@ -12,7 +12,7 @@ from gossamer.model.graph import Graph, Node, Unseen
 from gossamer.model.input_grid import why_no_input_grid
 from gossamer.model.layout import Layout, Reading
 from gossamer.model.load import Loaded, load
-from gossamer.model.method import Method, choose
+from gossamer.model.method import Method, Revise, choose
 from gossamer.model.penalty import Penalty, StepContext
 from gossamer.model.plan import Plan, Skip
 from gossamer.model.site import Owner, Site, find_sites
@@ -44,10 +44,12 @@ __all__ = [
     "Plan",
     "Reading",
     "Resize",
+    "Revise",
     "Site",
     "SiteCost",
     "Skip",
     "Slice",
+    "Splice",
     "Split",
     "StepContext",
     "Subject",
@@ -66,6 +68,7 @@ __all__ = [
     "plain_copy",
     "plan_cost",
     "retarget",
+    "settle",
     "to_artifact",
     "trainable",
     "why_no_input_grid",

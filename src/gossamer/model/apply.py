@@ -10,7 +10,7 @@ from gossamer.model.coupling import constants, kept_units, positions
 from gossamer.model.edits import Cut, Edit, Fold, Split
 from gossamer.model.folding import foldable
 from gossamer.model.input_grid import put_input_grid, why_no_input_grid
-from gossamer.model.live import constrain
+from gossamer.model.live import constrain, live_parts
 from gossamer.model.merge import merge
 from gossamer.model.plan import Plan
 from gossamer.model.resize import take
@@ -66,6 +66,12 @@ def retarget(subject: Subject, plan: Plan) -> None:
             if isinstance(part, Codebook) and (old is None or old.size != part.size):
                 raise PlanError(f"{site}: a codebook of {part.size} values cannot appear during training")
     _constrain(subject, plan)
+
+
+def settle(subject: Subject) -> None:
+    """Make plain masks of the splices of ``subject``, in place, once the training that could take them back is over."""
+    for _, _, live, _ in live_parts(subject.model):
+        live.settle()
 
 
 def _constrain(subject: Subject, plan: Plan) -> None:

@@ -43,7 +43,7 @@ def to_tensor(coding: codings.Coding) -> Tensor:
 
 def hint_of(original: Tensor, held: Constraints) -> codings.Coding:
     """Return the coding that says how ``original`` becomes the value that ``held`` allows; it decodes to that value."""
-    keep = None if held.mask is None or bool(held.mask.keep.all()) else held.mask.keep
+    keep = None if held.keep is None or bool(held.keep.all()) else held.keep
     value = original.detach().cpu()
     if held.codebook is not None:
         return _shared(held.codebook, held.grid, keep, value.dtype)

@@ -1,8 +1,9 @@
 """Constraints: what must hold for the values of a site, as plain data.
 
-``Mask`` keeps some values and zeroes the rest (pruning), ``Codebook`` makes values share a few centers (Han, Mao and
-Dally 2016), ``Grid`` puts values on uniform levels (Jacob et al. 2018). Tensors inside are on the CPU. On one site they
-act in a fixed order: look-up of centers, then the grid, then the mask.
+``Mask`` keeps some values and zeroes the rest (pruning), ``Splice`` is a mask that training may take back (Guo, Yao and
+Chen 2016), ``Codebook`` makes values share a few centers (Han, Mao and Dally 2016), ``Grid`` puts values on uniform
+levels (Jacob et al. 2018). Tensors inside are on the CPU. On one site they act in a fixed order: look-up of centers,
+then the grid, then the splice, then the mask.
 """
 
 from collections.abc import Iterator
@@ -61,6 +62,25 @@ class Mask:
     def kept(self) -> int:
         """How many values are kept."""
         return int(self.keep.sum())
+
+
+@dataclass(frozen=True, eq=False)
+class Splice:
+    """Zero every value where ``keep`` is false, for the time being.
+
+    Gradients pass to what is zeroed, so it goes on training behind the zero and can come back. Lives while a step
+    trains; ``settle`` makes a plain ``Mask`` of it.
+
+    Attributes:
+        keep: bool tensor of the site's shape.
+    """
+
+    keep: Tensor
+
+    def __post_init__(self) -> None:
+        if self.keep.dtype != torch.bool:
+            raise PlanError(f"Splice.keep: wanted a bool tensor, got {self.keep.dtype}")
+        object.__setattr__(self, "keep", self.keep.detach().cpu())
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +171,7 @@ class Grid:
         return self.dequantize(self.quantize(values)).to(values.dtype)
 
 
-Constraint = Mask | Codebook | Grid
+Constraint = Mask | Codebook | Grid | Splice
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,10 +181,17 @@ class Constraints:
     mask: Mask | None = None
     codebook: Codebook | None = None
     grid: Grid | None = None
+    splice: Splice | None = None
+
+    @property
+    def keep(self) -> Tensor | None:
+        """Which values are not zeroed by a mask or a splice; None if neither is there."""
+        keeps = [part.keep for part in (self.mask, self.splice) if part is not None]
+        return keeps[0] & keeps[-1] if keeps else None
 
     def __iter__(self) -> Iterator[Constraint]:
         """Iterate over the constraints that are there, in the order in which they act."""
-        return iter([part for part in (self.codebook, self.grid, self.mask) if part is not None])
+        return iter([part for part in (self.codebook, self.grid, self.splice, self.mask) if part is not None])
 
     def __bool__(self) -> bool:
         """Whether there is any constraint."""

@@ -122,8 +122,8 @@ def site_macs(graph: Graph, sites: Mapping[str, Site]) -> dict[str, int]:
 def _now(subject: Subject, site: Site, held: Constraints | None, all_macs: Mapping[str, int]) -> SiteCost:
     width = site.dtype.itemsize * 8
     value = live_weight(subject, site.name)
-    mask = held.mask if held is not None else None
-    nonzeros = int(value.count_nonzero()) if mask is None else int((value.cpu() != 0)[mask.keep].sum())
+    keep = held.keep if held is not None else None
+    nonzeros = int(value.count_nonzero()) if keep is None else int((value.cpu() != 0)[keep].sum())
     each, shared = width, 0
     if held is not None and held.grid is not None:
         each, shared = held.grid.bits, 64 * held.grid.scale.numel()

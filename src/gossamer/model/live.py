@@ -2,7 +2,7 @@
 
 The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * grid(original)`` without a codebook.
 Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
-straight through (Bengio, Leonard and Courville 2013).
+straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, snap
+from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice, snap
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
 
@@ -24,6 +24,7 @@ class Live(nn.Module):
     """
 
     keep: Tensor | None
+    splice: Tensor | None
     codes: Tensor | None
     scale: Tensor | None
     zero: Tensor | None
@@ -31,7 +32,7 @@ class Live(nn.Module):
 
     def __init__(self, *, trains: bool) -> None:
         super().__init__()
-        for name in ("keep", "codes", "scale", "zero"):
+        for name in ("keep", "splice", "codes", "scale", "zero"):
             self.register_buffer(name, None)
         self.register_parameter("centers", None)
         self.trains = trains
@@ -48,6 +49,8 @@ class Live(nn.Module):
             value = straight_through_snap(
                 value, scale=self.scale, zero=self.zero, bits=self.bits, signed=self.signed, axis=self.axis
             )
+        if self.splice is not None:
+            value = _PassZero.apply(value, self.splice)  # type: ignore[no-untyped-call]
         if self.keep is not None:
             value = torch.where(self.keep, value, 0)
         return value
@@ -60,7 +63,8 @@ class Live(nn.Module):
             codebook = Codebook(self.codes.clone(), self.centers.detach().clone(), self.centers.requires_grad)
         if self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
-        return Constraints(None if self.keep is None else Mask(self.keep.clone()), codebook, grid)
+        mask = None if self.keep is None else Mask(self.keep.clone())
+        return Constraints(mask, codebook, grid, None if self.splice is None else Splice(self.splice.clone()))
 
     def put(self, constraint: Constraint, original: nn.Parameter) -> None:
         """Let ``constraint`` hold, in place of one of the same kind."""
@@ -68,6 +72,8 @@ class Live(nn.Module):
         match constraint:
             case Mask():
                 self.keep = constraint.keep.clone().to(device)
+            case Splice():
+                self.splice = constraint.keep.clone().to(device)
             case Codebook():
                 self.codes = constraint.codes.to(device, torch.int32)
                 centers = constraint.centers.to(device, original.dtype, copy=True)
@@ -82,11 +88,27 @@ class Live(nn.Module):
                 self.zero = constraint.zero.clone().to(device)
                 self.bits, self.signed, self.axis = constraint.bits, constraint.signed, constraint.axis
 
+    def settle(self) -> None:
+        """Make the splice, if there is one, part of the mask: what it zeroes now stays zero."""
+        if self.splice is not None:
+            self.keep = self.splice if self.keep is None else self.keep & self.splice
+            self.splice = None
+
 
 class _Snap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, grid: Mapping[str, Any]) -> Tensor:  # noqa: ARG004
         return snap(value, **grid)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
+        return gradients[0], None
+
+
+class _PassZero(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, keep: Tensor) -> Tensor:  # noqa: ARG004
+        return torch.where(keep, value, 0)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004

@@ -1,6 +1,7 @@
 """Merging: what a new constraint becomes on a site that is constrained already.
 
-Zeros stay zero, shared values stay shared, a grid gets no finer. What would break an earlier promise is refused.
+Zeros of a mask stay zero, shared values stay shared, a grid gets no finer. What would break an earlier promise is
+refused. A splice is no promise yet: a new one takes its place, and never what a mask zeroes.
 """
 
 from dataclasses import replace
@@ -8,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from gossamer.errors import PlanError
-from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask
+from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice
 from gossamer.model.site import Site
 
 
@@ -23,6 +24,9 @@ def merge(site: Site, held: Constraints, new: Constraint) -> Constraints:
             _want_shape(site, "mask", new.keep)
             keep = new.keep if held.mask is None else new.keep & held.mask.keep
             return replace(held, mask=Mask(keep))
+        case Splice():
+            _want_shape(site, "splice", new.keep)
+            return replace(held, splice=new)
         case Codebook():
             _want_shape(site, "codebook", new.codes)
             if held.grid is not None:

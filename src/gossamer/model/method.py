@@ -1,6 +1,6 @@
 """Methods: frozen settings that decide. A method makes a plan; ``apply`` carries it out."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
@@ -13,6 +13,11 @@ from gossamer.model.plan import Plan
 from gossamer.model.site import Site
 from gossamer.model.subject import Subject
 from gossamer.settings import Settings
+
+Revise = Callable[[Subject, int, int], Plan | None]
+"""Called as ``revise(subject, step, total)`` before optimizer step ``step`` (0 is the first) of ``total``, with the
+subject that trains. Returns constraints to put in place of those there are, or None. All that is random in it must be
+a function of a seed and of ``step``, or a run that was stopped would not end as one that was not."""
 
 
 class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="method"):
@@ -44,6 +49,15 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Decide what to do with ``subject``; must not change it."""
         raise NotImplementedError(f"{type(self).__name__} must define plan")
+
+    def revision(self, subject: Subject) -> Revise | None:
+        """Return what revises the plan while its step trains, or None if the plan stands.
+
+        Args:
+            subject: what the plan was made for, before it was applied.
+        """
+        del subject
+        return None
 
     def chosen(self, subject: Subject) -> tuple[Site, ...]:
         """Return the sites that ``include`` names and ``exclude`` does not.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import PlanError
-from gossamer.model.constraint import Codebook, Constraint, Grid, Mask
+from gossamer.model.constraint import Codebook, Constraint, Grid, Mask, Splice
 from gossamer.model.edits import Cut, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
 from gossamer.model.penalty import Penalty
 
@@ -143,6 +143,8 @@ def _describe(constraint: Constraint) -> str:
     match constraint:
         case Mask():
             return f"keep {constraint.kept} of {constraint.keep.numel()}"
+        case Splice():
+            return f"keep {int(constraint.keep.sum())} of {constraint.keep.numel()} for now"
         case Codebook():
             return f"share {constraint.size} values{'' if constraint.trained else ', fixed'}"
         case Grid():
@@ -155,6 +157,9 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
         case Mask():
             arrays[f"{at}/keep"] = constraint.keep.numpy()
             return {"kind": "mask"}
+        case Splice():
+            arrays[f"{at}/keep"] = constraint.keep.numpy()
+            return {"kind": "splice"}
         case Codebook():
             arrays[f"{at}/codes"] = constraint.codes.numpy()
             arrays[f"{at}/centers"] = _to_numpy(constraint.centers)
@@ -172,9 +177,11 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
     match data["kind"]:
         case "mask":
             return Mask(tensor("keep"))
+        case "splice":
+            return Splice(tensor("keep"))
         case "codebook":
             return Codebook(tensor("codes"), tensor("centers"), data["trained"])
         case "grid":
             return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"])
         case kind:
-            raise PlanError(f"saved plan: wanted a mask, codebook or grid at {at}, got {kind!r}")
+            raise PlanError(f"saved plan: wanted a mask, splice, codebook or grid at {at}, got {kind!r}")

@@ -17,7 +17,7 @@ from gossamer.settings import Settings
 from gossamer.train import Training
 
 TABLES: Mapping[str, type[Settings]] = {"train": Training, "schedule": Cubic}
-"""The parts of a step that are tables of their own; every other field belongs to the step's method."""
+"""The parts of a step that are tables of their own; every other field but ``rewind`` belongs to the step's method."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,20 +28,26 @@ class Step:
         method: the method, or None to train only.
         train: the training, or None to train not at all.
         schedule: ramps the method's strength while the step trains.
+        rewind: number of an earlier step, 0 for the start: before the step trains, weights take the values they had
+            after that one. What the method decides by the weights as they were, and what holds, goes on holding.
 
     Raises:
-        RecipeError: a step that does nothing, or a schedule without a training or a method whose strength it ramps.
+        RecipeError: a step that does nothing, a schedule without a training or a method whose strength it ramps, or a
+            rewinding without a training.
     """
 
     method: Method | None = None
     train: Training | None = None
     schedule: Cubic | None = None
+    rewind: int | None = None
 
     def __post_init__(self) -> None:
         if self.method is None and self.train is None:
             raise RecipeError(
                 "a step needs a method, a training, or both", hint="give it method = ... or a train table"
             )
+        if self.rewind is not None and self.train is None:
+            raise RecipeError(f"{self.name}: weights are rewound to be trained again, and the step has no train table")
         if self.schedule is None:
             return
         if self.train is None:
@@ -78,7 +84,7 @@ class Recipe:
         steps: the steps, at least one.
 
     Raises:
-        RecipeError: there is no step.
+        RecipeError: there is no step, or one rewinds to a step that is not before it.
     """
 
     name: str
@@ -89,6 +95,12 @@ class Recipe:
     def __post_init__(self) -> None:
         if not self.steps:
             raise RecipeError(f"recipe {self.name!r} has no steps", hint="write each step as a [[step]] table")
+        for number, step in enumerate(self.steps, 1):
+            if step.rewind is not None and not 0 <= step.rewind < number:
+                raise RecipeError(
+                    f"step {number} ({step.name}), rewind: wanted an earlier step, 0 (the start) to {number - 1}, "
+                    f"got {step.rewind}"
+                )
 
     def to_toml(self) -> str:
         """Return the recipe as TOML, every setting written out.
@@ -167,6 +179,8 @@ def _step_to_plain(number: int, step: Step) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     if step.method is not None:
         plain |= {"method": step.method.tag, **_fields(number, step, step.method)}
+    if step.rewind is not None:
+        plain["rewind"] = step.rewind
     if step.schedule is not None:
         plain["schedule"] = _fields(number, step, step.schedule)
     if step.train is not None:
@@ -189,8 +203,10 @@ def _step_from_plain(number: int, entry: Mapping[str, Any]) -> Step:
     tag = entry.get("method")
     where = f"step {number}" + (f" ({tag})" if isinstance(tag, str) else "")
     parts: dict[str, Any] = {name: entry[name] for name in TABLES if name in entry}
-    own = {name: value for name, value in entry.items() if name not in TABLES and name != "method"}
+    own = {name: value for name, value in entry.items() if name not in {*TABLES, "method", "rewind"}}
     made: dict[str, Any] = {}
+    if "rewind" in entry:
+        made["rewind"] = _whole(where, "rewind", entry["rewind"])
     if tag is not None:
         known = methods()
         if not isinstance(tag, str) or tag not in known:
@@ -204,6 +220,12 @@ def _step_from_plain(number: int, entry: Mapping[str, Any]) -> Step:
         return Step(**made)
     except RecipeError as error:
         raise RecipeError(f"step {number}: {error.message}", hint=error.hint) from error
+
+
+def _whole(where: str, name: str, value: Any) -> int:
+    if type(value) is not int:
+        raise RecipeError(f"{where}, field {name}: wanted the number of an earlier step, got {value!r}")
+    return value
 
 
 def _settings(where: str, kind: type[S], plain: Any) -> S:

@@ -104,7 +104,10 @@ class _Run:
         started = time.monotonic()
         step = self.recipe.steps[number - 1]
         training = self.journal.training(number)
-        done = perform(step, subject, self.task, self.collector, folder=training, progress=self.progress)
+        earlier = None if step.rewind is None else load_subject(self.journal.step(step.rewind), self.original)
+        done = perform(
+            step, subject, self.task, self.collector, folder=training, earlier=earlier, progress=self.progress
+        )
 
         def fill(folder: Path) -> None:
             save_subject(folder, done.subject, self.original)

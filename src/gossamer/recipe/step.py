@@ -10,9 +10,10 @@ from rich.progress import Progress
 
 from gossamer.calibrate import reset_batch_norm
 from gossamer.errors import RecipeError
-from gossamer.model import Evidence, Mask, Method, Penalty, Plan, Subject, apply, retarget
+from gossamer.model import Evidence, Mask, Method, Penalty, Plan, Subject, apply, retarget, settle
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.recipe import Step
+from gossamer.recipe.rewind import rewound
 from gossamer.task import Task
 from gossamer.train import train
 
@@ -35,7 +36,14 @@ class Done:
 
 
 def perform(
-    step: Step, subject: Subject, task: Task, collector: Collector, *, folder: Path, progress: Progress | None = None
+    step: Step,
+    subject: Subject,
+    task: Task,
+    collector: Collector,
+    *,
+    folder: Path,
+    earlier: Subject | None = None,
+    progress: Progress | None = None,
 ) -> Done:
     """Carry out one step and return the new subject; the one given is untouched.
 
@@ -47,6 +55,7 @@ def perform(
         task: data, loss and metrics.
         collector: gives the evidence the method needs.
         folder: for the checkpoint of the training.
+        earlier: whose weights the training starts with, for a step that rewinds.
         progress: bars to add to.
 
     Raises:
@@ -60,8 +69,13 @@ def perform(
     if plan is not None and (plan.constraints or plan.edits or plan.tensors or plan.activations):
         collector.forget()
     if step.train is None:
+        settle(new)
         return Done(new, plan, 0, () if plan is None else plan.penalties)
-    result = train(new, task, step.train, schedule=_ramp(step, new, evidence), folder=folder, progress=progress)
+    if earlier is not None:
+        new = rewound(new, earlier)
+    changes = _ramp(step, new, evidence) or _revised(step, subject, new)
+    result = train(new, task, step.train, schedule=changes, folder=folder, progress=progress)
+    settle(new)
     collector.forget()
     return Done(replace(new, penalties=subject.penalties), plan, len(result.history), ())
 
@@ -89,7 +103,8 @@ def _plan(step: Step, subject: Subject, evidence: Evidence | None) -> Plan | Non
     if step.schedule is None:
         return final
     parts = [part for site in final.constraints for part in final.on(site)]
-    if final.edits or final.penalties or final.activations or not all(isinstance(part, Mask) for part in parts):
+    others = (final.edits, final.tensors, final.penalties, final.activations)
+    if any(others) or not all(isinstance(part, Mask) for part in parts):
         raise RecipeError(
             f"{step.name}: a schedule can ramp masks during training, and this method makes other changes",
             hint="leave out the schedule",
@@ -124,3 +139,19 @@ def _ramp(step: Step, subject: Subject, evidence: Evidence | None) -> Callable[[
         return True
 
     return ramp
+
+
+def _revised(step: Step, before: Subject, subject: Subject) -> Callable[[int, int], bool] | None:
+    """Return what training calls before each optimizer step where the method revises its own plan."""
+    revise = None if step.method is None else step.method.revision(before)
+    if revise is None:
+        return None
+
+    def change(number: int, total: int) -> bool:
+        plan = revise(subject, number, total)
+        if plan is None:
+            return False
+        retarget(subject, plan)
+        return True
+
+    return change
