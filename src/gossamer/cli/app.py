@@ -15,6 +15,7 @@ from gossamer.cli.inspect import inspect
 from gossamer.cli.measure import measure
 from gossamer.cli.recipes import recipes
 from gossamer.cli.run import run
+from gossamer.cli.scan import allocate, scan
 from gossamer.cli.train import train
 from gossamer.cli.verify import verify
 
@@ -37,13 +38,15 @@ EXAMPLES: dict[Callable[..., Any], str] = {
     measure: "gossamer measure lenet.goss",
     diff: "gossamer diff before.goss after.goss",
     groups: "gossamer groups zoo:resnet20",
+    scan: "gossamer scan zoo:lenet5 --method prune.magnitude -o scan.json --plot scan.png",
+    allocate: "gossamer allocate scan.json --keep 0.2 --of bytes -o allocated.toml",
     train: "gossamer train zoo:lenet5 --epochs 8 -o lenet5.safetensors",
     recipes: "gossamer recipes deep-compression",
     demo: "gossamer demo",
 }
 """Every command in the order of the help, each with an example that its help shows."""
 
-RESUMES = frozenset({compress, train, demo})
+RESUMES = frozenset({compress, train, demo, scan})
 """Commands that go on where they were interrupted."""
 
 for _command, _example in EXAMPLES.items():

@@ -1,9 +1,12 @@
 """Arguments that several commands share, each declared once."""
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from gossamer.errors import SettingError
 
 Model = Annotated[
     str,
@@ -21,3 +24,22 @@ Data = Annotated[
 ]
 
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; by default all cores.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a setting.")]
+
+
+def changes_of(changes: list[str]) -> dict[str, Any]:
+    """Return what ``--set NAME=VALUE`` options say; a value is JSON, or else a string.
+
+    Raises:
+        SettingError: one of them is no NAME=VALUE.
+    """
+    found = {}
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise SettingError(f"--set {change}: wanted NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found

@@ -1,13 +1,11 @@
 """``gossamer train``: train a reference network, or one's own, and write its weights."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.options import Data, Json, Model, Weights
-from gossamer.errors import SettingError
+from gossamer.cli.options import Changes, Data, Json, Model, Weights, changes_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,9 +22,7 @@ def train(
         Path | None,
         typer.Option(metavar="FILE.toml", help="Settings: data and [training]. Zoo networks bring their own."),
     ] = None,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Change a training setting.")
-    ] = None,
+    change: Changes = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training data.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Of initial weights, order, augmentation, dropout.")] = None,
     output: Annotated[
@@ -110,14 +106,7 @@ def _settings(model: str, path: Path | None, changes: list[str], options: dict[s
         text = zoo.config(model.removeprefix("zoo:"))
     found = Config.parse(text or b"", str(path or model))
     changed: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise SettingError(f"--set {change}: wanted NAME=VALUE")
-        try:
-            changed[key] = json.loads(value)
-        except json.JSONDecodeError:
-            changed[key] = value
+    changed |= changes_of(changes)
     return msgspec.structs.replace(found, training=found.changed(changed))
 
 

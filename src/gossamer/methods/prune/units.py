@@ -7,6 +7,7 @@ least squares and by measuring batch norms anew.
 """
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -14,7 +15,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.errors import ModelError
+from gossamer.errors import ModelError, PatternError
 from gossamer.methods.prune.choosing import Kept, Ranking, Scope, chosen, ranked
 from gossamer.methods.prune.criteria import CRITERIA, Name
 from gossamer.methods.prune.least_squares import NEEDS as REPAIR_NEEDS
@@ -35,6 +36,7 @@ class Units(Method, frozen=True, tag="prune.units"):
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"amount": 0.4})
 
     amount: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0, description="share that goes of what is counted")]
+    groups: Annotated[tuple[str, ...], msgspec.Meta(description="glob patterns of the groups to treat")] = ("*",)
     of: Annotated[
         Literal["macs", "parameters", "units"],
         msgspec.Meta(description="what amount counts: multiply-accumulates, parameters, or units"),
@@ -71,11 +73,11 @@ class Units(Method, frozen=True, tag="prune.units"):
         """Return the cut, with repaired readers.
 
         Raises:
-            PatternError: a pattern matches no site.
+            PatternError: a pattern matches no site, or no group.
             EvidenceError: evidence is missing.
             ModelError: a score is not finite, or operations are to be counted and the graph was not seen.
         """
-        self._check_graph(subject)
+        self._check_groups(subject)
         reasons: dict[str, str] = {}
         groups = [group for group in subject.groups if self._takes(subject, group, reasons)]
         rankings, costs = [], cut_cost(subject)
@@ -111,7 +113,11 @@ class Units(Method, frozen=True, tag="prune.units"):
             reset_norms=self.repair and bool(kept),
         )
 
-    def _check_graph(self, subject: Subject) -> None:
+    def _check_groups(self, subject: Subject) -> None:
+        names = [group.name for group in subject.groups]
+        for pattern in self.groups:
+            if pattern != "*" and not any(fnmatchcase(name, pattern) for name in names):
+                raise PatternError(f"pattern {pattern!r} matches no group", hint=f"the groups are: {', '.join(names)}")
         if self.amount and self.of == "macs" and subject.groups and subject.graph.macs is None:
             raise ModelError(
                 "operations cannot be counted, for the graph was not seen", hint="count parameters: of = 'parameters'"
@@ -122,9 +128,13 @@ class Units(Method, frozen=True, tag="prune.units"):
         meant = {site.name for site in self.chosen(subject)}
         if group.stuck:
             _note(reasons, group, group.stuck)
+        elif not any(fnmatchcase(group.name, pattern) for pattern in self.groups):
+            _note(reasons, group, "its group is left alone")
         elif not touched <= meant:
             _note(reasons, group, f"its units also touch {', '.join(sorted(touched - meant))}, which is left alone")
-        return not group.stuck and touched <= meant
+        else:
+            return True
+        return False
 
     def _comparable(self, group: Group, scores: NDArray[np.float64], costs: CutCost) -> NDArray[np.float64]:
         norm = float(np.linalg.norm(scores))

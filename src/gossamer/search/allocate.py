@@ -1,0 +1,151 @@
+"""Allocation: how much to take from each part so that the whole meets a budget and loses least.
+
+Each part has a few choices, each with a measured loss and a cost, and losses are taken to add up. Minimising the sum of
+losses under a limit on the sum of costs is a multiple-choice knapsack; its Lagrangian relaxation (Everett, "Generalized
+Lagrange Multiplier Method", Operations Research 11, 1963; Shoham and Gersho, "Efficient Bit Allocation", IEEE Trans.
+ASSP 36, 1988) lets every part choose alone at one common price, and the price is bisected. What the relaxation leaves
+of the budget is then spent greedily.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import msgspec
+
+from gossamer.errors import RecipeError
+from gossamer.recipe import Recipe, Step, methods
+from gossamer.search.scan import Entry, Scan
+
+Of = Literal["bytes", "macs", "milliseconds"]
+STEPS = 100
+"""Halvings of the price; more than doubles can tell apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One setting of one part: its strength, the loss it adds, and what is left of the cost."""
+
+    strength: float
+    loss: float
+    cost: float
+
+
+def allocate(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, Choice]:
+    """Return one choice for each part: the least sum of losses found whose costs sum up to ``budget`` at most.
+
+    Args:
+        choices: at least one for each part.
+        budget: most that the costs may sum up to.
+
+    Raises:
+        RecipeError: even the cheapest choices cost more.
+    """
+    least = sum(min(choice.cost for choice in each) for each in choices.values())
+    if least > budget:
+        raise RecipeError(
+            f"the budget of {budget:.6g} cannot be met: the cheapest choices sum up to {least:.6g}",
+            hint="scan higher strengths, or allow more",
+        )
+
+    def at_price(price: float) -> dict[str, Choice]:
+        return {
+            name: min(each, key=lambda choice: (choice.loss + price * choice.cost, choice.cost))
+            for name, each in choices.items()
+        }
+
+    low, high = 0.0, 1.0
+    if _cost(at_price(low)) <= budget:
+        return at_price(low)
+    while _cost(at_price(high)) > budget:
+        low, high = high, 2 * high
+        if high > 1e300:
+            return _spent(
+                {name: min(each, key=lambda choice: choice.cost) for name, each in choices.items()}, choices, budget
+            )
+    for _ in range(STEPS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if _cost(at_price(middle)) <= budget else (middle, high)
+    return _spent(at_price(high), choices, budget)
+
+
+def _cost(taken: Mapping[str, Choice]) -> float:
+    return sum(choice.cost for choice in taken.values())
+
+
+def _spent(taken: dict[str, Choice], choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str, Choice]:
+    """Spend what is left of the budget where it saves most loss for its cost, until nothing fits."""
+    while True:
+        left = budget - _cost(taken)
+        better = [
+            ((taken[name].loss - choice.loss) / max(choice.cost - taken[name].cost, 1e-12), name, choice)
+            for name, each in choices.items()
+            for choice in each
+            if choice.loss < taken[name].loss and choice.cost - taken[name].cost <= left
+        ]
+        if not better:
+            return taken
+        _, name, choice = max(better, key=lambda one: (one[0], one[1], one[2].strength))
+        taken = {**taken, name: choice}
+
+
+def spread(
+    scanned: Scan, keep: float, of: Of = "bytes", *, exact: Callable[[Mapping[str, float]], float] | None = None
+) -> dict[str, float]:
+    """Return the strength for each part so that about ``keep`` of the model's bytes, operations or time is left.
+
+    Args:
+        scanned: the scan.
+        keep: share that is to be left, from 0 to 1.
+        of: what is counted.
+        exact: the share that is really left at given strengths, where savings do not add up (units that meet in one
+            layer); the budget is then corrected until it fits.
+
+    Raises:
+        RecipeError: the scan did not measure ``of``, or ``keep`` cannot be reached.
+    """
+    whole = _amount(scanned.start, of) if of != "milliseconds" else 1.0
+    start = scanned.start.loss
+    choices: dict[str, list[Choice]] = {}
+    for entry in scanned.entries:
+        saved = _saved(scanned.start, entry, of) / whole
+        each = choices.setdefault(entry.name, [Choice(0.0, 0.0, 0.0)])
+        each.append(Choice(entry.strength, entry.loss - start, -saved))
+    wanted = keep
+    for _ in range(12 if exact is not None else 1):
+        taken = allocate(choices, wanted - 1)
+        strengths = {name: choice.strength for name, choice in taken.items() if choice.strength}
+        if exact is None or abs(exact(strengths) - keep) <= 0.01:
+            break
+        wanted += 0.7 * (keep - exact(strengths))
+    return strengths
+
+
+def recipe_of(scanned: Scan, strengths: Mapping[str, float], name: str = "allocated") -> Recipe:
+    """Return a recipe that gives each part its strength: one step for each distinct one."""
+    kind = methods()[scanned.method]
+    steps = []
+    for strength in sorted(set(strengths.values())):
+        parts = tuple(part for part, value in strengths.items() if value == strength)
+        where = {"groups" if scanned.by == "group" else "include": parts}
+        plain = {**scanned.settings, str(kind.strength): strength, **where}
+        steps.append(Step(method=msgspec.convert(plain, kind)))
+    about = f"{scanned.method} at strengths allocated from a sensitivity scan"
+    return Recipe(name=name, about=about, steps=tuple(steps))
+
+
+def _amount(entry: Entry, of: Of) -> float:
+    value = entry.bytes if of == "bytes" else entry.macs
+    if value is None:
+        raise RecipeError("the scan has no multiply-accumulates: the model's graph was not seen", hint="count bytes")
+    return float(value)
+
+
+def _saved(start: Entry, entry: Entry, of: Of) -> float:
+    """Return what an entry saves; milliseconds as a share of the whole model's in the same turns."""
+    if of != "milliseconds":
+        return _amount(start, of) - _amount(entry, of)
+    if entry.milliseconds is None:
+        raise RecipeError("the scan did not measure time", hint="scan with --latency")
+    cut, whole = entry.milliseconds
+    return 1 - cut / whole

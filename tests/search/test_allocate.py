@@ -1,0 +1,121 @@
+"""The knapsack against brute force, and scans on a tiny network."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from gossamer.errors import RecipeError
+from gossamer.methods.prune import Magnitude, Units
+from gossamer.model import Subject, apply
+from gossamer.recipe import Recipe
+from gossamer.search import Choice, allocate, load_scan, recipe_of, scan, spread
+from gossamer.search.plot import plot
+from gossamer.task import Task
+
+
+def best(choices, budget):
+    """Return the least sum of losses of all combinations within the budget."""
+    sums = [(sum(c.loss for c in each), sum(c.cost for c in each)) for each in itertools.product(*choices.values())]
+    return min(loss for loss, cost in sums if cost <= budget)
+
+
+def test_a_case_by_hand():
+    choices = {
+        "a": [Choice(0.0, 0.0, 10.0), Choice(0.5, 1.0, 5.0), Choice(0.9, 5.0, 1.0)],
+        "b": [Choice(0.0, 0.0, 10.0), Choice(0.5, 0.2, 5.0), Choice(0.9, 0.5, 1.0)],
+    }
+    assert {name: one.strength for name, one in allocate(choices, 11.0).items()} == {"a": 0.0, "b": 0.9}
+    assert {name: one.strength for name, one in allocate(choices, 6.0).items()} == {"a": 0.5, "b": 0.9}
+    assert {name: one.strength for name, one in allocate(choices, 20.0).items()} == {"a": 0.0, "b": 0.0}
+    with pytest.raises(RecipeError, match="cheapest choices sum up to 2"):
+        allocate(choices, 1.5)
+
+
+convex = st.lists(st.floats(0.1, 5.0), min_size=3, max_size=3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(convex, min_size=2, max_size=4), st.floats(0.1, 0.95))
+def test_within_one_choice_of_brute_force(slopes, share):
+    choices = {}
+    for number, each in enumerate(slopes):
+        losses = np.concatenate([[0.0], np.cumsum(np.sort(each))])
+        choices[str(number)] = [Choice(k / 4, float(losses[k]), 4.0 - k) for k in range(4)]
+    budget = len(choices) + share * 3 * len(choices)
+    taken = allocate(choices, budget)
+    loss, cost = sum(one.loss for one in taken.values()), sum(one.cost for one in taken.values())
+    assert cost <= budget
+    step = max(max(each) for each in slopes)
+    assert loss <= best(choices, budget) + step + 1e-9
+
+
+def task():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 6, generator=generator)
+    return Task.classification("toy", (x, (x[:, 0] + x[:, 1] > 0).long()))
+
+
+def trained():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 2))
+
+
+@pytest.fixture
+def subject():
+    return Subject.of(trained(), torch.randn(1, 6))
+
+
+def test_a_scan_continues_and_turns_into_a_recipe(subject, tmp_path):
+    path = tmp_path / "scan.json"
+    method = Magnitude(sparsity=0.5)
+    whole = scan(subject, task(), method, strengths=(0.5, 0.9), path=path)
+    assert whole.by == "site"
+    assert len(whole.entries) == 2 * len(subject.sites)
+    assert all(entry.bytes < whole.start.bytes for entry in whole.entries)
+    document = json.loads(path.read_text())
+    document["entries"] = document["entries"][:3]
+    path.write_text(json.dumps(document))
+    assert scan(subject, task(), method, strengths=(0.5, 0.9), path=path) == whole == load_scan(path)
+    with pytest.raises(RecipeError, match="another model, task, method or setting"):
+        scan(subject, task(), method, strengths=(0.5,), path=path)
+    strengths = spread(whole, 0.7)
+    recipe = recipe_of(whole, strengths)
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    pruned = subject
+    for step in recipe.steps:
+        pruned = apply(pruned, step.method.plan(pruned))
+    for name, strength in strengths.items():
+        zeros = float((~pruned.constraints[name].mask.keep).float().mean())
+        assert abs(zeros - strength) < 0.02
+
+
+def test_units_are_scanned_by_groups_and_time_is_measured_in_turns(subject, tmp_path):
+    from gossamer.targets import OnnxRuntime
+
+    found = scan(
+        subject,
+        task(),
+        Units(amount=0.5, of="units", criterion="l2", repair=False),
+        strengths=(0.5,),
+        target=OnnxRuntime(threads=1),
+    )
+    assert found.by == "group"
+    assert found.names == ("0", "2")
+    assert all(entry.macs < found.start.macs and min(entry.milliseconds) > 0 for entry in found.entries)
+    keep = spread(found, 0.7, "macs")
+    assert set(keep.values()) <= {0.5}
+    assert set(spread(found, 1.0, "milliseconds")) <= {"0", "2"}
+    plot(found, tmp_path / "scan.png")
+    assert (tmp_path / "scan.png").stat().st_size > 1000
+
+
+def test_what_was_not_measured_cannot_be_spread(subject):
+    found = scan(subject, task(), Magnitude(sparsity=0.5), strengths=(0.5,))
+    with pytest.raises(RecipeError, match="did not measure time"):
+        spread(found, 0.9, "milliseconds")
