@@ -14,6 +14,22 @@ from gossamer.model import Method, Plan, live_weight
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 
 REPRESENTATIVE = [BY_NAME[name] for name in ("tied weights", "lstm", "grouped convolution")]
+QUICK = {*(network.name for network in REPRESENTATIVE), "attention", "half precision"}
+"""Networks that the fast suite runs; the others are slow only because there are many."""
+KINDS = [
+    next(method for method in METHODS if method.__struct_config__.tag == tag)
+    for tag in (
+        "prune.magnitude",
+        "prune.obs",
+        "prune.units",
+        "share.kmeans",
+        "quantize.post_training",
+        "factorize.svd",
+        "regularize.l1",
+        "distill.logits",
+    )
+]
+"""One method of each kind of plan."""
 PROMISES = [
     checks.input_is_untouched,
     checks.plan_is_deterministic,
@@ -23,15 +39,26 @@ PROMISES = [
     checks.every_site_is_treated_or_skipped,
 ]
 
-_every_network = pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+_every_network = pytest.mark.parametrize(
+    "network",
+    [pytest.param(network, marks=[] if network.name in QUICK else [pytest.mark.slow]) for network in NETWORKS],
+    ids=lambda network: network.name,
+)
 _every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__struct_config__.tag)
 
 
 PAIRS = [
-    *itertools.product(itertools.product(METHODS, repeat=2), REPRESENTATIVE),
-    *itertools.product(itertools.product(REFERENCES, (*METHODS, *REFERENCES)), REPRESENTATIVE[:1]),
+    *itertools.product(itertools.product(METHODS, repeat=2), REPRESENTATIVE[:1]),
+    *itertools.product(itertools.product(KINDS, repeat=2), REPRESENTATIVE[1:]),
+    *itertools.product(itertools.product(REFERENCES, (*KINDS, *REFERENCES)), REPRESENTATIVE[:1]),
 ]
-"""All ordered pairs; the references stand for the plainest use of each kind of constraint."""
+"""All ordered pairs on one network, those of different kinds on more; the references stand for the plainest use of each
+kind of constraint."""
+
+
+def quick(first, second, network):
+    """Whether the fast suite runs a pair."""
+    return network is REPRESENTATIVE[0] and {first, second} <= {*KINDS, *REFERENCES}
 
 
 @_every_network
@@ -63,7 +90,7 @@ def test_plan_survives_saving(method, network):
 
 @pytest.mark.parametrize(
     ("pair", "network"),
-    PAIRS,
+    [pytest.param(pair, network, marks=[] if quick(*pair, network) else [pytest.mark.slow]) for pair, network in PAIRS],
     ids=[f"{first.__struct_config__.tag} then {second.__struct_config__.tag}-{n.name}" for (first, second), n in PAIRS],
 )
 def test_earlier_constraints_survive(pair, network):

@@ -204,7 +204,7 @@ def test_left_alone_sites_say_why():
 def test_bad_settings_and_missing_evidence_are_refused():
     with pytest.raises(SettingError, match=r"Units.amount"):
         Units(amount=1.0)
-    with pytest.raises(EvidenceError, match="needs taylor"):
+    with pytest.raises(EvidenceError, match="needs gradient"):
         Units(amount=0.5, repair=False).plan(Subject.of(network(), INPUTS))
 
 

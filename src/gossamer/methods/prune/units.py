@@ -42,7 +42,7 @@ class Units(Method, frozen=True, tag="prune.units"):
         msgspec.Meta(description="what amount counts: multiply-accumulates, parameters, or units"),
     ] = "macs"
     criterion: Annotated[Name, msgspec.Meta(description="what ranks units; those that score lowest go first")] = (
-        "taylor"
+        "fisher"
     )
     scope: Annotated[
         Scope, msgspec.Meta(description="rank units of all groups together, or take the same share of every group")
