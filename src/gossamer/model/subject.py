@@ -80,7 +80,7 @@ class Subject:
     def coupling(self) -> tuple[tuple[Group, ...], tuple[Unseen, ...]]:
         """The groups of units that must be cut together, and the operators that could not be followed."""
         args, kwargs = copy_inputs((self.args, self.kwargs))
-        return find_groups(plain_copy(self), plain_copy(self), args, kwargs)
+        return find_groups(lambda: plain_copy(self), args, kwargs)
 
     @property
     def groups(self) -> tuple[Group, ...]:

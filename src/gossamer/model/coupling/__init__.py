@@ -1,6 +1,6 @@
 """Coupling: which positions of which tensors must be cut together (one index rule per operator, in ``rules.py``)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
@@ -15,16 +15,17 @@ __all__ = ["Group", "Slice", "Unseen", "constants", "find_groups", "kept_units",
 
 
 def find_groups(
-    model: nn.Module, traced: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    copy: Callable[[], nn.Module], args: tuple[Any, ...], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Group, ...], tuple[Unseen, ...]]:
     """Return the groups of a model, and the operators that could not be followed.
 
     Args:
-        model: a throwaway plain copy, for trials.
-        traced: another one, for tracing.
+        copy: makes a throwaway plain copy of the model: one for tracing, then, where sizes must be tried, one for that.
         args: example inputs.
         kwargs: keyword example inputs.
     """
-    found = walk(traced, args, kwargs)
-    del traced
-    return tried(build_groups(found), model, args, kwargs), tuple(found.unseen)
+    found = walk(copy(), args, kwargs)
+    groups = build_groups(found)
+    if any(group.suspects for group in groups):
+        groups = tried(groups, copy(), args, kwargs)
+    return groups, tuple(found.unseen)

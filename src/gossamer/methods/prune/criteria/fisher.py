@@ -21,6 +21,6 @@ def fisher(subject: Subject, evidence: Evidence | None, group: Group) -> NDArray
     for part, rows in making_rows(subject, group):
         if part.tensor in evidence.fishers:
             information = rows_of(part, evidence.fisher(part.tensor).double())
-            more = by_unit(group, part, (information * rows.square()).sum(1) / 2)
+            more = by_unit(group, part, (information * rows.double().square()).sum(1) / 2)
             total = more if total is None else total + more
     return "no gradient of a weight that makes its units was seen" if total is None else total

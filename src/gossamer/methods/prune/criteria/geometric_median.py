@@ -20,7 +20,7 @@ def geometric_median(subject: Subject, evidence: Evidence | None, group: Group) 
     made = False
     for part, rows in making_rows(subject, group):
         for lane in lanes:
-            vectors = [rows[part.units == unit].flatten() for unit in lane.tolist()]
+            vectors = [rows[part.units == unit].flatten().double() for unit in lane.tolist()]
             if len({len(vector) for vector in vectors}) != 1 or not len(vectors[0]):
                 continue
             stacked = torch.stack(vectors)

@@ -8,8 +8,10 @@ Li, Kadav, Durdanovic, Samet and Graf, "Pruning Filters for Efficient ConvNets",
 from collections.abc import Callable, Iterator
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from gossamer.model import Evidence, Group, Slice, Subject, live_weight
 from gossamer.model.coupling import rows_of
@@ -18,21 +20,21 @@ from gossamer.model.coupling import rows_of
 def l1(subject: Subject, evidence: Evidence | None, group: Group) -> NDArray[np.float64] | str:
     """Return the sum of absolute weights of each unit."""
     del evidence
-    return _summed(subject, group, Tensor.abs)
+    return _summed(subject, group, lambda rows: vector_norm(rows, 1, 1, dtype=torch.float64))
 
 
 def l2(subject: Subject, evidence: Evidence | None, group: Group) -> NDArray[np.float64] | str:
     """Return the Euclidean norm of the weights of each unit."""
     del evidence
-    found = _summed(subject, group, Tensor.square)
+    found = _summed(subject, group, lambda rows: vector_norm(rows, 2, 1, dtype=torch.float64).square())
     return found if isinstance(found, str) else np.sqrt(found)
 
 
 def making_rows(subject: Subject, group: Group) -> Iterator[tuple[Slice, Tensor]]:
-    """Yield every weight that makes units of ``group``, as float64 rows: one per position of its slice."""
+    """Yield every weight that makes units of ``group``, as rows: one per position of its slice."""
     for part in group.makers:
         if part.tensor in subject.sites:
-            yield part, rows_of(part, live_weight(subject, part.tensor).cpu().double())
+            yield part, rows_of(part, live_weight(subject, part.tensor).cpu())
 
 
 def by_unit(group: Group, part: Slice, values: Tensor) -> NDArray[np.float64]:
@@ -44,6 +46,6 @@ def by_unit(group: Group, part: Slice, values: Tensor) -> NDArray[np.float64]:
 def _summed(subject: Subject, group: Group, of: Callable[[Tensor], Tensor]) -> NDArray[np.float64] | str:
     total = None
     for part, rows in making_rows(subject, group):
-        more = by_unit(group, part, of(rows).sum(1))
+        more = by_unit(group, part, of(rows))
         total = more if total is None else total + more
     return "no weight makes its units" if total is None else total
