@@ -30,7 +30,8 @@ class Step:
         schedule: ramps the method's strength while the step trains.
 
     Raises:
-        RecipeError: a step that does nothing, or a schedule without a training or a method whose strength it ramps.
+        RecipeError: a step that does nothing; a schedule without a training or a method whose strength it ramps, or
+            that begins above that strength.
     """
 
     method: Method | None = None
@@ -50,6 +51,12 @@ class Step:
             known = ", ".join(tag for tag, kind in methods().items() if kind.strength is not None)
             raise RecipeError(
                 f"{self.name}: a schedule needs a method whose strength it can ramp", hint=f"such methods are: {known}"
+            )
+        final = getattr(self.method, self.method.strength)
+        if self.schedule.initial > final:
+            raise RecipeError(
+                f"{self.name}: the schedule's initial is {self.schedule.initial}, more than {self.method.strength} "
+                f"({final}), which it ends at"
             )
 
     @property

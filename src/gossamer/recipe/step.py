@@ -58,7 +58,8 @@ def perform(
         collector.forget()
     if step.train is None:
         return Done(new, plan, 0, () if plan is None else plan.penalties)
-    result = train(new, task, step.train, schedule=_ramp(step, new, evidence), folder=folder, progress=progress)
+    ramp, settled = _ramp(step, new, evidence), step.schedule.last if step.schedule is not None else None
+    result = train(new, task, step.train, schedule=ramp, settled=settled, folder=folder, progress=progress)
     collector.forget()
     return Done(replace(new, penalties=subject.penalties), plan, len(result.history), ())
 
