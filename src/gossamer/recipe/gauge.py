@@ -28,6 +28,7 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     spread: Figure
     memory: Figure
     energy: Figure
+    uncounted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ class Gauge:
                 spread=one.run.latency.spread,
                 memory=one.run.memory.peak,
                 energy=one.energy.total,
+                uncounted=one.unruled,
             )
             for name, one in found.items()
         }

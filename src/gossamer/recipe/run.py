@@ -193,9 +193,7 @@ class _Run:
 def _with_costs(state: State, costs: Costs | None) -> State:
     if costs is None:
         return state
-    return msgspec.structs.replace(
-        state, latency=costs.latency, spread=costs.spread, memory=costs.memory, energy=costs.energy
-    )
+    return msgspec.structs.replace(state, **msgspec.structs.asdict(costs))
 
 
 def _entry(number: int, name: str, done: Done, state: State, seconds: float) -> StepReport:
