@@ -70,7 +70,7 @@ def compress(
 
     def keep(so_far: Report) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(path, gauge.file(journal / f"step-{len(so_far.steps):02d}").read_bytes())
+        write(path, gauge.file(journal / f"step-{len(so_far.steps):02d}", so_far.end).read_bytes())
         if report:
             save(path.with_name(path.name + ".report.json"), so_far)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from awkward.networks import Awkward
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from gossamer import artifact
 from gossamer.calibrate import calibrate
+from gossamer.errors import ModelError
 from gossamer.model import (
     Codebook,
     Constraints,
@@ -183,7 +185,7 @@ def every_site_is_treated_or_skipped(method: type[Method], network: Awkward) -> 
             name in plan.constraints
             or name in plan.activations
             or name in cut
-            or bool(plan.penalties)
+            or any(name in getattr(penalty, "sites", subject.sites) for penalty in plan.penalties)
             or any(owner.module in split | folded for owner in site.owners)
         )
         assert treated or reasons.get(name, "").strip(), f"{name} is left alone without a word"
@@ -211,15 +213,20 @@ def earlier_constraints_survive(first: type[Method], second: type[Method], netwo
     subject = subject_of(network)
     once = apply(subject, planned(setting(first), subject))
     held = once.constraints
-    if not held and not once.activations:
-        return
+    assert held or once.activations or once.edits or once.penalties, "the first method did nothing"
     plan = planned(setting(second), once)
     twice = apply(once, plan)
     held = {name: _cut(one, positions_of(once, plan).get(name)) for name, one in held.items()}
     _hold(twice, held)
-    train_one_step(twice)
+    if all(set(getattr(penalty, "sites", ())) <= set(twice.sites) for penalty in twice.penalties):
+        train_one_step(twice)
+    else:  # a structure that a penalty no longer fits is told
+        with pytest.raises(ModelError, match="no longer there"):
+            train_one_step(twice)
     _hold(twice, held)
     assert set(once.activations) <= set(twice.activations)
+    assert twice.edits[: len(once.edits)] == once.edits
+    assert all(penalty in twice.penalties for penalty in once.penalties)
 
 
 def _cut(held: Constraints, kept: Any) -> Constraints:

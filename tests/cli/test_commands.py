@@ -203,6 +203,7 @@ def test_the_demo_passes_its_checks(tmp_path):
     found = json.loads(shown.stdout)
     assert all(found["checks"].values())
     assert found["facts"]["bytes"] < 10_000
+    assert found["report"]["task"] == "digits"
     assert found["facts"]["accuracy on ONNX Runtime, test split"] > 0.95
 
 

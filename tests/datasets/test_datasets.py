@@ -273,6 +273,9 @@ def test_one_image_folder_is_split_in_three(tmp_path):
     write_images(tmp_path)
     task = datasets.load(f"images:{tmp_path}")
     assert [len(task.train), len(task.validation), len(task.test)] == [20, 2, 2]
+    seen = task.train.batch(torch.arange(20)).args[0]
+    assert float(seen.mean()) == pytest.approx(0, abs=1e-5)  # of the training images alone
+    assert float(seen.std()) == pytest.approx(1, abs=1e-5)
 
 
 def test_image_folders_missing_or_damaged(tmp_path):

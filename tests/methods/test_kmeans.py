@@ -119,7 +119,14 @@ def test_skips_say_why():
         "0.weight": "4 shared values for 4 weights would save nothing",
         "1.weight": "all its weights are zero",
     }
-    assert shared_bits(1000, 32) == 1000 * 5 + 32 * 32
+    assert shared_bits(1000, 32, 32) == 1000 * 5 + 32 * 32
+
+
+def test_half_precision_weights_are_shared_only_where_that_saves_bits():
+    layer = nn.Linear(5, 8).half()
+    layer.weight.data = torch.arange(1, 41).reshape(8, 5).half()
+    plan = KMeans(bits=5).plan(Subject.of(layer, torch.zeros(1, 5).half()))
+    assert not plan.constraints  # 40 codes of 5 bits and 32 centers of 16 are 712 bits; 40 weights are 640
 
 
 def test_bad_settings_and_weights():

@@ -53,6 +53,17 @@ def test_gradient_form():
     assert torch.equal(weight, before)
 
 
+def test_values_that_do_not_train_are_left_out_with_the_reason():
+    model = network()
+    model[0].weight.requires_grad_(False)
+    found = Subject.of(model, torch.randn(2, 16))
+    others = [name for name in found.sites if name != "0.weight"]
+    shared = apply(found, KMeans(bits=2, trained=False, include=(others[0],)).plan(found))
+    plan = L1(amount=0.1).plan(shared)
+    assert {skip.site for skip in plan.skipped} == {"0.weight", others[0]}
+    assert not plan.penalties or set(plan.penalties[0].sites) == set(others[1:])
+
+
 def test_proximal_form_has_no_gradient_and_reaches_exact_zeros():
     found = apply(subject(), L1(amount=1.0).plan(subject()))
     (penalty,) = found.penalties

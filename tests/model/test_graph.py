@@ -42,6 +42,13 @@ class Calls(nn.Module):
         (Calls(lambda w, x: torch.einsum("bi,oi->bo", x, w), 4, 3), (2, 3), 2 * 3 * 4),
         (Calls(lambda w, x: torch.addmm(x[0, 0], x, w), 3, 4), (2, 3), 2 * 3 * 4),
         (Calls(lambda w, x: x + w, 2, 3), (2, 3), 0),
+        (Calls(lambda w, x: torch.einsum("...qd,...kd->...qk", x, w), 4, 3), (2, 5, 3), 2 * 5 * 4 * 3),
+        (Calls(lambda w, x: torch.einsum("...qd,...kd->...qk", x, x), 1, 1), (2, 5, 3), 2 * 5 * 5 * 3),
+        (Calls(lambda w, x: torch.tensordot(x, w, dims=([2, 0], [0, 1])), 3, 2), (2, 5, 3), 2 * 5 * 3),
+        (Calls(lambda w, x: torch.inner(x, w), 4, 3), (2, 3), 2 * 3 * 4),
+        (Calls(lambda w, x: torch.outer(x[0], w[0]), 4, 5), (2, 3), 3 * 5),
+        (Calls(lambda w, x: torch.addbmm(w, x, x.transpose(1, 2)), 3, 3), (2, 3, 4), 2 * 3 * 4 * 3),
+        (Calls(lambda w, x: (x * w).softmax(-1).cumsum(0).topk(2).values.flip(0), 1, 4), (2, 4), 0),
         (Calls(lambda w, x: F.scaled_dot_product_attention(x, x, w.expand(2, 4, 6)), 4, 6), (2, 4, 5), 2 * 4 * 4 * 11),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
@@ -61,7 +68,7 @@ def test_bilinear_and_attention():
         def forward(self, x, y):
             return self.both(x, y)
 
-    assert graph_of(Pair(), torch.randn(2, 3), torch.randn(2, 4)).macs == 2 * 5 * (3 * 4 + 4)
+    assert graph_of(Pair(), torch.randn(2, 3), torch.randn(2, 4)).macs == 2 * 5 * (3 * 4 + 3)
     attention = nn.MultiheadAttention(8, 2, batch_first=True)
     x = torch.randn(2, 5, 8)
     projections, scores = 10 * 8 * 24 + 10 * 8 * 8, 2 * 2 * 5 * 5 * (4 + 4)
@@ -139,6 +146,15 @@ def test_an_operator_without_a_rule_is_listed():
     assert "cdist" in unseen.what
     assert unseen.where.startswith(__file__)
     assert "weight" in unseen.why
+
+
+@pytest.mark.parametrize(
+    "call", [torch.cdist, lambda x, y: torch.einsum("ab,cb,cd->ad", x, y, x), lambda x, _: torch.fft.rfft(x).abs()]
+)
+def test_products_of_activations_without_a_rule_are_listed_too(call):
+    graph = graph_of(Calls(lambda w, x: call(x * w, x), 1, 4), torch.randn(4, 4))
+    (unseen,) = graph.unseen
+    assert unseen.why == "has no rule for its cost"
 
 
 def test_a_model_that_cannot_be_traced_still_works(capfd):

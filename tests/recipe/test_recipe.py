@@ -140,6 +140,10 @@ def test_built_in_recipes_are_valid_and_named_after_their_files(name: str):
             ["step 1", "prune.magnitude", "no train table"],
         ),
         (
+            "name='x'\n[[step]]\nmethod='prune.magnitude'\nsparsity=0.3\n[step.schedule]\ninitial=0.8\n[step.train]\nepochs=1",
+            ["step 1", "initial", "0.8", "sparsity (0.3)"],
+        ),
+        (
             "name='x'\n[[step]]\nmethod='share.kmeans'\n[step.schedule]\nend=0.2\n[step.train]\nepochs=1",
             ["step 1", "share.kmeans", "strength", "prune.magnitude"],
         ),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from gossamer import recipe as recipes
 from gossamer.errors import RecipeError, TargetError
@@ -19,7 +20,7 @@ from gossamer.recipe import Cubic, Gauge, Recipe, Step
 from gossamer.recipe.journal import fingerprint
 from gossamer.recipe.run import Outcome, _Run
 from gossamer.targets import OnnxRuntime
-from gossamer.task import Task
+from gossamer.task import Arrays, Task
 from gossamer.train import Training
 
 SHORT = Training(epochs=2, lr=0.01, batch_size=20)
@@ -187,8 +188,26 @@ def test_self_contained_files_and_costs_are_measured(subject, task, tmp_path):
     assert run(recipe, subject, task, tmp_path, gauge=gauge).report == outcome.report
 
 
+def test_a_gauge_used_again_writes_the_graph_of_the_other_model(task, tmp_path):
+    recipe, gauge = Recipe(name="k", steps=(Step(method=KMeans(bits=2)),)), Gauge(ship="self-contained")
+    inputs = task.validation.batch(torch.arange(4)).args[0]
+    for number, between in enumerate((nn.ReLU(), nn.Tanh())):
+        subject = Subject.of(nn.Sequential(nn.Linear(8, 6), between, nn.Linear(6, 2)), torch.zeros(1, 8))
+        outcome = run(recipe, subject, task, tmp_path / str(number), gauge=gauge)
+        (answer,) = OnnxRuntime().run(outcome.file, [inputs.numpy()]).values()
+        assert torch.allclose(torch.from_numpy(answer), outcome.subject.model(inputs), atol=1e-5)
+
+
+def test_a_journal_of_other_data_is_refused(subject, task, tmp_path):
+    recipe = Recipe(name="k", steps=(Step(method=KMeans(bits=2)),))
+    run(recipe, subject, task, tmp_path)
+    turned = [Arrays(part.inputs, 1 - part.targets) for part in (task.train, task.validation, task.test)]
+    with pytest.raises(RecipeError, match="the data of signs"):
+        run(recipe, subject, Task.classification("signs", *turned, batch_size=40), tmp_path)
+
+
 def test_a_file_without_a_graph_cannot_be_shipped_as_self_contained(subject, task, tmp_path):
     recipe = Recipe(name="k", steps=(Step(method=KMeans(bits=2)),))
     run(recipe, subject, task, tmp_path)
-    with pytest.raises(TargetError, match="no self-contained file"):
+    with pytest.raises(TargetError, match="the run that left this folder was asked for none"):
         run(recipe, subject, task, tmp_path, gauge=Gauge(ship="self-contained"))

@@ -2,6 +2,7 @@
 
 import json
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -36,7 +37,7 @@ def site(size: int, density: float = 1.0, name: str = "fc.weight") -> SiteState:
     )
 
 
-def state(file: int, accuracy: float, *sites: SiteState, latency: float | None = None) -> State:
+def state(file: int, accuracy: float, *sites: SiteState, latency: float | None = None, spread: float = 0) -> State:
     return State(
         sites=sites or (site(file),),
         metrics={"accuracy": measured(accuracy, "share")},
@@ -44,6 +45,7 @@ def state(file: int, accuracy: float, *sites: SiteState, latency: float | None =
         parameters=measured(100),
         macs=computed(1000),
         latency=None if latency is None else measured(latency, "s"),
+        spread=None if latency is None else measured(spread, "s"),
     )
 
 
@@ -113,6 +115,20 @@ def test_sentence_for_a_step_that_changes_no_site():
     assert step_sentences(made, made.steps[0]) == [
         "step 1 (share.kmeans) saved 0 bytes: every site is stored exactly as before."
     ]
+
+
+def test_slower_within_the_spread_of_the_runs_is_not_said():
+    start = state(380, 0.92, latency=20e-6, spread=1e-6)
+    for spread, said in ((4e-6, False), (1e-6, True)):
+        made = report(step(1, state(300, 0.92, latency=23e-6, spread=spread)), start=start)
+        assert any("slower" in text for text in sentences(made)) == said
+
+
+def test_a_file_that_grew_is_called_larger_and_what_the_energy_leaves_out_is_said():
+    grown = msgspec.structs.replace(state(800, 0.92), uncounted=("Einsum",))
+    said = sentences(report(step(1, grown)))
+    assert any("800 B, 2.0 times larger" in text for text in said)
+    assert any("leaves out operators without a rule: Einsum" in text for text in said)
 
 
 def test_sentence_for_larger_worse_and_slower():

@@ -229,7 +229,8 @@ def test_half_precision_comes_out_in_float32():
 def test_a_runner_takes_and_returns_tensors(tokens):
     model, proto = tokens
     given = torch.randint(0, 11, (3, 5))
-    scores, hidden, cells = Runner(proto)(given)
+    answers = Runner(proto)(given)
+    scores, (hidden, cells) = answers["scores"], answers["last"]
     with torch.no_grad():
         wanted = model.eval()(given)
     torch.testing.assert_close(scores, wanted["scores"], atol=TOLERANCE, rtol=0)

@@ -34,6 +34,21 @@ def test_a_gemm_runs_in_integers_and_equals_the_grids_by_hand(rng):
     np.testing.assert_allclose(run(lowered.proto, x), wanted, atol=half_step + 1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("empty", [1, 5])
+@pytest.mark.parametrize("after", [None, "Relu"])
+def test_rows_of_zeros_keep_their_bias(rng, empty, after):
+    """A method gives such a row a scale of its own, which must not decide how its bias is rounded."""
+    weight = levels(rng, (5, 6))
+    codes, scale = weight.codes.array.copy(), weight.scale.array.copy()
+    codes[:empty], scale[:empty] = 0, 1.0
+    weight, bias = Affine(Dense(codes), Dense(scale), weight.zero, 0), np.full(5, 0.3, np.float32)
+    nodes = [node("Gemm", "x w b", "s" if after else "y", transB=1), *([node(after, "s", "y")] if after else [])]
+    proto = graph(nodes, {"x": ("batch", 6)}, ("y",))
+    lowered = fill(proto, {"w": weight, "b": Dense(bias)}, {"w": grid(0.4, 0)}, quantized=True)
+    found = run(lowered.proto, rng.uniform(0, 100, (4, 6)).astype(np.float32))
+    np.testing.assert_allclose(found[:, :empty], 0.3, atol=0.005)
+
+
 def test_weights_stay_floats_when_not_quantized(rng):
     weight = levels(rng, (5, 6))
     proto = graph([node("Gemm", "x fc.weight", "y", transB=1)], {"x": ("batch", 6)}, ("y",))

@@ -64,6 +64,15 @@ def test_integer_products_are_8_bits_wide_and_read_a_byte_per_weight():
     assert (gemm.bits, gemm.macs, gemm.weight_bytes) == (8, 24, 24 + 4 * 4)
 
 
+def test_products_of_codes_that_a_clip_follows_are_counted():
+    rng = np.random.default_rng(0)
+    proto = graph([node("Gemm", "x w b", "c", transB=1), node("Relu", "c", "y")], {"x": ("n", 6)}, ("y",))
+    tensors = {"w": levels(rng, (4, 6)), "b": Dense(zeros(4))}
+    lowered = fill(proto, tensors, {"w": grid(0.1, 0)}, quantized=True).proto
+    product = by_op(count_work(lowered, [zeros(1, 6)]))["MatMulInteger"]
+    assert (product.bits, product.macs) == (8, 24)
+
+
 def test_what_has_no_rule_is_listed_not_guessed():
     proto = graph([node("Einsum", "a b", "y", equation="ij,jk->ik")], {"a": (2, 3), "b": (3, 4)}, ("y",))
     works = count_work(proto, [zeros(2, 3), zeros(3, 4)])

@@ -1,13 +1,29 @@
 """Tasks: bad data are named; figures do not depend on batches; padding never counts."""
 
 import math
+import random
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from gossamer.errors import TaskError
-from gossamer.task import IGNORE, Arrays, Batch, Images, Samples, Sequences, Task, Windows, cross_entropy, evaluate, nll
+from gossamer.task import (
+    IGNORE,
+    Arrays,
+    Batch,
+    Images,
+    Metric,
+    Samples,
+    Sequences,
+    Task,
+    Windows,
+    cross_entropy,
+    evaluate,
+    nll,
+)
+from gossamer.task.digest import digest
 
 
 def _task(n=23, **options):
@@ -28,6 +44,49 @@ def test_figures_are_those_computed_by_hand_and_do_not_depend_on_the_batch_size(
         figures = evaluate(model, task, "test", batch_size=size)
         assert figures["accuracy"] == right
         assert figures["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+def _steps(model, *lengths):
+    frames = [torch.randn(length, 4) for length in lengths]
+    targets = [torch.randint(3, (length,)) for length in lengths]
+    task = Task.sequence("s", Sequences(frames, targets), Sequences(frames, targets))
+    return task, [evaluate(model, task, batch_size=size)["loss"] for size in (1, 2, 6)]
+
+
+def test_the_loss_counts_positions_not_samples():
+    layer = nn.Linear(4, 3)
+    task, losses = _steps(lambda frames, _: layer(frames), 1, 9, 2, 7, 3, 5)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+    assert losses[0] == pytest.approx(evaluate(lambda frames, _: layer(frames), task)["bits"] * math.log(2), rel=1e-6)
+
+
+def test_a_batch_that_counts_nothing_weighs_nothing():
+    x, y = torch.randn(6, 4), torch.tensor([0, 1, 2, 1, IGNORE, IGNORE])
+    model = nn.Linear(4, 3)
+    figures = [evaluate(model, Task.classification("t", (x, y), (x, y)), batch_size=size) for size in (2, 6)]
+    assert figures[0]["loss"] == pytest.approx(figures[1]["loss"], rel=1e-6)
+    none = torch.full((6,), IGNORE)
+    assert math.isnan(evaluate(model, Task.classification("t", (x, y), (x, none)))["loss"])
+
+
+@pytest.mark.parametrize("found", [0.5, None, torch.zeros(3), ("a", 1)])
+def test_a_metric_of_the_wrong_form_is_told(found):
+    task = replace(_task(), metrics={"mine": Metric(lambda *_: found, higher_is_better=True)}, main="mine")
+    with pytest.raises(TaskError, match="metric mine: wanted a total and the count"):
+        evaluate(nn.Linear(4, 3), task)
+
+
+def test_data_are_told_apart_by_samples_and_random_changes_left_out():
+    class Noisy(list):
+        def __getitem__(self, index):
+            return torch.tensor(random.random()), super().__getitem__(index)
+
+    x, y = torch.randn(300, 4), torch.randint(2, (300,))
+    one, other = (Task.classification("t", (x, labels), (x, labels)) for labels in (y, 1 - y))
+    assert digest(one) == digest(Task.classification("t", (x.clone(), y), (x, y)))
+    assert digest(one) != digest(other)
+    noisy = [Task.classification("t", Noisy(labels), Noisy(labels)) for labels in ([0, 1], [0, 1], [1, 0])]
+    assert digest(noisy[0]) == digest(noisy[1]) != digest(noisy[2])
 
 
 def test_evaluate_restores_every_mode_and_takes_any_callable():

@@ -27,6 +27,12 @@ def network():
     return nn.Sequential(nn.Linear(6, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.1), nn.Linear(32, 2))
 
 
+def inverted(task):
+    """Return the task with the same inputs and every label turned."""
+    parts = (Arrays(part.inputs, 1 - part.targets) for part in (task.train, task.validation))
+    return Task.classification(task.name, *parts)
+
+
 def same(one, other):
     return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
 
@@ -115,6 +121,12 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(task, tmp_path)
     train(network(), task, TRAINING, folder=tmp_path)
     with pytest.raises(TrainingError, match="other settings"):
         train(network(), task, Training(epochs=6, lr=0.03, batch_size=32), folder=tmp_path)
+    other = network()
+    with torch.no_grad():
+        other[0].bias.add_(1)
+    for model, of in ((other, task), (network(), inverted(task))):
+        with pytest.raises(TrainingError, match="other settings, data or model"):
+            train(model, of, TRAINING, folder=tmp_path)
     path = tmp_path / checkpoint.NAME
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(TrainingError, match="not a checkpoint"):
@@ -126,6 +138,24 @@ def test_patience_stops_early(task):
     result = train(network(), task, Training(epochs=50, lr=1e-9, batch_size=32, patience=3, schedule="constant"))
     assert result.stopped == "patience"
     assert len(result.history) == result.kept + 3
+
+
+def test_patience_waits_until_the_schedule_has_settled(task):
+    slow = Training(epochs=50, lr=1e-9, batch_size=32, patience=3, schedule="constant")
+    result = train(network(), task, slow, schedule=lambda step, _: step == 60, settled=lambda _: 60)
+    assert result.kept == 11
+    assert len(result.history) == 14
+
+
+@pytest.mark.parametrize("loss", [lambda outputs, _: outputs, lambda *_: 0.5, lambda *_: None])
+def test_a_loss_of_the_wrong_form_is_told(task, loss):
+    with pytest.raises(TaskError, match="the task's loss: wanted a tensor with one number"):
+        train(network(), replace(task, loss=loss), TRAINING)
+
+
+def test_a_loss_that_does_not_depend_on_the_model_is_told(task):
+    with pytest.raises(TrainingError, match="does not depend"):
+        train(network(), replace(task, loss=lambda outputs, _: outputs.detach().sum()), TRAINING)
 
 
 def test_a_loss_that_is_not_finite_is_an_error_that_names_the_step(task):

@@ -13,6 +13,7 @@ import numpy as np
 from gossamer.artifact.artifact import Artifact
 from gossamer.artifact.header import BlobRecord, GraphRecord, Header, TensorRecord, record
 from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, Payload, bound, check_tree, tree_cost
+from gossamer.artifact.records import check_records
 from gossamer.codings import Coding, dense_nbytes, leaves, shape
 from gossamer.errors import ArtifactError
 
@@ -39,6 +40,7 @@ def parts(artifact: Artifact) -> list[bytes]:
     _check_names(artifact.tensors, artifact.aliases)
     for what in ("edits", "activations", "meta"):
         _check_plain(getattr(artifact, what), what, MAX_DATA_DEPTH)
+    check_records(artifact.edits, artifact.activations, artifact.meta)
     for name, node in artifact.tensors.items():
         check_tree(node, f"tensor {name}")
     blobs, payload = _blobs(artifact.tensors)
@@ -83,6 +85,7 @@ def loads(data: bytes, *, max_bytes: int = 1 << 34) -> Artifact:
     _check_names(dict.fromkeys(names), header.aliases)
     for what in ("edits", "activations", "meta"):
         _check_plain(getattr(header, what), what, MAX_DATA_DEPTH)
+    check_records(header.edits, header.activations, header.meta)
     tensors = _read_tensors(header, payload, data, start)
     dense = sum(map(dense_nbytes, tensors.values()))
     if dense > max_bytes:

@@ -1,5 +1,6 @@
 """``gossamer demo``: the whole way on real data that come with the package, checked at the end."""
 
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -61,7 +62,7 @@ def _whole_way(path: Path, *, as_json: bool) -> dict[str, bool]:
         result = gossamer.compress(model, task, find(RECIPE), out=path, gauge=gauge, progress=bars)
     checks, facts = _checked(result, task)
     if as_json:
-        print_json({"checks": checks, "facts": facts, "report": to_json(result.report).decode()})
+        print_json({"checks": checks, "facts": facts, "report": json.loads(to_json(result.report))})
         return checks
     show(result.report, console)
     for name, passed in checks.items():

@@ -9,7 +9,7 @@ import onnx
 
 from gossamer.codings.nodes import Array
 from gossamer.errors import TargetError
-from gossamer.targets import OnnxRuntime, open_session, run_session
+from gossamer.targets import OnnxRuntime
 
 FREE = 16
 """Length of a free axis other than the batch, where inputs are made up."""
@@ -26,25 +26,13 @@ _DTYPES = {
 def callable_model(file: Path, *, threads: int = 1) -> Callable[..., Any]:
     """Return a function from torch inputs to torch outputs that runs the file on ONNX Runtime.
 
-    Several outputs come back as a tuple, in the graph's order.
-
     Raises:
         TargetError: the file holds no graph, or one the runtime does not take.
         ArtifactError: the file is not sound.
     """
-    import torch
+    from gossamer.targets import Runner
 
-    from gossamer.targets import arrays_of
-
-    proto = OnnxRuntime(threads=threads).model(file)
-    session = open_session(proto, threads=threads)
-
-    def call(*args: Any, **kwargs: Any) -> Any:
-        outputs = run_session(session, arrays_of(proto, args, kwargs))
-        tensors = tuple(torch.from_numpy(np.asarray(value)) for value in outputs.values())
-        return tensors[0] if len(tensors) == 1 else tensors
-
-    return call
+    return Runner(OnnxRuntime(threads=threads).model(file), threads=threads)
 
 
 def read_inputs(path: Path) -> Any:

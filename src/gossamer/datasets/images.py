@@ -1,13 +1,13 @@
 """Folders of images: one folder per class, alone or under ``train`` and ``test``. Reading them needs Pillow."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from gossamer.errors import DataError
-from gossamer.task import Images, Task, hold_out
+from gossamer.task import Arrays, Images, Task, hold_out
+from gossamer.task.splits import Split, Subset
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".pgm", ".ppm"})
 
@@ -16,7 +16,7 @@ def task(folder: Path) -> Task:
     """Return the task of telling which folder an image is from.
 
     All images must have one size. With ``train`` and ``test`` folders, a tenth of train is held out for validation
-    (seed 0); otherwise a tenth each for validation and test.
+    (seed 0); otherwise a tenth each for validation and test. Mean and deviation are those of the training images alone.
 
     Args:
         folder: holds one folder per class, or ``train`` and ``test`` folders that do.
@@ -32,18 +32,28 @@ def task(folder: Path) -> Task:
     if len(labels) < 2:
         raise DataError(f"{place}: {len(labels)} class folders, wanted at least two", hint="one folder per class")
     pixels, targets = _read(place, labels)
-    scaled = pixels.double() / 255
-    mean, deviation = float(scaled.mean()), max(float(scaled.std()), 1e-3)
     name = f"images:{folder.name}"
-    train: Any = Images(pixels, targets, mean=mean, deviation=deviation, what=name)
-    held = max(1, len(train) // 10)
-    if nested and (folder / "test").is_dir():
-        test_pixels, test_targets = _read(folder / "test", labels)
-        test: Any = Images(test_pixels, test_targets, mean=mean, deviation=deviation, what=f"{name}, test")
+    apart = nested and (folder / "test").is_dir()
+    rows: Split = Arrays(torch.arange(len(targets)), targets, what=name)
+    held, tested = max(1, len(targets) // 10), None
+    if not apart:
+        rows, tested = hold_out(rows, held, seed=1)
+    trained, validated = hold_out(rows, held)
+    scaled = pixels[_numbers(trained)].double() / 255
+    mean, deviation = float(scaled.mean()), max(float(scaled.std()), 1e-3)
+    images = Images(pixels, targets, mean=mean, deviation=deviation, what=name)
+    train, validation = (Subset(images, _numbers(part)) for part in (trained, validated))
+    if tested is None:
+        test: Split = Images(*_read(folder / "test", labels), mean=mean, deviation=deviation, what=f"{name}, test")
     else:
-        train, test = hold_out(train, held, seed=1)
-    train, validation = hold_out(train, held)
+        test = Subset(images, _numbers(tested))
     return Task.classification(name, train, validation, test, labels=labels)
+
+
+def _numbers(part: Split) -> torch.Tensor:
+    """Return the numbers of the images in a part of them."""
+    numbers: torch.Tensor = part.batch(part.order(None)).args[0]
+    return numbers
 
 
 def _read(folder: Path, labels: tuple[str, ...]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+import msgspec
+
 from gossamer.errors import PlanError
 
 
@@ -84,16 +86,11 @@ def edit_from_dict(data: Mapping[str, Any]) -> Edit:
         PlanError: the data names no known edit or has wrong fields.
     """
     kinds: dict[str, type[Edit]] = {"split": Split, "fold": Fold, "cut": Cut, "resize": Resize}
-    fields = {key: _tuples(value) for key, value in data.items() if key != "edit"}
+    fields = {key: value for key, value in data.items() if key != "edit"}
     kind = kinds.get(str(data.get("edit")))
     if kind is None or not set(fields) <= set(kind.__dataclass_fields__):
         raise PlanError(f"edit: wanted one of {sorted(kinds)} with its own fields, got {dict(data)}")
     try:
-        return kind(**fields)
-    except TypeError as error:
+        return msgspec.convert(fields, kind)
+    except msgspec.ValidationError as error:
         raise PlanError(f"edit {data.get('edit')}: {error}") from error
-
-
-def _tuples(value: Any) -> Any:
-    """Return nested lists, which JSON has in place of tuples, as tuples."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

@@ -67,23 +67,27 @@ def _cell(call: Call) -> int:
 def _einsum(call: Call) -> int | None:
     """Two factors: the product of the sizes of all distinct indices; more factors depend on the order of products."""
     equation, factors = call.args[0].replace(" ", ""), call.args[1]
-    names = equation.split("->")[0].split(",")
-    if len(factors) > 2 or "." in equation:
+    if len(factors) > 2:
         return None
-    sizes = {
-        name: size for term, shape in zip(names, factors, strict=True) for name, size in zip(term, shape, strict=True)
-    }
+    sizes: dict[str | int, int] = {}
+    for term, shape in zip(equation.split("->")[0].split(","), factors, strict=True):
+        before, dots, after = term.partition("...")
+        spread = range(len(before) + len(after) - len(shape), 0) if dots else ()  # counted from the last
+        for name, size in zip((*before, *spread, *after), shape, strict=True):
+            sizes[name] = max(size, sizes.get(name, 1))
     return prod(sizes.values()) if len(factors) == 2 else 0
+
+
+def _tensordot(call: Call) -> int:
+    """Each element of the first factor meets the dimensions of the second that are not summed over."""
+    summed = {axis % len(call.shape(1)) for axis in call.args[3]}
+    return prod(call.shape(0)) * prod(size for axis, size in enumerate(call.shape(1)) if axis not in summed)
 
 
 def _bilinear(call: Call) -> int:
     """Compute x1ᵀ W x2 for weight (out, in1, in2), the product with the second input taken first."""
     rows, (outputs, first, second) = prod(call.shape(0)[:-1]), call.shape(2)
-    return rows * outputs * (first * second + second)
-
-
-def _none(_: Call) -> int:
-    return 0
+    return rows * outputs * (first * second + first)
 
 
 RULES: dict[str, Callable[[Call], int | None]] = {
@@ -93,6 +97,15 @@ RULES: dict[str, Callable[[Call], int | None]] = {
     "aten.matmul": _inner(0),
     "aten.mv": _inner(0),
     "aten.dot": lambda call: prod(call.shape(0)),
+    "aten.vdot": lambda call: prod(call.shape(0)),
+    "aten.linalg_vecdot": lambda call: max(prod(call.shape(0)), prod(call.shape(1))),
+    "aten.inner": _inner(0),
+    "aten.outer": lambda call: prod(call.out),
+    "aten.ger": lambda call: prod(call.out),
+    "aten.addr": lambda call: prod(call.out),
+    "aten.kron": lambda call: prod(call.out),
+    "aten.tensordot": _tensordot,
+    "aten.addbmm": lambda call: prod(call.shape(1)) * call.shape(2)[-1],
     "aten.addmm": _inner(1),
     "aten.addmv": _inner(1),
     "aten.baddbmm": _inner(1),
@@ -115,21 +128,35 @@ RULES: dict[str, Callable[[Call], int | None]] = {
     "aten.gru": _recurrent,
     "aten.rnn_tanh": _recurrent,
     "aten.rnn_relu": _recurrent,
-    "aten.embedding": _none,
-    "aten.embedding_bag": _none,
-    "aten._embedding_bag": _none,
-    "aten.batch_norm": _none,
-    "aten.instance_norm": _none,
-    "aten.group_norm": _none,
-    "aten.layer_norm": _none,
-    "aten.rms_norm": _none,
-    "aten.prelu": _none,
-    "aten.cat": _none,
-    "aten.stack": _none,
 }
+
+NOTHING = frozenset(
+    """
+    embedding embedding_bag _embedding_bag batch_norm instance_norm group_norm layer_norm rms_norm _native_batch_norm
+    native_layer_norm native_group_norm local_response_norm linalg_vector_norm norm cosine_similarity prelu glu softmax
+    log_softmax _softmax _log_softmax logsumexp cumsum cumprod cummax cummin logcumsumexp sort argsort topk kthvalue
+    median mode unique bincount count_nonzero nonzero diff renorm dropout alpha_dropout feature_dropout bernoulli
+    multinomial
+    max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices max_pool3d_with_indices avg_pool1d
+    avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d adaptive_max_pool1d
+    adaptive_max_pool2d adaptive_max_pool3d _adaptive_avg_pool2d fractional_max_pool2d max_unpool2d max_unpool3d
+    upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_linear1d upsample_bilinear2d upsample_bicubic2d
+    upsample_trilinear3d cat concat stack hstack vstack dstack pad constant_pad_nd reflection_pad1d reflection_pad2d
+    reflection_pad3d replication_pad1d replication_pad2d replication_pad3d flip roll rot90 repeat repeat_interleave tile
+    index index_put index_select index_add index_copy index_fill gather scatter scatter_add scatter_reduce take
+    take_along_dim masked_select masked_scatter select_scatter slice_scatter tril triu diag diag_embed tril_indices
+    triu_indices one_hot searchsorted bucketize pixel_shuffle pixel_unshuffle channel_shuffle im2col col2im unfold
+    unfold_copy flatten reshape contiguous _to_copy lift_fresh lift_fresh_copy item _local_scalar_dense sym_size
+    new_ones new_zeros new_full new_empty cartesian_prod combinations meshgrid broadcast_tensors
+    _assert_async _assert_tensor_metadata sym_constrain_range_for_size _pack_padded_sequence _pad_packed_sequence
+    """.split()  # noqa: SIM905  # a list would be a page long
+)
+"""Operators of ATen that multiply no weights: they move, choose, compare, add up, normalise or draw."""
 
 
 def macs_of(operator: str, call: Call) -> int | None:
     """Return the multiply-accumulates of a call of ``operator``, or None if there is no rule for it."""
+    if operator.removeprefix("aten.").removesuffix("_") in NOTHING:
+        return 0
     rule = RULES.get(operator)
     return None if rule is None else rule(call)

@@ -100,7 +100,10 @@ def settle(model: nn.Module, names: Iterable[str], constants: Iterable[tuple[str
         if id(module) in touched:
             _tell(module)
     for path, attribute, value in constants:
-        module = model.get_submodule(path)
+        try:
+            module = model.get_submodule(path)
+        except AttributeError as error:
+            raise ModelError(f"resize: {type(model).__name__} has no module {path!r}") from error
         if not isinstance(getattr(module, attribute, None), int):
             raise ModelError(f"resize: {path or type(model).__name__} has no integer {attribute!r}")
         setattr(module, attribute, value)

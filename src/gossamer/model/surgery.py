@@ -147,6 +147,9 @@ def why_no_fold(model: nn.Module, edit: Fold) -> str | None:
         return f"{edit.module} is {type(module).__name__}, not a linear layer or a convolution"
     if not isinstance(norm, _BATCH_NORMS) or norm.running_mean is None or norm.running_var is None:
         return f"{edit.norm} is {type(norm).__name__}, not a batch norm with running statistics"
+    outputs = getattr(module, "out_features", None) or getattr(module, "out_channels", None)
+    if norm.num_features != outputs:
+        return f"{edit.norm} has {norm.num_features} features, {edit.module} gives {outputs}"
     if parametrize.is_parametrized(module):
         return f"{edit.module} is constrained"
     return None

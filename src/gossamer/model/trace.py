@@ -161,10 +161,11 @@ class _Walk:
         call = Call(tuple(_plain(arg) for arg in node.args), next(iter(shapes_of(node.meta.get("val"))), ()))
         macs = macs_of(operator, call)
         source = source_of(node)
-        if macs is None and (not sites or node in self.constant or _counts_nothing(node)):
+        if macs is None and (not inputs or node in self.constant or _counts_nothing(node)):
             macs = 0
         if macs is None:
-            self.unseen.append(Unseen(operator, source, f"reads {', '.join(sites)} and has no rule for its cost"))
+            reads = f"reads {', '.join(sites)} and " if sites else ""
+            self.unseen.append(Unseen(operator, source, f"{reads}has no rule for its cost"))
         shapes = tuple(shape for given in inputs for shape in shapes_of(given.meta.get("val")))
         self.nodes.append(
             Node(
@@ -224,9 +225,10 @@ def operator_of(node: fx.Node) -> str:
 
 
 def _counts_nothing(node: fx.Node) -> bool:
-    """Whether the operator works element by element, or only looks at its input differently."""
+    """Whether the operator works element by element, adds up or compares, or only looks at its input differently."""
     target: Any = node.target
-    return torch.Tag.pointwise in target.tags or _aliased(node) is not None
+    plain = {torch.Tag.pointwise, torch.Tag.reduction, torch.Tag.view_copy} & set(target.tags)
+    return bool(plain) or _aliased(node) is not None
 
 
 def _aliased(node: fx.Node) -> fx.Node | None:

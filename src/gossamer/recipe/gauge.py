@@ -28,6 +28,23 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
     spread: Figure
     memory: Figure
     energy: Figure
+    uncounted: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """The graphs of one run by the edits made; a graph holds no weights, and so is the same until an edit."""
+
+    found: dict[tuple[Edit, ...], bytes | TargetError] = field(default_factory=dict)
+
+    def of(self, subject: Subject, frozen: Frozen) -> bytes | TargetError:
+        """Return the graph of a subject of the run, or why there is none."""
+        if subject.edits not in self.found:
+            try:
+                self.found[subject.edits] = frozen_graph(frozen, subject.args, subject.kwargs)
+            except TargetError as error:
+                self.found[subject.edits] = error
+        return self.found[subject.edits]
 
 
 @dataclass(frozen=True)
@@ -44,9 +61,8 @@ class Gauge:
     graph: bool = True
     target: OnnxRuntime | None = None
     ship: Literal["weights-only", "self-contained"] = "weights-only"
-    _graphs: dict[tuple[Edit, ...], bytes | TargetError] = field(default_factory=dict, repr=False, compare=False)
 
-    def take(self, subject: Subject, task: Task, folder: Path, meta: Mapping[str, Any]) -> State:
+    def take(self, subject: Subject, task: Task, folder: Path, meta: Mapping[str, Any], graphs: Graphs) -> State:
         """Write the subject's files into ``folder`` and return its state.
 
         Args:
@@ -54,11 +70,12 @@ class Gauge:
             task: metrics, on its validation split.
             folder: where the files are written.
             meta: kept in the files.
+            graphs: of the run.
         """
         frozen = freeze(subject)
         artifact = to_artifact(frozen, meta=meta)
         written = save(folder / WEIGHTS_ONLY, artifact)
-        graph = self._graph(subject, frozen) if self.graph or self.ship == "self-contained" else None
+        graph = graphs.of(subject, frozen) if self.graph or self.ship == "self-contained" else None
         whole = None
         if isinstance(graph, bytes):
             whole = measured(save(folder / SELF_CONTAINED, replace(artifact, graph=graph)), "B")
@@ -73,17 +90,18 @@ class Gauge:
             macs=None if macs is None else computed(macs),
         )
 
-    def file(self, folder: Path) -> Path:
-        """Return the file in ``folder`` that a caller gets.
+    def file(self, folder: Path, state: State) -> Path:
+        """Return the file in ``folder``, where ``state`` was taken, that a caller gets.
 
         Raises:
-            TargetError: it should carry a graph, and the model has none that a target takes.
+            TargetError: it should carry a graph, and none was written.
         """
         path = folder / (WEIGHTS_ONLY if self.ship == "weights-only" else SELF_CONTAINED)
         if not path.exists():
+            why = state.refused or "the run that left this folder was asked for none"
+            other = "" if state.refused else "name another folder to run it anew, or "
             raise TargetError(
-                f"{folder}: no self-contained file was written, for the model has no graph that a target takes",
-                hint="ask for a weights-only file; the report says what stands in the way",
+                f"{folder}: no self-contained file was written: {why}", hint=f"{other}ask for weights only"
             )
         return path
 
@@ -105,19 +123,11 @@ class Gauge:
                 spread=one.run.latency.spread,
                 memory=one.run.memory.peak,
                 energy=one.energy.total,
+                uncounted=one.unruled,
             )
             for name, one in found.items()
         }
         return [taken.get(name) for name in files]
-
-    def _graph(self, subject: Subject, frozen: Frozen) -> bytes | TargetError:
-        """Return the graph, which holds no weights and so is the same until an edit, or why there is none."""
-        if subject.edits not in self._graphs:
-            try:
-                self._graphs[subject.edits] = frozen_graph(frozen, subject.args, subject.kwargs)
-            except TargetError as error:
-                self._graphs[subject.edits] = error
-        return self._graphs[subject.edits]
 
 
 def metrics(subject: Subject, task: Task, split: Literal["validation", "test"]) -> dict[str, Figure]:

@@ -17,15 +17,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import torch
 
 from gossamer.errors import RecipeError
 from gossamer.model import Subject
 from gossamer.recipe.recipe import Recipe
 from gossamer.task import Task
-from gossamer.train.state import weights_of
+from gossamer.task.digest import digest
+from gossamer.train.identity import weights_digest
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,6 +35,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     recipe: str
     weights: str
     task: str
+    data: str = ""
 
     @classmethod
     def of(cls, recipe: Recipe, subject: Subject, task: Task) -> "Identity":
@@ -45,6 +46,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
             recipe=hashlib.sha256(recipe.to_toml().encode()).hexdigest(),
             weights=fingerprint(subject),
             task=f"{task.name} ({', '.join(map(str, sizes))} samples)",
+            data=digest(task),
         )
 
     def differences(self, other: "Identity") -> list[str]:
@@ -53,6 +55,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
         found = [text for name, text in words.items() if getattr(self, name) != getattr(other, name)]
         if self.task != other.task:
             found.append(f"the task ({self.task} there, {other.task} here)")
+        elif self.data != other.data:
+            found.append(f"the data of {self.task}")
         return found
 
 
@@ -116,11 +120,7 @@ class Journal:
 
 def fingerprint(subject: Subject) -> str:
     """Return a hash of the names, shapes, dtypes and bits of a subject's state dict."""
-    digest = hashlib.sha256()
-    for name, tensor in weights_of(subject.model).items():
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data if tensor.numel() else b"")
-    return digest.hexdigest()
+    return weights_digest(subject.model.state_dict())
 
 
 def write(path: Path, data: bytes) -> None:

@@ -32,8 +32,8 @@ class Step:
             after that one. What the method decides by the weights as they were, and what holds, goes on holding.
 
     Raises:
-        RecipeError: a step that does nothing, a schedule without a training or a method whose strength it ramps, or a
-            rewinding without a training.
+        RecipeError: a step that does nothing; a schedule without a training or a method whose strength it ramps, or
+            that begins above that strength; a rewinding without a training.
     """
 
     method: Method | None = None
@@ -56,6 +56,12 @@ class Step:
             known = ", ".join(tag for tag, kind in methods().items() if kind.strength is not None)
             raise RecipeError(
                 f"{self.name}: a schedule needs a method whose strength it can ramp", hint=f"such methods are: {known}"
+            )
+        final = getattr(self.method, self.method.strength)
+        if self.schedule.initial > final:
+            raise RecipeError(
+                f"{self.name}: the schedule's initial is {self.schedule.initial}, more than {self.method.strength} "
+                f"({final}), which it ends at"
             )
 
     @property

@@ -6,7 +6,7 @@ bit, as one that was killed and started again.
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from rich.progress import Progress
 from gossamer.figure import Figure, computed, measured
 from gossamer.model import Subject
 from gossamer.recipe.evidence import SAMPLES, Collector
-from gossamer.recipe.gauge import Costs, Gauge, metrics, parameters
+from gossamer.recipe.gauge import Costs, Gauge, Graphs, metrics, parameters
 from gossamer.recipe.journal import Journal, write
 from gossamer.recipe.recipe import Recipe
 from gossamer.recipe.state import load_subject, save_subject
@@ -78,6 +78,7 @@ class _Run:
     gauge: Gauge
     collector: Collector
     progress: Progress | None
+    graphs: Graphs = field(default_factory=Graphs)
 
     def all(self, on_step: Callable[[Report], None]) -> Outcome:
         if self.journal.finished < 0:
@@ -93,11 +94,11 @@ class _Run:
         report = self._tested(self._costed(self._report(len(self.recipe.steps))))
         write(self.journal.folder / "report.json", to_json(report))
         on_step(report)
-        return Outcome(subject, report, self.gauge.file(self.journal.step(len(self.recipe.steps))))
+        return Outcome(subject, report, self.gauge.file(self.journal.step(len(self.recipe.steps)), report.end))
 
     def _start(self, folder: Path) -> None:
         save_subject(folder, self.original, self.original)
-        state = self.gauge.take(self.original, self.task, folder, self._meta)
+        state = self.gauge.take(self.original, self.task, folder, self._meta, self.graphs)
         (folder / "step.json").write_bytes(msgspec.json.encode(state))
 
     def _step(self, number: int, subject: Subject) -> Subject:
@@ -112,7 +113,7 @@ class _Run:
         def fill(folder: Path) -> None:
             save_subject(folder, done.subject, self.original)
             # What is measured is what was written: the file of a resumed run cannot differ from it.
-            state = self.gauge.take(done.subject, self.task, folder, self._meta)
+            state = self.gauge.take(done.subject, self.task, folder, self._meta, self.graphs)
             entry = _entry(number, step.name, done, state, time.monotonic() - started)
             (folder / "step.json").write_bytes(msgspec.json.encode(entry))
 
@@ -195,9 +196,7 @@ class _Run:
 def _with_costs(state: State, costs: Costs | None) -> State:
     if costs is None:
         return state
-    return msgspec.structs.replace(
-        state, latency=costs.latency, spread=costs.spread, memory=costs.memory, energy=costs.energy
-    )
+    return msgspec.structs.replace(state, **msgspec.structs.asdict(costs))
 
 
 def _entry(number: int, name: str, done: Done, state: State, seconds: float) -> StepReport:

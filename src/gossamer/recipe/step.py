@@ -74,7 +74,8 @@ def perform(
     if earlier is not None:
         new = rewound(new, earlier)
     changes = _ramp(step, new, evidence) or _revised(step, subject, new)
-    result = train(new, task, step.train, schedule=changes, folder=folder, progress=progress)
+    settled = step.schedule.last if step.schedule is not None else None
+    result = train(new, task, step.train, schedule=changes, settled=settled, folder=folder, progress=progress)
     settle(new)
     collector.forget()
     return Done(replace(new, penalties=subject.penalties), plan, len(result.history), ())

@@ -12,7 +12,7 @@ SCALES = {
 }
 
 NOISE = 0.02
-"""Latency changes below this share are within the spread of a quiet machine and are not spoken of."""
+"""Latency changes below this share are not spoken of, however little the runs were spread."""
 
 
 def sentences(report: Report) -> list[str]:
@@ -20,9 +20,16 @@ def sentences(report: Report) -> list[str]:
     said = [text for step in report.steps for text in step_sentences(report, step)]
     if report.end.refused:
         said.append(f"No self-contained file could be written: {report.end.refused}.")
+    uncounted = sorted({name for state in _states(report) for name in state.uncounted})
+    if uncounted:
+        said.append(f"The energy leaves out operators without a rule: {', '.join(uncounted)}.")
     if report.steps:
         said.append(summary(report))
     return said
+
+
+def _states(report: Report) -> tuple[State, ...]:
+    return (report.start, *(step.after for step in report.steps))
 
 
 def summary(report: Report) -> str:
@@ -34,7 +41,7 @@ def summary(report: Report) -> str:
         before, after, split = report.start.metrics[name], report.end.metrics[name], "validation"
     return (
         f"{amount(report.dense)} of dense fp32 became a file of {amount(report.end.weights_only)}, "
-        f"{report.ratio:.1f} times smaller; {name} on {split} went from {amount(before)} to {amount(after)}."
+        f"{_times(report.ratio)}; {name} on {split} went from {amount(before)} to {amount(after)}."
     )
 
 
@@ -57,11 +64,21 @@ def step_sentences(report: Report, step: StepReport) -> list[str]:
             f"{amount(before.metrics[name])} before, {amount(step.after.metrics[name])} after."
         )
     was, now = before.latency, step.after.latency
-    if was is not None and now is not None and now.value > (1 + NOISE) * was.value:
+    if was is not None and now is not None and now.value - was.value > _noise(before, step.after):
         said.append(f"{who} made it slower: {amount(was)} before, {amount(now)} after.")
     if step.skipped:
         said.append(f"{who} left out {_skipped(step)}.")
     return said
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f} times smaller" if ratio >= 1 else f"{1 / ratio:.1f} times larger"
+
+
+def _noise(before: State, after: State) -> float:
+    """Return the change of latency that the spread of the runs explains, or a small share of it."""
+    spreads = [float(state.spread.value) for state in (before, after) if state.spread is not None]
+    return max(NOISE * float(before.latency.value) if before.latency is not None else 0.0, *spreads, 0.0)
 
 
 def amount(figure: Figure) -> str:

@@ -52,6 +52,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         latency: median time of one forward pass on the target; ``None`` if not asked.
         spread: range between the quartiles of that time.
         memory: peak memory of the process that ran it.
+        uncounted: operators of the target that multiply and are not counted in the energy.
     """
 
     sites: tuple[SiteState, ...]
@@ -65,6 +66,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     latency: Figure | None = None
     spread: Figure | None = None
     memory: Figure | None = None
+    uncounted: tuple[str, ...] = ()
 
 
 class Skipped(msgspec.Struct, frozen=True):

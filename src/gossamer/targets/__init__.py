@@ -7,7 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gossamer.targets.convert import Runner, arrays_of, compare, frozen_graph, lower_frozen, to_onnx
+    from gossamer.targets.calls import arrays_of
+    from gossamer.targets.convert import Runner, compare, frozen_graph, lower_frozen, to_onnx
     from gossamer.targets.cpu import Cpu, read_cpu
     from gossamer.targets.graph import assemble, fill, graph_bytes, lower_artifact
     from gossamer.targets.horowitz import Energy, energy
@@ -58,7 +59,8 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
-        "convert": ("Runner", "arrays_of", "compare", "frozen_graph", "lower_frozen", "to_onnx"),
+        "calls": ("arrays_of",),
+        "convert": ("Runner", "compare", "frozen_graph", "lower_frozen", "to_onnx"),
         "cpu": ("Cpu", "read_cpu"),
         "graph": ("assemble", "fill", "graph_bytes", "lower_artifact"),
         "horowitz": ("Energy", "energy"),

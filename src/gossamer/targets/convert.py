@@ -11,6 +11,8 @@ from torch.utils import _pytree as pytree
 
 from gossamer.codings.nodes import Array
 from gossamer.model import Frozen
+from gossamer.model.run import evaluation
+from gossamer.targets.calls import arrays_of, outputs_of
 from gossamer.targets.export import export
 from gossamer.targets.graph import fill, graph_bytes
 from gossamer.targets.lower import Lowered
@@ -76,34 +78,14 @@ def compare(
     Raises:
         TargetError: the inputs do not fit the graph, or the runtime fails.
     """
-    modes = {module: module.training for module in model.modules()}
-    try:
-        with torch.no_grad():
-            outputs = model.eval()(*args, **(kwargs or {}))
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
+    with evaluation(model), torch.no_grad():
+        outputs = model(*args, **(kwargs or {}))
     wanted = [leaf.cpu() for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
     got = run_session(open_session(proto), arrays_of(proto, args, kwargs)).values()
     return max(
         (_difference(left, right) for left, right in zip(wanted, got, strict=True)),
         default=0.0,
     )
-
-
-def arrays_of(
-    proto: onnx.ModelProto, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
-) -> dict[str, Array]:
-    """Return torch inputs as arrays under the names of the graph's inputs; half precision as float32.
-
-    Inputs that the model does not use are not in the graph and are left out.
-    """
-    named = {f"{name}": value for name, value in (kwargs or {}).items() if isinstance(value, Tensor)}
-    names = [value.name for value in proto.graph.input]
-    flat = [leaf for leaf in pytree.tree_leaves((args, dict(kwargs or {}))) if isinstance(leaf, Tensor)]
-    if len(flat) != len(names) and set(names) <= set(named):
-        flat = [named[name] for name in names]
-    return {name: _array(leaf) for name, leaf in zip(names, flat, strict=False)}
 
 
 class Runner:
@@ -118,20 +100,13 @@ class Runner:
         self.proto = proto
         self.session = open_session(proto, threads=threads)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Tensor | tuple[Tensor, ...]:
-        """Return the output, or the outputs as a flat tuple if there are several.
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the outputs as the model does; a graph of an older file gives several as a flat tuple.
 
         Raises:
             TargetError: the inputs do not fit the graph, or the runtime fails.
         """
-        outputs = run_session(self.session, arrays_of(self.proto, args, kwargs)).values()
-        tensors = tuple(torch.from_numpy(array) for array in outputs)
-        return tensors[0] if len(tensors) == 1 else tensors
-
-
-def _array(tensor: Tensor) -> Array:
-    plain = tensor.detach().cpu()
-    return (plain.float() if plain.dtype in (torch.float16, torch.bfloat16) else plain).numpy()
+        return outputs_of(self.proto, run_session(self.session, arrays_of(self.proto, args, kwargs)))
 
 
 def _difference(left: Tensor, right: Array) -> float:

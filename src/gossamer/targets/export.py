@@ -8,6 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from inspect import BoundArguments
 from typing import Any
 
 import onnx
@@ -19,9 +20,11 @@ from torch.utils import _pytree as pytree
 
 from gossamer.errors import ModelError, TargetError
 from gossamer.model.copying import copy_module
+from gossamer.model.run import run_example
+from gossamer.targets.calls import note_call
 from gossamer.targets.recurrent import padded_sequences, use_native_operators
-from gossamer.targets.shapes import Axes, free_axes, two_rows
-from gossamer.targets.tidy import tidy
+from gossamer.targets.shapes import Axes, bind, by_name, free_axes, takes, two_rows
+from gossamer.targets.tidy import own_outputs, tidy
 
 _HALVES = (torch.float16, torch.bfloat16)
 
@@ -45,10 +48,26 @@ def export(
         TargetError: the model cannot be exported, or the inputs do not fit it.
     """
     plain, inputs, named = _throwaway(model, args, dict(kwargs or {}))
-    if axes == "auto":
-        inputs, named = two_rows(plain, inputs, named)
-    shapes = free_axes(plain, inputs, named, axes)
+    given = bind(plain, inputs, named)
+    outputs = _outputs(plain, given)
+    bound = two_rows(plain, given) if axes == "auto" else given
     use_native_operators(plain)
+    proto = _traced(model, plain, bound, axes)
+    if not takes(proto, given):  # a doubled axis that did not come out free
+        proto = _traced(model, plain, given, axes)
+    note_call(proto, given, outputs)
+    return proto
+
+
+def _outputs(plain: nn.Module, bound: BoundArguments) -> Any:
+    try:
+        return run_example(plain, bound.args, bound.kwargs)
+    except ModelError as error:
+        raise TargetError(error.message, hint="give args and kwargs as forward takes them") from error
+
+
+def _traced(model: nn.Module, plain: nn.Module, bound: BoundArguments, axes: Axes) -> onnx.ModelProto:
+    inputs, named = by_name(bound)
     with _quiet(), padded_sequences(), torch.no_grad():
         try:
             program = torch.onnx.export(
@@ -58,7 +77,7 @@ def export(
                 dynamo=True,
                 optimize=False,
                 verbose=False,
-                dynamic_shapes=shapes,
+                dynamic_shapes=free_axes(bound) if axes == "auto" else None,
             )
         except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
             raise _explain(model, error) from error
@@ -108,6 +127,7 @@ def _buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def _fold(proto: onnx.ModelProto, weights: set[str]) -> onnx.ModelProto:
     """Return ``proto`` with constants folded; ``weights`` are made inputs for the time, so that they stay."""
     graph = proto.graph
+    own_outputs(graph)
     kept = {tensor.name: tensor for tensor in graph.initializer if tensor.name in weights}
     others = [tensor for tensor in graph.initializer if tensor.name not in weights]
     inputs = list(graph.input)

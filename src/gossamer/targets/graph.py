@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from gossamer.artifact import Artifact
+from gossamer.artifact.records import check_records
 from gossamer.codings import Coding, decode, dtype
 from gossamer.codings.nodes import Array
 from gossamer.errors import CodingError, TargetError
@@ -80,8 +81,10 @@ def lower_artifact(artifact: Artifact, *, quantized: bool = True) -> Lowered:
 
     Raises:
         TargetError: there is no graph, or it does not fit the tensors.
+        ArtifactError: an input grid is of the wrong form.
     """
     tensors = {**artifact.tensors, **{name: artifact.tensors[kept] for name, kept in artifact.aliases.items()}}
+    check_records(artifact.edits, artifact.activations, artifact.meta)
     return fill(parse_graph(artifact), tensors, artifact.activations, quantized=quantized)
 
 

@@ -9,6 +9,9 @@ import numpy as np
 from gossamer.codings import Affine, Codebook, Coding, Sparse, decode
 from gossamer.codings.nodes import Array
 
+_FINE = 2.0**-20
+"""Scale of a weight that is all zeros."""
+
 
 @dataclass(frozen=True, eq=False)
 class Weight:
@@ -68,7 +71,15 @@ def weight_levels(coding: Coding) -> Weight | str:
     kind = next((kind for kind in (np.int8, np.uint8) if _fits(kind, codes) and _fits(kind, zero)), None)
     if kind is None:
         return f"its codes span {int(codes.min())} to {int(codes.max())}, more than 8 bits"
-    return Weight(codes.astype(kind), scale, zero.astype(kind), axis)
+    return Weight(codes.astype(kind), _of_use(codes, scale, zero, axis), zero.astype(kind), axis)
+
+
+def _of_use(codes: Array, scale: Array, zero: Array, axis: int | None) -> Array:
+    """Return ``scale``, another one where all codes stand for 0.0: any will do there, but biases are rounded to it."""
+    rows = codes.reshape(1, -1) if axis is None else np.moveaxis(codes, axis, 0).reshape(codes.shape[axis], -1)
+    empty = (rows == zero.reshape(-1, 1)).all(axis=1).reshape(scale.shape)
+    finest = scale[~empty].min(initial=np.inf)
+    return np.where(empty, finest if np.isfinite(finest) else _FINE, scale).astype(np.float32)
 
 
 def _affine(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:

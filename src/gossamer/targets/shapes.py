@@ -1,9 +1,9 @@
 """Which axes of the inputs stay free in an exported graph."""
 
-import inspect
-from collections.abc import Mapping
+from inspect import BoundArguments, Parameter, signature
 from typing import Any, Literal
 
+import onnx
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
@@ -13,24 +13,70 @@ from gossamer.errors import TargetError
 Axes = Literal["auto", "none"]
 
 
-def free_axes(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], axes: Axes) -> dict[str, Any] | None:
-    """Return the ``dynamic_shapes`` of an export: free where the model leaves an axis free.
-
-    The first axis of every input is offered (the batch), and the second of sequences: inputs of whole numbers and
-    inputs of at most three dimensions. The model keeps an offered axis fixed if it depends on its length.
+def bind(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> BoundArguments:
+    """Return the inputs under the names of the model's parameters of ``forward``.
 
     Raises:
-        TargetError: the inputs do not fit the model's signature.
+        TargetError: the inputs do not fit the signature.
     """
     try:
-        bound = inspect.signature(model.forward).bind(*args, **kwargs)
+        return signature(model.forward).bind(*args, **kwargs)
     except TypeError as error:
         raise TargetError(
             f"{type(model).__name__}: the example inputs do not fit forward: {error}", hint="give args and kwargs of it"
         ) from None
-    if axes == "none":
-        return None
+
+
+def by_name(bound: BoundArguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a call, all as keywords if the signature allows: a last dict would be taken for them."""
+    kinds = {name: bound.signature.parameters[name].kind for name in bound.arguments}
+    if {Parameter.POSITIONAL_ONLY, Parameter.VAR_POSITIONAL} & set(kinds.values()):
+        return bound.args, bound.kwargs
+    more: dict[str, Any] = {}
+    for name, kind in kinds.items():
+        value = bound.arguments[name]
+        more |= value if kind is Parameter.VAR_KEYWORD else {name: value}
+    return (), more
+
+
+def free_axes(bound: BoundArguments) -> dict[str, Any]:
+    """Return the ``dynamic_shapes`` of an export: free where the model leaves an axis free.
+
+    The first axis of every input is offered (the batch), and the second of sequences: inputs of whole numbers and
+    inputs of at most three dimensions. The model keeps an offered axis fixed if it depends on its length.
+    """
     return {name: pytree.tree_map(_offer, value) for name, value in bound.arguments.items()}
+
+
+def two_rows(model: nn.Module, bound: BoundArguments) -> BoundArguments:
+    """Return the example with two where an offered axis has a length of one, if the model accepts it.
+
+    An axis of length one is taken as fixed by ``torch.export``; doubling it leaves it free.
+    """
+    for axis in (0, 1):
+        doubled = BoundArguments(
+            bound.signature, pytree.tree_map(lambda value, axis=axis: _double(value, axis), bound.arguments)
+        )
+        if _shapes(doubled) != _shapes(bound) and _runs(model, doubled):
+            bound = doubled
+    return bound
+
+
+def takes(proto: onnx.ModelProto, bound: BoundArguments) -> bool:
+    """Return whether the fixed axes of the graph's inputs have the lengths of the inputs."""
+    wanted = [
+        [axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim]
+        for value in proto.graph.input
+    ]
+    got = _shapes(bound)
+    return len(wanted) == len(got) and all(
+        len(axes) == len(shape) and all(length in (None, found) for length, found in zip(axes, shape, strict=True))
+        for axes, shape in zip(wanted, got, strict=True)
+    )
+
+
+def _shapes(bound: BoundArguments) -> list[tuple[int, ...]]:
+    return [tuple(leaf.shape) for leaf in pytree.tree_leaves(bound.arguments) if isinstance(leaf, Tensor)]
 
 
 def _offer(value: Any) -> dict[int, Any] | None:
@@ -41,32 +87,15 @@ def _offer(value: Any) -> dict[int, Any] | None:
     return dict.fromkeys(range(min(value.ndim, 2 if sequence else 1)), auto)
 
 
-def two_rows(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Return the example with a batch of two where it has a batch of one, if the model accepts it.
-
-    An axis of length one is taken as fixed by ``torch.export``; doubling it leaves it free.
-    """
-    for axis in (0, 1):
-        doubled = pytree.tree_map(lambda value, axis=axis: _double(value, axis), (args, dict(kwargs)))
-        longer = any(
-            isinstance(new, Tensor) and new.shape != old.shape
-            for old, new in zip(pytree.tree_leaves((args, kwargs)), pytree.tree_leaves(doubled), strict=True)
-        )
-        if longer and _runs(model, *doubled):
-            args, kwargs = doubled
-    return args, dict(kwargs)
-
-
 def _double(value: Any, axis: int) -> Any:
-    if isinstance(value, Tensor) and value.ndim > axis and value.shape[axis] == 1:
-        return torch.cat([value, value], axis)
-    return value
+    offered = _offer(value)
+    return torch.cat([value, value], axis) if offered and axis in offered and value.shape[axis] == 1 else value
 
 
-def _runs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+def _runs(model: nn.Module, bound: BoundArguments) -> bool:
     try:
         with torch.no_grad():
-            model(*args, **kwargs)
+            model(*bound.args, **bound.kwargs)
     except (RuntimeError, ValueError, IndexError, TypeError):
         return False
     return True

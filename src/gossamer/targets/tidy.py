@@ -40,6 +40,17 @@ def _name_weights(graph: onnx.GraphProto, weights: Mapping[str, str]) -> None:
             node.input[index] = weights.get(name, name)
 
 
+def own_outputs(graph: onnx.GraphProto) -> None:
+    """Give every output a value of its own: an input or a weight that is returned, or one that is returned twice."""
+    taken = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+    for number, value in enumerate(graph.output):
+        if value.name in taken:
+            own = f"{value.name}:returned{number}"
+            graph.node.append(onnx.helper.make_node("Identity", [value.name], [own]))
+            value.name = own
+        taken.add(value.name)
+
+
 def _drop_annotations(proto: onnx.ModelProto) -> None:
     graph = proto.graph
     del graph.value_info[:]

@@ -19,7 +19,7 @@ from gossamer.targets.wiring import attribute
 
 _MOVES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant", "Shape"})
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-_UNRULED = frozenset({"Einsum", "Attention", "DeformConv", "QLinearConv", "QLinearMatMul", "MatMulInteger"})
+_UNRULED = frozenset({"Einsum", "Attention", "DeformConv", "QLinearConv", "QLinearMatMul"})
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _macs(node: onnx.NodeProto, arrays: dict[str, tuple[tuple[int, ...], Any]]) 
     if node.op_type == "Gemm":
         inner = shape(node.input[0])[0 if attribute(node, "transA", 0) else 1]
         return math.prod(shape(node.output[0])) * inner
-    if node.op_type == "MatMul":
+    if node.op_type in {"MatMul", "MatMulInteger"}:
         return math.prod(shape(node.output[0])) * shape(node.input[0])[-1]
     if node.op_type in _GATES:
         steps, batch, _ = shape(node.input[0])

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import TaskError
-from gossamer.task.batch import Batch
+from gossamer.task.batch import IGNORE, Batch
 from gossamer.task.metrics import Metric
 from gossamer.task.task import Task
 
@@ -22,18 +22,23 @@ def evaluate(
     batch_size: int | None = None,
     samples: int | None = None,
 ) -> dict[str, float]:
-    """Return the loss (mean over samples) and every metric of the task on a split.
+    """Return the loss and every metric of the task on a split.
+
+    The loss is a mean over what the targets count: their numbers, padded positions left out; samples where the targets
+    are no tensor. NaN if they count nothing.
 
     Args:
         model: a module, a subject, or any callable that takes a batch's arguments, such as a target's session. A
             module is evaluated in ``eval`` mode on its own device, and its mode is restored.
         task: data, loss and metrics.
         split: which data; ``test`` is for reported figures only.
-        batch_size: samples per batch; the task's own if not given. It does not change the figures.
+        batch_size: samples per batch; the task's own if not given. It does not change the figures, if the loss is
+            such a mean.
         samples: use only this many samples.
 
     Raises:
-        TaskError: there is no such split, or the outputs do not fit the targets.
+        TaskError: there is no such split, the outputs do not fit the targets, or the loss or a metric is of the wrong
+            form.
     """
     call = model if isinstance(model, nn.Module) else getattr(model, "model", model)
     if isinstance(call, nn.Module):
@@ -56,15 +61,43 @@ def measure(
         args, kwargs, targets = batch.to(device)
         outputs = model(*args, **kwargs)
         size = _size(batch)
-        lost, seen = lost + float(loss(outputs, targets)) * size, seen + size
+        mean = float(mean_loss(loss, outputs, targets))
+        if size:
+            lost, seen = lost + mean * size, seen + size
         for name, metric in metrics.items():
-            total, count = metric.measure(outputs, targets)
+            total, count = _pair(name, metric.measure(outputs, targets))
             totals[name][0] += total
             totals[name][1] += count
-    figures = {"loss": lost / seen}
+    figures = {"loss": lost / seen if seen else math.nan}
     for name, (sum_, number) in totals.items():
         figures[name] = metrics[name].finish(sum_ / number) if number else math.nan
     return figures
+
+
+def mean_loss(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any) -> Tensor:
+    """Return the loss of a batch.
+
+    Raises:
+        TaskError: it is not one number in a tensor.
+    """
+    found: Any = loss(outputs, targets)
+    if not isinstance(found, Tensor) or found.numel() != 1:
+        raise TaskError(
+            f"the task's loss: wanted a tensor with one number, got {_described(found)}",
+            hint="a loss returns the mean over the batch, such as torch.nn.functional.cross_entropy does",
+        )
+    return found.reshape(())
+
+
+def _pair(name: str, found: Any) -> tuple[float, int]:
+    try:
+        total, count = found
+        return float(total), int(count)
+    except (TypeError, ValueError, RuntimeError):
+        raise TaskError(
+            f"the task's metric {name}: wanted a total and the count it is over, got {_described(found)}",
+            hint="such as (number of right answers, number of samples)",
+        ) from None
 
 
 def check_fit(model: nn.Module, task: Task) -> None:
@@ -113,8 +146,11 @@ def device_of(model: Callable[..., Any]) -> torch.device:
 
 
 def _size(batch: Batch) -> int:
-    """Count the samples of a batch: rows of its first tensor."""
-    for value in (*batch.args, *batch.kwargs.values(), batch.targets):
+    """Count what the loss of a batch is the mean of: numbers of the targets, or else rows of its first tensor."""
+    targets = batch.targets
+    if isinstance(targets, Tensor) and targets.ndim > 0:
+        return targets.numel() if targets.is_floating_point() else int((targets != IGNORE).sum())
+    for value in (*batch.args, *batch.kwargs.values()):
         if isinstance(value, Tensor) and value.ndim > 0:
             return len(value)
     raise TaskError("a batch without a tensor: the number of samples cannot be told")

@@ -12,15 +12,17 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gossamer.errors import TrainingError
+from gossamer.train.identity import weights_digest
 from gossamer.train.state import Epoch, State, weights_of
 
 NAME = "checkpoint.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 class _Header(msgspec.Struct, frozen=True, kw_only=True):
     format: int
     run: str
+    start: str
     step: int
     history: list[Epoch]
     loss_sum: float
@@ -56,6 +58,7 @@ def save(folder: Path, run: str, state: State, module: nn.Module, optimizer: Opt
     header = _Header(
         format=FORMAT,
         run=run,
+        start=state.start,
         step=state.step,
         history=state.history,
         loss_sum=state.loss_sum,
@@ -72,6 +75,8 @@ def save(folder: Path, run: str, state: State, module: nn.Module, optimizer: Opt
 def restore(folder: Path, run: str, module: nn.Module, optimizer: Optimizer) -> State | None:
     """Load a checkpoint into the model, the optimizer and torch's random state; return None if there is none.
 
+    The model must be as the run began with, or as it left it.
+
     Raises:
         TrainingError: the file is damaged, of another run, or does not fit the model.
     """
@@ -84,7 +89,9 @@ def restore(folder: Path, run: str, module: nn.Module, optimizer: Optimizer) -> 
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (safetensors.SafetensorError, msgspec.MsgspecError, OSError) as error:
         raise TrainingError(f"{path}: not a checkpoint: {error}", hint="delete it to start anew") from error
-    if header.format != FORMAT or header.run != run:
+    known = header.start, weights_digest(_under("model.", tensors)), weights_digest(_under("best.", tensors))
+    start = weights_digest(module.state_dict())
+    if header.format != FORMAT or header.run != run or start not in known:
         raise TrainingError(
             f"{path}: belongs to a run with other settings, data or model",
             hint="delete it to start anew, or give the run another folder",
@@ -100,6 +107,7 @@ def restore(folder: Path, run: str, module: nn.Module, optimizer: Optimizer) -> 
     optimizer.load_state_dict({"state": optimizer_state, "param_groups": header.groups})
     _set_random_state(_under("random.", tensors))
     return State(
+        start=header.start,
         step=header.step,
         history=header.history,
         loss_sum=header.loss_sum,

@@ -22,10 +22,10 @@ from gossamer.errors import TrainingError
 from gossamer.model.penalty import StepContext
 from gossamer.model.subject import Subject
 from gossamer.task import Batch, Change, Task, evaluate
-from gossamer.task.evaluation import check_fit
+from gossamer.task.evaluation import check_fit, mean_loss
 from gossamer.train import checkpoint
 from gossamer.train.augment import augmented
-from gossamer.train.identity import identity
+from gossamer.train.identity import identity, weights_digest
 from gossamer.train.interrupt import Interrupt, deferred
 from gossamer.train.optimizer import make_optimizer
 from gossamer.train.rates import rate
@@ -44,6 +44,7 @@ def train(
     training: Training,
     *,
     schedule: Schedule | None = None,
+    settled: Callable[[int], int] | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
     on_epoch: Callable[[Epoch], None] | None = None,
@@ -60,6 +61,8 @@ def train(
         task: data, loss and metrics; the test split is not touched.
         training: the settings.
         schedule: see :data:`Schedule`; names and shapes in the state dict must stay.
+        settled: from all optimizer steps to the last before which ``schedule`` changes anything; patience counts the
+            epochs after it.
         folder: for the checkpoint, written after each epoch and on an interrupt. If it holds a checkpoint of the same
             run, training continues from there, to the same bits.
         progress: bars to add one of these steps to.
@@ -77,7 +80,19 @@ def train(
     with _as_before(module), _own_randomness(training.seed), deferred() as interrupt:
         optimizer = make_optimizer(module, training)
         wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
-        run = _Run(subject, module, wrapped, optimizer, wrapped_optimizer, fabric, task, training, schedule, interrupt)
+        run = _Run(
+            subject,
+            module,
+            wrapped,
+            optimizer,
+            wrapped_optimizer,
+            fabric,
+            task,
+            training,
+            schedule,
+            settled,
+            interrupt,
+        )
         return _trained(run, folder, progress, on_epoch)
 
 
@@ -94,6 +109,7 @@ class _Run:
     task: Task
     training: Training
     schedule: Schedule | None
+    settled: Callable[[int], int] | None
     interrupt: Interrupt
 
     @property
@@ -110,12 +126,17 @@ class _Run:
     def total(self) -> int:
         return self.steps * self.training.epochs
 
+    def patient(self, state: State) -> bool:
+        """Whether epochs without a better metric may end the training where ``state`` is."""
+        return bool(self.training.patience) and (self.settled is None or state.step > self.settled(self.total))
+
 
 def _trained(
     run: _Run, folder: Path | None, progress: Progress | None, on_epoch: Callable[[Epoch], None] | None
 ) -> TrainResult:
-    name = identity(run.module, run.task, run.training)
-    state = (checkpoint.restore(folder, name, run.module, run.optimizer) if folder else None) or State()
+    name = identity(run.task, run.training)
+    state = checkpoint.restore(folder, name, run.module, run.optimizer) if folder else None
+    state = state or State(start=weights_digest(run.module.state_dict()))
     bar = _Bar(progress, run)
 
     def save() -> None:
@@ -158,7 +179,7 @@ def _step(run: _Run, state: State, batch: Batch) -> None:
     """Do one optimizer step and count it.
 
     Raises:
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or has no gradient.
     """
     if run.schedule is not None and run.schedule(state.step, run.total):
         state.forget_best()
@@ -173,6 +194,8 @@ def _step(run: _Run, state: State, batch: Batch) -> None:
             f"the loss is {value} at step {state.step + 1} (epoch {state.epoch + 1}, learning rate {lr:.3g})",
             hint="a lower lr, or clip, may help",
         )
+    if not loss.requires_grad:
+        raise TrainingError("the loss does not depend on any parameter that trains", hint="is it detached?")
     run.wrapped_optimizer.zero_grad()
     run.fabric.backward(loss)
     if run.training.clip:
@@ -191,7 +214,7 @@ def _step(run: _Run, state: State, batch: Batch) -> None:
 
 def _loss(run: _Run, batch: Batch, outputs: object) -> Tensor:
     """Return the task's loss with the terms of the subject's penalties added."""
-    loss = run.task.loss(outputs, batch.targets)
+    loss = mean_loss(run.task.loss, outputs, batch.targets)
     if not isinstance(run.subject, Subject) or not run.subject.penalties:
         return loss
     context = StepContext(run.subject, batch.args, batch.kwargs, outputs, batch.targets, loss)
@@ -233,7 +256,7 @@ def _stopped(run: _Run, state: State) -> str:
     """Say why training is over, or return an empty string."""
     if state.epoch >= run.training.epochs:
         return "finished"
-    if run.training.patience and state.kept and state.epoch - state.kept >= run.training.patience:
+    if run.patient(state) and state.kept and state.epoch - state.kept >= run.training.patience:
         return "patience"
     return ""
 

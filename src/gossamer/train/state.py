@@ -37,8 +37,9 @@ class TrainResult(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass
 class State:
-    """Where a run stands. ``losses`` and ``seen`` are of the epoch under way."""
+    """Where a run stands. ``start`` tells the weights it began with; the sums are of the epoch under way."""
 
+    start: str = ""
     step: int = 0
     history: list[Epoch] = field(default_factory=list)
     loss_sum: float = 0.0

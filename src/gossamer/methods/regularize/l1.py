@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import ModelError
-from gossamer.model import Evidence, Method, Plan, StepContext, Subject
+from gossamer.model import Evidence, Method, Plan, Skip, StepContext, Subject, trainable
 from gossamer.model.live import Live, live_parts
 from gossamer.model.site import owned_parameters
 
@@ -42,10 +42,12 @@ class L1(Method, frozen=True, tag="regularize.l1"):
             PatternError: a pattern matches no site.
         """
         del evidence
-        sites = tuple(site.name for site in self.chosen(subject))
+        chosen = [site.name for site in self.chosen(subject)]
+        sites = tuple(name for name in chosen if trainable(subject, name).requires_grad)
+        skipped = tuple(Skip(name, "its values do not train") for name in chosen if name not in sites)
         if self.amount == 0.0 or not sites:
-            return Plan(self.tag)
-        return Plan(self.tag, penalties=(L1Penalty(sites, self.amount, self.proximal),))
+            return Plan(self.tag, skipped=skipped)
+        return Plan(self.tag, penalties=(L1Penalty(sites, self.amount, self.proximal),), skipped=skipped)
 
 
 @dataclass(frozen=True, slots=True)

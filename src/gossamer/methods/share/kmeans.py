@@ -66,7 +66,8 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         if held.codebook is not None and held.codebook.size <= 2**self.bits:
             return f"it shares {held.codebook.size} values already"
         codebook = share(weight, 2**self.bits, trained=self.trained)
-        if shared_bits(members, codebook.size) >= 32 * members:
+        width = 8 * weight.element_size()
+        if shared_bits(members, codebook.size, width) >= width * members:
             return f"{codebook.size} shared values for {members} weights would save nothing"
         return (codebook,) if members == weight.numel() else (codebook, Mask(keep))
 
@@ -94,6 +95,6 @@ def share(weight: Tensor, limit: int, *, trained: bool) -> Codebook:
     return Codebook(torch.from_numpy(codes).reshape(weight.shape), centers[torch.from_numpy(kept)], trained)
 
 
-def shared_bits(members: int, centers: int) -> int:
-    """Return the bits of ``members`` packed codes and their fp32 ``centers`` (Deep Compression, equation 1)."""
-    return members * math.ceil(math.log2(centers)) + 32 * centers if centers > 1 else members + 32
+def shared_bits(members: int, centers: int, width: int) -> int:
+    """Return the bits of ``members`` packed codes and ``centers`` of ``width`` bits (Deep Compression, equation 1)."""
+    return members * math.ceil(math.log2(centers)) + width * centers if centers > 1 else members + width
