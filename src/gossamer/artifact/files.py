@@ -1,6 +1,7 @@
 """Files: an artifact to disk in one step or not at all, and back."""
 
 import os
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
@@ -18,21 +19,30 @@ def save(path: str | Path, artifact: Artifact) -> int:
     Raises:
         ArtifactError: the artifact cannot be stored, or the disk refuses; what was at ``path`` is untouched.
     """
-    target = Path(path)
     pieces = parts(artifact)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.{token_hex(4)}")
+    try:
+        write_file(Path(path), pieces)
+    except OSError as error:
+        raise ArtifactError(f"cannot be written: {error.strerror or error}", str(path)) from error
+    return sum(map(len, pieces))
+
+
+def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+    """Write ``pieces`` to ``path`` in one move: after a crash the old file or the new is there, never a piece.
+
+    Raises:
+        OSError: the disk refuses; what was at ``path`` is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{token_hex(4)}")
     try:
         with temporary.open("xb") as file:
             file.writelines(pieces)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(target)
-    except OSError as error:
-        raise ArtifactError(f"cannot be written: {error.strerror or error}", str(target)) from error
+        temporary.replace(path)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-    return sum(map(len, pieces))
 
 
 def load(path: str | Path, *, max_bytes: int = 1 << 34) -> Artifact:

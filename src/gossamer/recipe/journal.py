@@ -18,6 +18,7 @@ from pathlib import Path
 
 import msgspec
 
+from gossamer.artifact.files import write_file
 from gossamer.errors import RecipeError
 from gossamer.model import Subject
 from gossamer.recipe.recipe import Recipe
@@ -125,10 +126,7 @@ def fingerprint(subject: Subject) -> str:
 
 def write(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` in one move: after a crash the old file or the new is there, never a piece."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    part.write_bytes(data)
-    _sync(part)
-    part.replace(path)
+    write_file(path, [data])
 
 
 def _check(path: Path, mine: Identity) -> None:

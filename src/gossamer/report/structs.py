@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from gossamer.artifact.files import write_file
 from gossamer.figure import Figure, computed
 
 Direction = Literal["max", "min"]
@@ -212,9 +213,7 @@ def to_json(report: Report) -> bytes:
 
 def save(path: Path, report: Report) -> None:
     """Write the report as JSON, replacing ``path`` in one move."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(to_json(report))
-    part.replace(path)
+    write_file(path, [to_json(report)])
 
 
 def load(path: Path) -> Report:

@@ -1,6 +1,5 @@
 """Checkpoints without pickle: one safetensors file whose header carries the rest as JSON; written atomically."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gossamer.artifact.files import write_file
 from gossamer.errors import TrainingError
 from gossamer.train.identity import weights_digest
 from gossamer.train.state import Epoch, State, weights_of
@@ -120,15 +120,7 @@ def restore(folder: Path, run: str, module: nn.Module, optimizer: Optimizer) -> 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file beside its place and move it there, so that a crash leaves the old file or the new."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(serialize(tensors, metadata=metadata))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_file(path, [serialize(tensors, metadata=metadata)])
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
