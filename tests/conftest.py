@@ -7,6 +7,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+os.environ.pop("COLUMNS", None)  # workers inherit a narrow one; tables are tested at the width of a pipe
 
 
 @pytest.fixture(autouse=True)

@@ -147,6 +147,8 @@ NOTHING = frozenset(
     take_along_dim masked_select masked_scatter select_scatter slice_scatter tril triu diag diag_embed tril_indices
     triu_indices one_hot searchsorted bucketize pixel_shuffle pixel_unshuffle channel_shuffle im2col col2im unfold
     unfold_copy flatten reshape contiguous _to_copy lift_fresh lift_fresh_copy item _local_scalar_dense sym_size
+    zeros ones full empty arange zeros_like ones_like full_like empty_like rand randn scalar_tensor type_as
+    hardswish log_sigmoid multiply divide subtract rsub negative absolute
     new_ones new_zeros new_full new_empty cartesian_prod combinations meshgrid broadcast_tensors
     _assert_async _assert_tensor_metadata sym_constrain_range_for_size _pack_padded_sequence _pad_packed_sequence
     """.split()  # noqa: SIM905  # a list would be a page long
