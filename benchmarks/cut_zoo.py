@@ -60,8 +60,8 @@ def one(name: str) -> dict[str, Any]:
         "network": name,
         "parameters": size // 4,
         "groups": sum(not group.stuck for group in groups),
-        "stuck": {group.name: group.stuck for group in groups if group.stuck},
-        "unseen": [f"{one.what} at {one.where}" for one in unseen],
+        "stuck_groups": sum(bool(group.stuck) for group in groups),
+        "unseen": "; ".join(f"{one.what} at {one.where}" for one in unseen),
         "analysis_seconds": found,
         "seconds": spent,
         "memory_ratio": memory / size,
@@ -107,7 +107,8 @@ def main() -> None:
     if given.one:
         print(json.dumps(one(given.one)))
         return
-    known = json.loads(RESULT.read_text())["networks"] if RESULT.exists() else {}
+    rows = json.loads(RESULT.read_text())["networks"] if RESULT.exists() else []
+    known = {row["network"]: row for row in rows}
     for name in given.networks or [each for each in zoo.names() if each not in {"xor", "edges"}]:
         done = subprocess.run([sys.executable, __file__, "--one", name], stdout=subprocess.PIPE, text=True, check=False)
         row = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"network": name, "failed": True}
@@ -115,12 +116,15 @@ def main() -> None:
         shown = {key: row.get(key) for key in ("seconds", "memory_ratio", "macs_left", "onnx_difference", "bit_equal")}
         print(name, shown, flush=True)
         record = {
+            "title": "Half the operations of every network in the zoo",
+            "note": "Seconds are wall time on a machine that ran other work beside; memory is the peak of the process "
+            "over that of the network.",
             "command": "python benchmarks/cut_zoo.py",
             "asked": ASKED,
             "seed": 0,
             "threads": 2,
             "machine": machine(),
-            "networks": dict(sorted(known.items())),
+            "networks": [known[name] for name in sorted(known)],
         }
         RESULT.write_text(json.dumps(record, indent=2) + "\n")
 
