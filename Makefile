@@ -48,4 +48,6 @@ bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results (takes 
 	$(BIN)/python benchmarks/fuzz_artifact.py --output benchmarks/results/fuzz_artifact.json
 	$(BIN)/python benchmarks/second_order.py
 	$(BIN)/python benchmarks/int8.py lenet5 lenet300
+	$(BIN)/python benchmarks/cut_zoo.py
+	$(BIN)/python benchmarks/structured.py
 	$(BIN)/python benchmarks/deep_compression.py lenet5 lenet300 char-lstm char-gru

@@ -11,15 +11,12 @@ A run that was stopped continues; a seed that is recorded for the same recipe is
 import argparse
 import hashlib
 import json
-import os
-import platform
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from provenance import commit, machine
 
 from gossamer import compress, datasets, zoo
 from gossamer.recipe import Recipe, find
@@ -34,30 +31,6 @@ RECIPES = {
     "char-lstm": "deep-compression-recurrent",
     "char-gru": "deep-compression-recurrent",
 }
-
-
-def machine() -> dict[str, Any]:
-    """Describe where the figures come from."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    cpu = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "cpu": cpu or platform.processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def commit() -> str:
-    """Return the commit the package is at, marked if the package's files differ from it."""
-    git = shutil.which("git") or "git"
-    head = subprocess.run(
-        [git, "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    status = [git, "status", "--porcelain", "--", "src/gossamer"]
-    changed = subprocess.run(status, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    return head.stdout.strip() + ("+changes" if changed else "")
 
 
 def one_seed(network: str, recipe: Recipe, seed: int, folder: Path) -> dict[str, Any]:

@@ -8,48 +8,23 @@ benchmarks/results/reference.json the commit, machine, command, seed, and the fi
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import torch
+from provenance import commit, machine
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "reference.json"
+FOLDERS = [f"src/gossamer/{part}" for part in ("task", "train", "zoo", "datasets")]
+"""What bears on training."""
 WEIGHTS = ROOT / "src" / "gossamer" / "zoo" / "weights"
-
-
-def machine() -> dict[str, object]:
-    """Describe where the figures come from."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    return {
-        "cpu": model or platform.processor(),
-        "cores": os.cpu_count(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-
-
-def commit() -> str:
-    """Return the commit the package is at, marked if code or settings that bear on training differ from it."""
-    folders = [f"src/gossamer/{part}" for part in ("task", "train", "zoo", "datasets")]
-    dirty = _git("status", "--porcelain", "--", *folders, ":!src/gossamer/zoo/weights")
-    return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if dirty else "")
-
-
-def _git(*words: str) -> str:
-    program = shutil.which("git") or "git"
-    return subprocess.run([program, *words], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def run(name: str, folder: Path, threads: int) -> None:
     """Train one network, resuming if it was stopped, and record it."""
-    at = commit()
+    at = commit(*FOLDERS, ":!src/gossamer/zoo/weights")
     output = folder / f"{name}.safetensors"
     options = [f"zoo:{name}", "--test", "--json", "--threads", str(threads)]
     command = [sys.executable, "-m", "gossamer.cli.train", *options, "-o", str(output)]

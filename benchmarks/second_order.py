@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deep_compression import commit, machine
+from provenance import commit, machine
 
 from gossamer import datasets, zoo
 from gossamer.calibrate import calibrate
