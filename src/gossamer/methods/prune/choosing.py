@@ -71,7 +71,9 @@ def chosen(
     scope: Scope,
     gone_share: Callable[[Mapping[str, NDArray[np.bool_]]], float],
 ) -> Kept:
-    """Return the units that stay, of every group that loses some, so that at least ``amount`` is gone.
+    """Return the units that stay, of every group that loses some.
+
+    As near to ``amount`` goes as whole units allow.
 
     Args:
         rankings: the groups.
@@ -89,7 +91,8 @@ def chosen(
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if gone_share(kept(middle)) >= amount - 1e-12 else (middle + 1, high)
-    return kept(low)
+    before = kept(max(low - 1, 0))
+    return min((before, kept(low)), key=lambda keep: abs(gone_share(keep) - amount))
 
 
 Levels = tuple[Callable[[int], Sequence[int]], int]
