@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from gossamer.model.coupling.call import Call, Number
 from gossamer.model.coupling.labels import Block, Labels, Space, Tagged
-from gossamer.model.coupling.rules import POINTWISE, RULES, Call, Number
+from gossamer.model.coupling.rules import POINTWISE, RULES
 from gossamer.model.graph import Unseen
 from gossamer.model.trace import attribute_of, calling_module, exported, operator_of, shapes_of, source_of
 
