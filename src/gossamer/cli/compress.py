@@ -7,6 +7,7 @@ import typer
 
 from gossamer.cli.options import Data, Json, Model, Threads, Weights
 from gossamer.cli.output import progress, stdout
+from gossamer.cli.places import writable
 
 
 def compress(
@@ -37,6 +38,7 @@ def compress(
 
     After each step of the recipe the state of the run is on disk: the same command continues a run that was stopped.
     """
+    writable(output, suffixes=[".goss"], inputs=[model, data, recipe, weights])
     import torch
 
     import gossamer

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gossamer.cli.options import Changes, Data, Json, Model, Weights, changes_of
+from gossamer.cli.places import writable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,6 +59,7 @@ def train(
     found = _settings(model, config, change or [], {"epochs": epochs, "seed": seed})
     settings = found.training
     output = output or Path(f"{model.rpartition(':')[2]}.safetensors")
+    writable(output, suffixes=[".safetensors"], inputs=[model, data, config, weights])
     work = work or output.with_name(f"{output.name}.run")
     task = task_for(model, data or found.data)
     torch.manual_seed(settings.seed)
