@@ -101,7 +101,8 @@ class Gauge:
             why = state.refused or "the run that left this folder was asked for none"
             other = "" if state.refused else "name another folder to run it anew, or "
             raise TargetError(
-                f"{folder}: no self-contained file was written: {why}", hint=f"{other}ask for weights only (--weights-only)"
+                f"{folder}: no self-contained file was written: {why}",
+                hint=f"{other}ask for weights only (--weights-only)",
             )
         return path
 

@@ -15,10 +15,12 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from gossamer.errors import RecipeError
+from gossamer.figure import decode
 from gossamer.model import Subject
 from gossamer.recipe.recipe import Recipe
 from gossamer.task import Task
@@ -26,6 +28,8 @@ from gossamer.task.digest import digest
 from gossamer.train.identity import weights_digest
 
 FORMAT = 2
+
+T = TypeVar("T")
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -129,6 +133,20 @@ def write(path: Path, data: bytes) -> None:
     part.write_bytes(data)
     _sync(part)
     part.replace(path)
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """Return the value that a file of the journal holds.
+
+    Raises:
+        RecipeError: the file is missing, damaged or of another kind.
+    """
+    try:
+        return decode(path.read_bytes(), kind)
+    except (msgspec.MsgspecError, OSError) as error:
+        raise RecipeError(
+            f"{path}: cannot be read back: {error}", hint="delete the folder of the run to start anew"
+        ) from error
 
 
 def _check(path: Path, mine: Identity) -> None:
