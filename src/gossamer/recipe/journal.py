@@ -92,7 +92,7 @@ class Journal:
 
     def step(self, number: int) -> Path:
         """Return the folder of a step, 0 for the start."""
-        return self.folder / f"step-{number:02d}"
+        return _step(self.folder, number)
 
     def training(self, number: int) -> Path:
         """Return the folder for the checkpoint of a step's training."""
@@ -101,10 +101,7 @@ class Journal:
     @property
     def finished(self) -> int:
         """Number of the last finished step; -1 before the start is kept."""
-        number = -1
-        while self.step(number + 1).is_dir():
-            number += 1
-        return number
+        return finished(self.folder)
 
     def commit(self, number: int, fill: Callable[[Path], None]) -> None:
         """Let ``fill`` write a step's files into a folder of its own, then make that the step's folder in one move."""
@@ -120,6 +117,27 @@ class Journal:
         _sync(self.folder)
         if self.training(number).exists():
             shutil.rmtree(self.training(number))
+
+
+def finished(folder: Path) -> int:
+    """Return the number of the last finished step of the run kept in ``folder``; -1 if there is none."""
+    number = -1
+    while _step(folder, number + 1).is_dir():
+        number += 1
+    return number
+
+
+def _step(folder: Path, number: int) -> Path:
+    return folder / f"step-{number:02d}"
+
+
+def forget(folder: Path) -> None:
+    """Delete what a journal keeps in ``folder``, and nothing else there."""
+    for name in ("step-[0-9]*", "training-[0-9]*", ".step-[0-9]*.partial"):
+        for path in folder.glob(name):
+            shutil.rmtree(path)
+    for name in ("journal.json", "recipe.toml", "report.json", "costs.json", "test.json"):
+        (folder / name).unlink(missing_ok=True)
 
 
 def fingerprint(subject: Subject) -> str:
@@ -158,7 +176,7 @@ def _check(path: Path, mine: Identity) -> None:
     if differ:
         raise RecipeError(
             f"{path.parent} is the journal of another run: {' and '.join(differ)} differ",
-            hint="name another folder, or delete this one to start anew",
+            hint="name another folder (--work), or start anew (--restart; from Python, delete this one)",
         )
 
 
