@@ -4,9 +4,12 @@ A number is *measured* when something was counted or timed (bytes of a file that
 latency); it is *computed* when a formula gave it (multiply-accumulates from shapes, energy from a published table).
 """
 
-from typing import Literal
+import math
+from typing import Any, Literal, TypeVar
 
 import msgspec
+
+T = TypeVar("T")
 
 Basis = Literal["measured", "computed"]
 
@@ -27,3 +30,28 @@ def measured(value: float, unit: str = "") -> Figure:
 def computed(value: float, unit: str = "") -> Figure:
     """Return a figure that a formula gave."""
     return Figure(value, "computed", unit)
+
+
+def encode(value: Any) -> bytes:
+    """Return ``value`` as JSON from which :func:`decode` makes it again, numbers that are not finite included.
+
+    JSON has no form for those: they are written as the strings ``nan``, ``inf`` and ``-inf``.
+    """
+    return msgspec.json.encode(_spelled(msgspec.to_builtins(value)))
+
+
+def decode(data: bytes, kind: type[T]) -> T:
+    """Return the value of type ``kind`` that :func:`encode` wrote.
+
+    Raises:
+        msgspec.MsgspecError: it is not JSON, or not of that type.
+    """
+    return msgspec.json.decode(data, type=kind, strict=False)
+
+
+def _spelled(plain: Any) -> Any:
+    if isinstance(plain, dict):
+        return {key: _spelled(value) for key, value in plain.items()}
+    if isinstance(plain, list | tuple):
+        return [_spelled(value) for value in plain]
+    return str(plain) if isinstance(plain, float) and not math.isfinite(plain) else plain

@@ -4,7 +4,7 @@ A settings class is a frozen ``msgspec.Struct`` whose fields are annotated with 
 gives validation, the error text, the command line's help, the text form of a recipe and the documentation.
 """
 
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
@@ -24,9 +24,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
                 msgspec.convert(getattr(self, field.name), field.type, strict=True)
             except msgspec.ValidationError as error:
                 wanted = str(error).removesuffix(" - at `$`")
+                allowed = choices(field.type)
+                if allowed and wanted.startswith("Invalid enum value"):
+                    wanted = f"wanted one of {', '.join(allowed)}"
                 raise SettingError(
                     f"{type(self).__name__}.{field.name}: {wanted}, got {getattr(self, field.name)!r}"
                 ) from None
+
+
+def choices(kind: Any) -> tuple[str, ...]:
+    """Return the values that a field's type lists, in its order; empty if it lists none."""
+    if get_origin(kind) is Literal:
+        return tuple(map(str, get_args(kind)))
+    return tuple(value for part in get_args(kind) for value in choices(part))
 
 
 def describe(kind: type[Settings]) -> list[tuple[str, str, Any]]:

@@ -5,6 +5,7 @@ import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -91,6 +92,12 @@ def test_a_new_file_can_be_read_by_whom_the_mask_allows(tmp_path):
     assert (tmp_path / "model.goss").stat().st_mode & 0o777 == 0o640
 
 
+def test_the_base_of_a_ratio_is_the_model_that_was_compressed(tmp_path):
+    save(tmp_path / "m.goss", replace(model(), meta={"dense_bytes": 9000}))
+    seen = inspect(tmp_path / "m.goss")
+    assert (seen.dense_bytes, seen.file_ratio) == (9000, 9000 / seen.bytes)
+
+
 def test_inspect_counts_every_byte(tmp_path):
     path = tmp_path / "model.goss"
     save(path, model(graph=b"graph " * 50))
@@ -100,12 +107,13 @@ def test_inspect_counts_every_byte(tmp_path):
     assert seen.weights_only_bytes == len(dumps(model()))
     assert seen.dense_bytes == 620 * 4
     assert seen.ratio == 620 * 4 / len(dumps(model()))
+    assert seen.file_ratio == 620 * 4 / seen.bytes
     assert seen.self_contained
     weight, bias = seen.tensors
     assert (weight.name, weight.shape, weight.dtype) == ("w", (20, 30), "float32")
-    assert (weight.density, weight.distinct) == (86 / 600, 4)
+    assert (weight.density, weight.distinct) == (86 / 600, 3)
     assert weight.bits_per_weight == 8 * nbytes(load(path).tensors["w"]) / 600
-    assert (bias.density, bias.distinct) == (18 / 20, 20)  # minus zero is a value of its own, yet zero
+    assert (bias.density, bias.distinct) == (18 / 20, 18)  # zero is not counted, minus zero neither
     assert (seen.aliases, seen.meta) == ({"tied": "w"}, {"task": "digits"})
 
 

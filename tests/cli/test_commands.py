@@ -90,7 +90,24 @@ def test_another_recipe_does_not_overwrite_a_run(folder):
     shown = compressed(folder, "--seed", "5")
     assert shown.exit_code == 2
     assert "is the journal of another run: the recipe" in " ".join(shown.stderr.split())
-    assert "hint: " in shown.stderr
+    assert "--restart" in shown.stderr
+
+
+def test_a_run_is_started_anew_or_continued(tmp_path):
+    first = compressed(tmp_path)
+    assert "comes without --weights" in first.stderr
+    (tmp_path / "out.goss.run" / "mine.txt").touch()
+    again = compressed(tmp_path)
+    assert "continues after step 2" in again.stderr
+    anew = compressed(tmp_path, "--seed", "5", "--restart")
+    assert anew.exit_code == 0, anew.stderr
+    assert "continues" not in anew.stderr
+    assert (tmp_path / "out.goss.run" / "mine.txt").exists()
+
+
+def test_python_dash_m():
+    shown = subprocess.run([sys.executable, "-m", "gossamer", "--version"], capture_output=True, text=True, check=True)
+    assert shown.stdout.startswith("gossamer ")
 
 
 def test_weights_only_is_smaller_and_does_not_run(folder, tmp_path):
@@ -106,6 +123,7 @@ def test_a_model_without_a_graph_is_refused_at_once_with_a_hint(tmp_path):
     assert shown.exit_code == 2
     assert "Traceback" not in shown.stderr
     assert "weights-only" in shown.stderr
+    assert "def forward" not in shown.stderr  # torch prints the graph that it could not trace
 
 
 def test_run_on_data(folder):

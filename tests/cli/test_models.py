@@ -107,3 +107,16 @@ def test_the_zoo(tmp_path):
     assert sum(parameter.numel() for parameter in model.parameters()) == 431_080
     with pytest.raises(ModelError, match="no network called 'lenet'"):
         model_of("zoo:lenet")
+
+
+def test_names_with_a_prefix_are_told_in_a_line(spec, trained, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_file({f"module.{name}": value for name, value in trained.state_dict().items()}, path)
+    with pytest.raises(ModelError, match=r"lacks .* and 1 more") as caught:
+        model_of(spec, path)
+    assert "begin with 'module.'" in caught.value.hint
+
+
+def test_new_weights_are_the_same_each_time(spec):
+    assert same(model_of(spec), model_of(spec))
+    assert not same(model_of(spec), model_of(spec, seed=1))

@@ -49,7 +49,11 @@ def test_a_file_imports_its_neighbours(file):
         ("{file}:constant", "is of type int, wanted a function or class", None),
         ("{file}:number", "returned a value of type int, wanted Module", None),
         ("{file}:broken", "my_net.py:4: NameError: name 'undefined_name' is not defined", None),
-        ("{file}:needy", "TypeError: needy() missing 1 required positional argument: 'size'", None),
+        (
+            "{file}:needy",
+            "needy needs the arguments size, wanted a function or class that takes none",
+            "write a function without arguments that calls it with yours",
+        ),
         ("no.such.package:build", "module 'no.such.package' cannot be imported", None),
         ("some/where:build", "cannot be imported", "for a file write path/to/file.py:factory"),
     ],

@@ -56,6 +56,14 @@ def test_a_model_becomes_a_file_and_a_report(tmp_path):
     assert gossamer.verify(result.path) == []
 
 
+def test_a_run_that_fails_in_its_first_step_leaves_no_file(tmp_path):
+    model, task = make()
+    recipe = Recipe(name="odd", steps=(Step(method=Magnitude(sparsity=0.5, include=("nothing",))),))
+    with pytest.raises(gossamer.GossamerError):
+        gossamer.compress(model, task, recipe, out=tmp_path / "m.goss", report=True, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.goss.run"]
+
+
 def test_recipes_are_found_by_name_and_by_path(tmp_path):
     model, task = make()
     RECIPE.save(tmp_path / "r.toml")

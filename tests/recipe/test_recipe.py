@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gossamer.errors import RecipeError
+from gossamer.errors import RecipeError, SettingError
 from gossamer.methods.distill import Logits
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.regularize import L1
@@ -175,3 +175,16 @@ def test_a_seed_is_added_to_every_seed():
     assert seeded.steps[0].train == Training(seed=10)
     assert seeded.steps[1] == recipe.steps[1]
     assert seeded.seed == 7
+
+
+def test_a_wrong_choice_is_told_with_all_of_them():
+    step = {"method": "prune.magnitude", "sparsity": 0.5, "scope": "site"}
+    with pytest.raises(RecipeError, match=r"field scope: wanted one of .*layer.*, got 'site'"):
+        Recipe.from_plain({"name": "a", "step": [step]})
+    with pytest.raises(SettingError, match=r"scope: wanted one of .*layer.*, got 'site'"):
+        Magnitude(sparsity=0.5, scope="site")
+
+
+def test_steps_is_told_to_be_step():
+    with pytest.raises(RecipeError, match=r"\[\[step\]\] table"):
+        Recipe.from_plain({"name": "a", "steps": []})

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,18 @@ def test_runs_with_the_same_seed_agree_and_with_another_differ(subject, task, tm
     files = [run(FULL, subject, task, tmp_path / str(n), seed=seed).file for n, seed in enumerate((1, 1, 2))]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert files[0].read_bytes() != files[2].read_bytes()
+
+
+def test_a_loss_that_is_not_finite_stays_readable(subject, task, tmp_path):
+    nowhere = replace(task, loss=lambda outputs, _: outputs.sum() * float("nan"))
+    recipe = Recipe(name="a", steps=(Step(method=KMeans(bits=2)),))
+    for _ in range(2):  # the second time everything is read back
+        report = run(recipe, subject, nowhere, tmp_path).report
+        assert math.isnan(report.start.metrics["loss"].value)
+        assert math.isnan(report.test_after["loss"].value)
+    (tmp_path / "step-01" / "step.json").write_text('{"number": null}')
+    with pytest.raises(RecipeError, match=r"step-01/step\.json: cannot be read back"):
+        run(recipe, subject, nowhere, tmp_path)
 
 
 def test_a_journal_of_another_run_is_refused_with_what_differs(subject, task, tmp_path):

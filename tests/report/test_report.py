@@ -1,6 +1,7 @@
 """Reports: figures, effects, sentences, tables, and the JSON round trip."""
 
 import json
+import math
 
 import msgspec
 import pytest
@@ -140,6 +141,22 @@ def test_sentence_for_larger_worse_and_slower():
         "step 1 (prune.magnitude) made accuracy worse on validation: 92.00 % before, 90.00 % after.",
         "step 1 (prune.magnitude) made it slower: 1 ms before, 3 ms after.",
     ]
+
+
+def test_the_summary_speaks_of_the_file_that_is_handed_over():
+    end = msgspec.structs.replace(state(100, 0.93), self_contained=measured(160, "B"))
+    made = report(step(1, end, treated=("fc.weight",)))
+    assert "a file of 100 B, 4.0 times smaller; " in sentences(made)[-1]
+    whole = msgspec.structs.replace(made, ships="self-contained")
+    assert "a file of 160 B, 2.5 times smaller (without its graph 100 B, 4.0 times smaller); " in sentences(whole)[-1]
+
+
+def test_figures_that_are_not_finite_come_back(tmp_path):
+    bad = msgspec.structs.replace(state(100, float("nan")), parameters=measured(float("-inf")))
+    save(tmp_path / "r.json", report(step(1, bad)))
+    again = load(tmp_path / "r.json").end
+    assert math.isnan(again.metrics["accuracy"].value)
+    assert again.parameters.value == float("-inf")
 
 
 def test_a_good_step_needs_no_sentence_but_the_run_has_a_summary():

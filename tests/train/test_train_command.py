@@ -59,7 +59,9 @@ def test_ones_own_network_data_and_settings(tmp_path):
     assert told["validation"]["mse"] < 1e-3
     assert told["epochs"] == 60
     assert "test" not in told
-    more = gossamer(*words, "--weights", out, "--epochs", 1, "--set", "lr=1e-9", "--work", tmp_path / "more")
+    refused = gossamer(*words, "--weights", out)
+    assert "would be overwritten" in " ".join(refused.stderr.split())
+    more = gossamer(*words, "-o", tmp_path / "more.safetensors", "--weights", out, "--epochs", 1, "--set", "lr=1e-9")
     assert json.loads(more.stdout)["validation"]["mse"] < 1e-3
 
 

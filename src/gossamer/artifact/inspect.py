@@ -17,7 +17,10 @@ from gossamer.codings.nodes import FLOATS, Array
 
 
 class TensorSummary(msgspec.Struct, frozen=True):
-    """One tensor: its coding in one line, stored and dense bytes, the share of its values that is not zero."""
+    """One tensor: its coding in one line, stored and dense bytes, the share of its values that are not zero.
+
+    ``distinct`` counts the different values that are not zero, as a report does.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -33,8 +36,9 @@ class TensorSummary(msgspec.Struct, frozen=True):
 class Summary(msgspec.Struct, frozen=True):
     """A file: ``bytes = header_bytes + tensor_bytes + graph_bytes + padding_bytes``.
 
-    ``weights_only_bytes`` is what the file has, or would have, without the graph; ``ratio`` is ``dense_bytes``
-    (every tensor as a dense array, no container) over it.
+    ``weights_only_bytes`` is what the file has, or would have, without the graph. ``dense_bytes`` is the base of both
+    ratios: what the file says of the model it was made from, or else every tensor as a dense array, no container.
+    ``ratio`` is over ``weights_only_bytes``, ``file_ratio`` over ``bytes``.
     """
 
     path: str
@@ -46,6 +50,7 @@ class Summary(msgspec.Struct, frozen=True):
     padding_bytes: int
     dense_bytes: int
     ratio: float
+    file_ratio: float
     self_contained: bool
     tensors: tuple[TensorSummary, ...]
     aliases: Mapping[str, str]
@@ -65,7 +70,8 @@ def inspect(path: str | Path, *, max_bytes: int = 1 << 34) -> Summary:
     header, start = read_header(data)
     rows = tuple(_row(artifact, name) for name in artifact.tensors)
     weights_only = sum(map(len, parts(replace(artifact, graph=None)))) if artifact.graph is not None else len(data)
-    dense = sum(row.dense_bytes for row in rows)
+    said = artifact.meta.get("dense_bytes")
+    dense = said if isinstance(said, int) and said > 0 else sum(row.dense_bytes for row in rows)
     return Summary(
         path=str(path),
         bytes=len(data),
@@ -76,6 +82,7 @@ def inspect(path: str | Path, *, max_bytes: int = 1 << 34) -> Summary:
         padding_bytes=header.padding,
         dense_bytes=dense,
         ratio=dense / weights_only,
+        file_ratio=dense / len(data),
         self_contained=artifact.graph is not None,
         tensors=rows,
         aliases=artifact.aliases,
@@ -88,6 +95,7 @@ def inspect(path: str | Path, *, max_bytes: int = 1 << 34) -> Summary:
 def _row(artifact: Artifact, name: str) -> TensorSummary:
     node = artifact.tensors[name]
     bits = bit_view(artifact.array(name))
+    kept = bits[_nonzero(bits, dtype(node))]
     return TensorSummary(
         name=name,
         shape=shape(node),
@@ -96,13 +104,12 @@ def _row(artifact: Artifact, name: str) -> TensorSummary:
         bytes=nbytes(node),
         dense_bytes=dense_nbytes(node),
         bits_per_weight=8 * nbytes(node) / max(bits.size, 1),
-        density=_nonzero(bits, dtype(node)) / max(bits.size, 1),
-        distinct=int(np.unique(bits).size),
+        density=kept.size / max(bits.size, 1),
+        distinct=int(np.unique(kept).size),
     )
 
 
-def _nonzero(bits: Array, name: str) -> int:
-    """Count the values that are not zero; minus zero is zero."""
-    return int(
-        np.count_nonzero(bits & ~bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1)) if name in FLOATS else bits)
-    )
+def _nonzero(bits: Array, name: str) -> Array:
+    """Return where the values are not zero; minus zero is zero."""
+    signless = bits & ~bits.dtype.type(1 << (8 * bits.dtype.itemsize - 1)) if name in FLOATS else bits
+    return np.asarray(signless != 0)

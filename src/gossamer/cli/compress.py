@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from gossamer.cli.options import Data, Json, Model, Threads, Weights
-from gossamer.cli.output import progress, stdout
+from gossamer.cli.output import progress, stderr, stdout
+from gossamer.cli.places import writable
 
 
 def compress(
@@ -22,6 +23,9 @@ def compress(
         Path | None,
         typer.Option(metavar="DIR", help="Where the run is kept, to be continued; by default OUT.goss.run."),
     ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="Continue the run kept there, if there is one, or drop it.")
+    ] = True,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; by default the recipe's own.")] = None,
     report: Annotated[bool, typer.Option("--report", help="Also write the report to OUT.goss.report.json.")] = False,
     weights_only: Annotated[
@@ -37,6 +41,7 @@ def compress(
 
     After each step of the recipe the state of the run is on disk: the same command continues a run that was stopped.
     """
+    writable(output, suffixes=[".goss"], inputs=[model, data, recipe, weights])
     import torch
 
     import gossamer
@@ -51,6 +56,11 @@ def compress(
     steps = find(recipe)
     task = task_for(model, data)
     subject = model_of(model, weights)
+    if weights is None and not model.startswith("zoo:"):
+        stderr().print(
+            f"note: {model} comes without --weights: its weights are what its code made", markup=False, soft_wrap=True
+        )
+    _begin(work or output.with_name(f"{output.name}.run"), resume=resume)
     gauge = Gauge(target=OnnxRuntime() if measured else None, ship="weights-only" if weights_only else "self-contained")
     with progress() as bars:
         result = gossamer.compress(
@@ -62,3 +72,13 @@ def compress(
     console = stdout()
     show(result.report, console)
     console.print(f"{result.path}: written", markup=False, soft_wrap=True)
+
+
+def _begin(folder: Path, *, resume: bool) -> None:
+    """Drop the run kept in ``folder`` or say that there is one."""
+    from gossamer.recipe.journal import finished, forget
+
+    if not resume:
+        forget(folder)
+    elif finished(folder) > 0:
+        stderr().print(f"{folder}: continues after step {finished(folder)}", markup=False, soft_wrap=True)

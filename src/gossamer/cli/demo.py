@@ -10,6 +10,7 @@ import typer
 from gossamer.cli.boundary import FAILED_CHECK
 from gossamer.cli.options import Json
 from gossamer.cli.output import count_bytes, print_json, progress, stderr, stdout
+from gossamer.cli.places import writable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -35,6 +36,7 @@ def demo(
     A small network for handwritten digits is trained (or comes trained), compressed, checked and run: about a minute.
     """
     if output is not None:
+        writable(output, suffixes=[".goss"])
         checks = _whole_way(output, as_json=as_json)
     else:
         with tempfile.TemporaryDirectory() as folder:

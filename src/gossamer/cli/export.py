@@ -7,6 +7,7 @@ import typer
 
 from gossamer.cli.options import File, Json
 from gossamer.cli.output import count_bytes, print_json, stdout
+from gossamer.cli.places import writable
 
 
 def export(
@@ -22,6 +23,7 @@ def export(
 
     The file must be self-contained. Weights in 8 bits stay so, multiplied as integers where the graph allows it.
     """
+    writable(output, suffixes=[".onnx"], inputs=[file])
     from gossamer.artifact import load
     from gossamer.targets import lower_artifact
 

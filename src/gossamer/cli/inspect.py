@@ -44,11 +44,12 @@ def inspect(file: File, *, as_json: Json = False) -> None:
 def _facts(summary: Summary) -> Iterator[str]:
     """Yield what is true of the file as a whole, line by line."""
     kind = "self-contained" if summary.self_contained else "weights only (needs the model's code)"
-    yield f"{summary.path}: {count_bytes(summary.bytes)}, {kind}"
+    dense = count_bytes(summary.dense_bytes)
+    yield f"{summary.path}: {count_bytes(summary.bytes)}, {kind}, 1/{summary.file_ratio:.1f} of {dense} dense"
     parts = f"header {summary.header_bytes} + tensors {summary.tensor_bytes} + graph {summary.graph_bytes}"
     yield f"  {parts} + padding {summary.padding_bytes} = {summary.bytes} bytes"
-    dense = count_bytes(summary.dense_bytes)
-    yield f"  weights only {count_bytes(summary.weights_only_bytes)}, 1/{summary.ratio:.1f} of {dense} dense"
+    if summary.self_contained:
+        yield f"  weights only {count_bytes(summary.weights_only_bytes)}, 1/{summary.ratio:.1f} of dense"
     for name, stored in summary.aliases.items():
         yield f"  {name} is the same tensor as {stored}"
     for edit in summary.edits:

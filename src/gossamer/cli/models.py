@@ -1,6 +1,7 @@
 """The model named on the command line, with its weights."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError  # the name of what torch raises; nothing is unpickled here
 
@@ -14,13 +15,16 @@ from gossamer.cli.resolve import made
 from gossamer.errors import ModelError
 from gossamer.model import load
 
+_OTHER = "are the weights those of this model, made with the same arguments?"
 
-def model_of(spec: str, weights: Path | None = None) -> nn.Module:
+
+def model_of(spec: str, weights: Path | None = None, *, seed: int = 0) -> nn.Module:
     """Return the model that ``spec`` names, in evaluation mode.
 
     Args:
         spec: ``zoo:NAME``, ``path/to/file.py:factory`` or ``package.module:factory``.
         weights: ``.safetensors``, ``.goss``, or a state dict saved by torch as ``.pt`` or ``.pth``.
+        seed: torch's, set before code of the caller's own is called: the same command makes the same weights.
 
     Raises:
         ModelError: there is no such model, its code fails, or the weights do not fit it.
@@ -29,6 +33,7 @@ def model_of(spec: str, weights: Path | None = None) -> nn.Module:
     if spec.startswith("zoo:"):
         model = zoo.build(spec.removeprefix("zoo:"), pretrained=None if weights is None else False)
     else:
+        torch.manual_seed(seed)
         model = made(spec, wanted=nn.Module, kind=ModelError)
     if weights is not None:
         model = _filled(model, weights)
@@ -42,12 +47,28 @@ def _filled(model: nn.Module, path: Path) -> nn.Module:
     try:
         missing, unexpected = model.load_state_dict(state, strict=False)
     except RuntimeError as error:  # torch lists every tensor of another shape
-        raise ModelError(f"{path} does not fit the model: {' '.join(str(error).split())}") from error
+        told = " ".join(str(error).split())
+        raise ModelError(f"{path} does not fit the model: {told}", hint=_OTHER) from error
     missing = [name for name in missing if not _tied(model, name, state)]
-    problems = [f"{what} {', '.join(names)}" for what, names in (("lacks", missing), ("also has", unexpected)) if names]
+    problems = [f"{what} {_few(names)}" for what, names in (("lacks", missing), ("also has", unexpected)) if names]
     if problems:
-        raise ModelError(f"{path} does not fit the model: it {' and '.join(problems)}")
+        raise ModelError(f"{path} does not fit the model: it {' and '.join(problems)}", hint=_why(missing, unexpected))
     return model
+
+
+def _few(names: Sequence[str], count: int = 3) -> str:
+    more = f" and {len(names) - count} more" if len(names) > count else ""
+    return ", ".join(names[:count]) + more
+
+
+def _why(missing: Sequence[str], unexpected: Sequence[str]) -> str:
+    """Return what may be done about names that differ: a prefix taken off where that is all, else a general hint."""
+    for name in unexpected[:1]:
+        for wanted in missing:
+            prefix = name.removesuffix(wanted)
+            if prefix != name and {prefix + one for one in missing} == set(unexpected):
+                return f"its names begin with {prefix!r}, as a wrapper leaves them: save the state dict without it"
+    return _OTHER
 
 
 def _state(path: Path) -> Mapping[str, Tensor]:
@@ -61,7 +82,9 @@ def _state(path: Path) -> Mapping[str, Tensor]:
     if path.suffix not in {".pt", ".pth"}:
         raise ModelError(f"{path}: wanted a file ending in .safetensors, .goss, .pt or .pth")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the form of a file that is refused below
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (UnpicklingError, RuntimeError, EOFError) as error:
         hint = "save the state dict alone, torch.save(model.state_dict(), ...), or use safetensors"
         raise ModelError(f"{path} cannot be read without running code from it", hint=hint) from error

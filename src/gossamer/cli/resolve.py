@@ -3,6 +3,7 @@
 import difflib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -42,6 +43,12 @@ def made(spec: str, *, wanted: type, kind: type[GossamerError]) -> Any:
         GossamerError: of ``kind``; see :func:`factory`, or the call fails, or it returns something else.
     """
     function = factory(spec, kind=kind)
+    needs = _needs(function)
+    if needs:
+        raise kind(
+            f"{spec} needs the arguments {', '.join(needs)}, wanted a function or class that takes none",
+            hint="write a function without arguments that calls it with yours",
+        )
     try:
         value = function()
     except (GossamerError, OSError):
@@ -51,6 +58,16 @@ def made(spec: str, *, wanted: type, kind: type[GossamerError]) -> Any:
     if not isinstance(value, wanted):
         raise kind(f"{spec} returned a value of type {type(value).__name__}, wanted {wanted.__name__}")
     return value
+
+
+def _needs(function: Callable[..., Any]) -> list[str]:
+    """Return the arguments that a call must give."""
+    try:
+        known = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):  # a builtin without a signature
+        return []
+    free = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+    return [one.name for one in known if one.default is one.empty and one.kind not in free]
 
 
 def near(name: str, names: Iterable[str]) -> str | None:

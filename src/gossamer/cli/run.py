@@ -7,6 +7,7 @@ import typer
 
 from gossamer.cli.options import Data, File, Json
 from gossamer.cli.output import print_json, stdout, table
+from gossamer.cli.places import writable
 
 
 def run(
@@ -32,6 +33,10 @@ def run(
     """
     if (data is None) == (inputs is None):
         raise typer.BadParameter("give either --data or --input")
+    if output is not None:
+        if inputs is None:
+            raise typer.BadParameter("--output is for the outputs of --input; on --data the metrics are shown")
+        writable(output, suffixes=[".npz"], inputs=[file, inputs])
     if inputs is not None:
         _on_arrays(file, inputs, output, threads, as_json=as_json)
         return

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from gossamer.cli.options import Changes, Data, Json, Model, Threads, Weights, changes_of
+from gossamer.cli.places import writable
 from gossamer.errors import SettingError
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ def scan(
 
     Each measurement is on disk when it is made: the same command continues a scan that was stopped.
     """
+    writable(output, suffixes=[".json"], inputs=[model, data, weights])
+    if picture is not None:
+        writable(picture, suffixes=[".png", ".svg", ".pdf"], inputs=[model, data, weights])
     import torch
 
     from gossamer.cli.models import model_of
@@ -84,6 +88,7 @@ def allocate(
     Losses and savings that were measured one at a time are taken to add up; the report of the recipe's run says what
     they came to. Add a step that trains before using it in earnest.
     """
+    writable(output, suffixes=[".toml"], inputs=[scanned])
     from gossamer.cli.output import print_json, stdout, table
     from gossamer.search import load_scan, recipe_of, spread
 

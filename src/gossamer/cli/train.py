@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gossamer.cli.options import Changes, Data, Json, Model, Weights, changes_of
+from gossamer.cli.places import writable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,10 +59,11 @@ def train(
     found = _settings(model, config, change or [], {"epochs": epochs, "seed": seed})
     settings = found.training
     output = output or Path(f"{model.rpartition(':')[2]}.safetensors")
+    writable(output, suffixes=[".safetensors"], inputs=[model, data, config, weights])
     work = work or output.with_name(f"{output.name}.run")
     task = task_for(model, data or found.data)
     torch.manual_seed(settings.seed)
-    network = _network(model, weights)
+    network = _network(model, weights, settings.seed)
     if not resume:
         (work / checkpoint.NAME).unlink(missing_ok=True)
     log = stderr()
@@ -110,14 +112,14 @@ def _settings(model: str, path: Path | None, changes: list[str], options: dict[s
     return msgspec.structs.replace(found, training=found.changed(changed))
 
 
-def _network(spec: str, weights: Path | None) -> "nn.Module":
+def _network(spec: str, weights: Path | None, seed: int) -> "nn.Module":
     """Return a network that starts from the given weights, or else from new ones even if it comes trained."""
     from gossamer import zoo
     from gossamer.cli.models import model_of
 
     if spec.startswith("zoo:") and weights is None:
         return zoo.build(spec.removeprefix("zoo:"))
-    return model_of(spec, weights)
+    return model_of(spec, weights, seed=seed)
 
 
 if __name__ == "__main__":

@@ -39,6 +39,9 @@ class Loaded:
     def into(self, model: nn.Module) -> nn.Module:
         """Replay the edits on ``model``, a fresh instance of the class that was compressed, fill it and return it.
 
+        Input grids are not put on: a model whose inputs are quantized (int8) gives outputs here that differ slightly
+        from those of ONNX Runtime, which applies them; see :attr:`activations`.
+
         The weights take the stored dtype and stay on the model's device. Weights that were tied are tied again, and
         those that did not train do not.
 

@@ -28,7 +28,7 @@ def run_example(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, An
     except _FAILURES as error:
         raise ModelError(
             f"{type(model).__name__}: the example inputs do not run: {_where(model, args, kwargs)}: {error}",
-            hint="pass the inputs as the model's forward takes them: Subject.of(model, *args, **kwargs)",
+            hint="forward must take the inputs: those of the task (--data) or given to Subject.of(model, *inputs)",
         ) from error
 
 

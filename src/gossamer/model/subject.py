@@ -57,6 +57,11 @@ class Subject:
         """
         if not isinstance(model, nn.Module):
             raise ModelError(f"wanted a torch.nn.Module, got {type(model).__name__}")
+        if isinstance(model, torch.jit.ScriptModule):
+            raise ModelError(
+                "a TorchScript module cannot be compressed: its code cannot be changed",
+                hint="give the torch.nn.Module that it was scripted or traced from, with its state_dict",
+            )
         _check_weights(model)
         own = copy_module(model)
         folds = parametrized_folds(own)

@@ -15,11 +15,13 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from gossamer.artifact.files import write_file
 from gossamer.errors import RecipeError
+from gossamer.figure import decode
 from gossamer.model import Subject
 from gossamer.recipe.recipe import Recipe
 from gossamer.task import Task
@@ -27,6 +29,8 @@ from gossamer.task.digest import digest
 from gossamer.train.identity import weights_digest
 
 FORMAT = 2
+
+T = TypeVar("T")
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,7 +93,7 @@ class Journal:
 
     def step(self, number: int) -> Path:
         """Return the folder of a step, 0 for the start."""
-        return self.folder / f"step-{number:02d}"
+        return _step(self.folder, number)
 
     def training(self, number: int) -> Path:
         """Return the folder for the checkpoint of a step's training."""
@@ -98,10 +102,7 @@ class Journal:
     @property
     def finished(self) -> int:
         """Number of the last finished step; -1 before the start is kept."""
-        number = -1
-        while self.step(number + 1).is_dir():
-            number += 1
-        return number
+        return finished(self.folder)
 
     def commit(self, number: int, fill: Callable[[Path], None]) -> None:
         """Let ``fill`` write a step's files into a folder of its own, then make that the step's folder in one move."""
@@ -119,6 +120,27 @@ class Journal:
             shutil.rmtree(self.training(number))
 
 
+def finished(folder: Path) -> int:
+    """Return the number of the last finished step of the run kept in ``folder``; -1 if there is none."""
+    number = -1
+    while _step(folder, number + 1).is_dir():
+        number += 1
+    return number
+
+
+def _step(folder: Path, number: int) -> Path:
+    return folder / f"step-{number:02d}"
+
+
+def forget(folder: Path) -> None:
+    """Delete what a journal keeps in ``folder``, and nothing else there."""
+    for name in ("step-[0-9]*", "training-[0-9]*", ".step-[0-9]*.partial"):
+        for path in folder.glob(name):
+            shutil.rmtree(path)
+    for name in ("journal.json", "recipe.toml", "report.json", "costs.json", "test.json"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def fingerprint(subject: Subject) -> str:
     """Return a hash of the names, shapes, dtypes and bits of a subject's state dict."""
     return weights_digest(subject.model.state_dict())
@@ -127,6 +149,20 @@ def fingerprint(subject: Subject) -> str:
 def write(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` in one move: after a crash the old file or the new is there, never a piece."""
     write_file(path, [data])
+
+
+def read(path: Path, kind: type[T]) -> T:
+    """Return the value that a file of the journal holds.
+
+    Raises:
+        RecipeError: the file is missing, damaged or of another kind.
+    """
+    try:
+        return decode(path.read_bytes(), kind)
+    except (msgspec.MsgspecError, OSError) as error:
+        raise RecipeError(
+            f"{path}: cannot be read back: {error}", hint="delete the folder of the run to start anew"
+        ) from error
 
 
 def _check(path: Path, mine: Identity) -> None:
@@ -138,7 +174,7 @@ def _check(path: Path, mine: Identity) -> None:
     if differ:
         raise RecipeError(
             f"{path.parent} is the journal of another run: {' and '.join(differ)} differ",
-            hint="name another folder, or delete this one to start anew",
+            hint="name another folder (--work), or start anew (--restart; from Python, delete this one)",
         )
 
 

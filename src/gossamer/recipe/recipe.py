@@ -13,7 +13,7 @@ from gossamer.errors import RecipeError, SettingError
 from gossamer.methods import METHODS
 from gossamer.model import Method
 from gossamer.recipe.schedule import Cubic
-from gossamer.settings import Settings
+from gossamer.settings import Settings, choices
 from gossamer.train import Training
 
 TABLES: Mapping[str, type[Settings]] = {"train": Training, "schedule": Cubic}
@@ -135,6 +135,8 @@ class Recipe:
     def from_plain(cls, plain: Mapping[str, Any]) -> "Recipe":
         """Return the recipe that plain data (as TOML gives it) says; see :meth:`from_toml`."""
         head = {key: value for key, value in plain.items() if key != "step"}
+        if "steps" in head:
+            raise RecipeError("recipe: unknown field 'steps'", hint="write each step as a [[step]] table")
         made = _settings("recipe", _Head, head)
         entries = plain.get("step", [])
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -248,6 +250,9 @@ def _settings(where: str, kind: type[S], plain: Any) -> S:
     except msgspec.ValidationError as error:
         wanted, _, place = str(error).partition(" - at `$.")
         name = place.rstrip("`")
+        allowed = choices(known[name].type) if name in known else ()
+        if allowed and wanted.startswith("Invalid enum value"):
+            wanted = f"wanted one of {', '.join(allowed)}"
         got = f", got {plain[name]!r}" if name in plain else ""
         raise RecipeError(f"{where}, field {name}: {wanted}{got}" if name else f"{where}: {wanted}") from error
     except SettingError as error:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import msgspec
 from rich.progress import Progress
 
-from gossamer.figure import Figure, computed, measured
+from gossamer.figure import Figure, computed, encode, measured
 from gossamer.model import Subject
 from gossamer.recipe.evidence import SAMPLES, Collector
 from gossamer.recipe.gauge import Costs, Gauge, Graphs, metrics, parameters
-from gossamer.recipe.journal import Journal, write
+from gossamer.recipe.journal import Journal, read, write
 from gossamer.recipe.recipe import Recipe
 from gossamer.recipe.state import load_subject, save_subject
 from gossamer.recipe.step import Done, lasting, perform
@@ -99,7 +99,7 @@ class _Run:
     def _start(self, folder: Path) -> None:
         save_subject(folder, self.original, self.original)
         state = self.gauge.take(self.original, self.task, folder, self._meta, self.graphs)
-        (folder / "step.json").write_bytes(msgspec.json.encode(state))
+        (folder / "step.json").write_bytes(encode(state))
 
     def _step(self, number: int, subject: Subject) -> Subject:
         started = time.monotonic()
@@ -115,7 +115,7 @@ class _Run:
             # What is measured is what was written: the file of a resumed run cannot differ from it.
             state = self.gauge.take(done.subject, self.task, folder, self._meta, self.graphs)
             entry = _entry(number, step.name, done, state, time.monotonic() - started)
-            (folder / "step.json").write_bytes(msgspec.json.encode(entry))
+            (folder / "step.json").write_bytes(encode(entry))
 
         self.journal.commit(number, fill)
         kept = load_subject(self.journal.step(number), self.original)
@@ -133,7 +133,7 @@ class _Run:
         return replace(load_subject(self.journal.step(number), self.original), penalties=tuple(left))
 
     def _report(self, finished: int) -> Report:
-        start = msgspec.json.decode((self.journal.step(0) / "step.json").read_bytes(), type=State)
+        start = read(self.journal.step(0) / "step.json", State)
         report = Report(
             recipe=self.recipe.name,
             task=self.task.name,
@@ -143,13 +143,14 @@ class _Run:
             dense=computed(4 * start.parameters.value, "B"),
             start=start,
             steps=tuple(self._entry(number) for number in range(1, finished + 1)),
+            ships=self.gauge.ship,
             unseen=tuple(f"{part.what} at {part.where}: {part.why}" for part in self.original.graph.unseen),
         )
         write(self.journal.folder / "report.json", to_json(report))
         return report
 
     def _entry(self, number: int) -> StepReport:
-        return msgspec.json.decode((self.journal.step(number) / "step.json").read_bytes(), type=StepReport)
+        return read(self.journal.step(number) / "step.json", StepReport)
 
     def _costed(self, report: Report) -> Report:
         """Return the report with what the gauge's target says of the files of all steps, run in turns and kept."""
@@ -158,8 +159,8 @@ class _Run:
         path = self.journal.folder / "costs.json"
         if not path.exists():
             folders = [self.journal.step(number) for number in range(len(report.steps) + 1)]
-            write(path, msgspec.json.encode(self.gauge.costs(folders, self.original)))
-        first, *others = msgspec.json.decode(path.read_bytes(), type=list[Costs | None])
+            write(path, encode(self.gauge.costs(folders, self.original)))
+        first, *others = read(path, list[Costs | None])
         steps = (
             msgspec.structs.replace(step, after=_with_costs(step.after, costs))
             for step, costs in zip(report.steps, others, strict=True)
@@ -174,8 +175,8 @@ class _Run:
         if not path.exists():
             end = load_subject(self.journal.step(len(self.recipe.steps)), self.original)
             both = [metrics(subject, self.task, "test") for subject in (self.original, end)]
-            write(path, msgspec.json.encode(both))
-        before, after = msgspec.json.decode(path.read_bytes(), type=list[dict[str, Figure]])
+            write(path, encode(both))
+        before, after = read(path, list[dict[str, Figure]])
         return msgspec.structs.replace(report, test_before=before, test_after=after)
 
     @property

@@ -33,15 +33,21 @@ def _states(report: Report) -> tuple[State, ...]:
 
 
 def summary(report: Report) -> str:
-    """Return the run in one sentence: bytes, ratio, main metric (on test when it was taken)."""
+    """Return the run in one sentence: bytes and ratio of the written file, main metric (on test when it was taken)."""
     name = report.metric
     if name in report.test_before and name in report.test_after:
         before, after, split = report.test_before[name], report.test_after[name], "test"
     else:
         before, after, split = report.start.metrics[name], report.end.metrics[name], "validation"
+    alone = f"{amount(report.end.weights_only)}, {_times(report.ratio)}"
+    whole = report.end.self_contained
+    if report.ships == "self-contained" and whole is not None:
+        size = f"{amount(whole)}, {_times(report.dense.value / whole.value)} (without its graph {alone})"
+    else:
+        size = alone
     return (
-        f"{amount(report.dense)} of dense fp32 became a file of {amount(report.end.weights_only)}, "
-        f"{_times(report.ratio)}; {name} on {split} went from {amount(before)} to {amount(after)}."
+        f"{amount(report.dense)} of dense fp32 became a file of {size}; "
+        f"{name} on {split} went from {amount(before)} to {amount(after)}."
     )
 
 

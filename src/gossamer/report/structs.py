@@ -11,7 +11,7 @@ from typing import Literal
 import msgspec
 
 from gossamer.artifact.files import write_file
-from gossamer.figure import Figure, computed
+from gossamer.figure import Figure, computed, decode, encode
 
 Direction = Literal["max", "min"]
 
@@ -113,6 +113,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         dense: bytes of the parameters as dense fp32, the base of every ratio.
         start: the subject before the first step.
         steps: one entry per finished step.
+        ships: which of the two files the caller gets.
         unseen: parts of the model that the graph could not see, as sentences.
         test_before: metrics of the untouched model on the test split; empty until the run is finished.
         test_after: metrics of the result on the test split, looked at once, at the end.
@@ -126,6 +127,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     dense: Figure
     start: State
     steps: tuple[StepReport, ...] = ()
+    ships: Literal["weights-only", "self-contained"] = "weights-only"
     unseen: tuple[str, ...] = ()
     test_before: dict[str, Figure] = {}
     test_after: dict[str, Figure] = {}
@@ -208,7 +210,7 @@ def to_json(report: Report) -> bytes:
     plain = msgspec.to_builtins(report)
     plain["effects"] = [msgspec.to_builtins(effect(report.before(step), step.after)) for step in report.steps]
     plain["ratio"] = msgspec.to_builtins(computed(report.ratio))
-    return msgspec.json.format(msgspec.json.encode(plain), indent=1)
+    return msgspec.json.format(encode(plain), indent=1)
 
 
 def save(path: Path, report: Report) -> None:
@@ -222,7 +224,7 @@ def load(path: Path) -> Report:
     Raises:
         msgspec.ValidationError: the file is not a report.
     """
-    return msgspec.json.decode(path.read_bytes(), type=Report)
+    return decode(path.read_bytes(), Report)
 
 
 def _change(before: Figure | None, after: Figure | None) -> Figure | None:

@@ -7,8 +7,9 @@ with the weights declared as inputs, so that every weight stays as it is stored 
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from inspect import BoundArguments
+from io import StringIO
 from typing import Any
 
 import onnx
@@ -167,7 +168,7 @@ def _quiet() -> Iterator[None]:
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):  # torch prints graphs it cannot trace
             # torch 2.13 uses its own deprecated tree API inside copyreg
             warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)", category=FutureWarning)
             # torch 2.13 calls its own deprecated size check when it decomposes operators

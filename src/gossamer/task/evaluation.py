@@ -1,8 +1,9 @@
 """Evaluation of a model on a split."""
 
 import math
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,19 @@ from gossamer.errors import TaskError
 from gossamer.task.batch import IGNORE, Batch
 from gossamer.task.metrics import Metric
 from gossamer.task.task import Task
+
+_FAILURES = (
+    RuntimeError,
+    TypeError,
+    ValueError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    NameError,
+    ImportError,
+)
+"""What code of a caller's own raises when it is wrong, or given what it cannot take."""
 
 
 def evaluate(
@@ -59,13 +73,16 @@ def measure(
     totals = {name: [0.0, 0.0] for name in metrics}
     for batch in batches:
         args, kwargs, targets = batch.to(device)
-        outputs = model(*args, **kwargs)
+        with told(type(model).__name__, "on a batch") if isinstance(model, nn.Module) else nullcontext():
+            outputs = model(*args, **kwargs)
         size = _size(batch)
         mean = float(mean_loss(loss, outputs, targets))
         if size:
             lost, seen = lost + mean * size, seen + size
         for name, metric in metrics.items():
-            total, count = _pair(name, metric.measure(outputs, targets))
+            with told(f"the task's metric {name}"):
+                found = metric.measure(outputs, targets)
+            total, count = _pair(name, found)
             totals[name][0] += total
             totals[name][1] += count
     figures = {"loss": lost / seen if seen else math.nan}
@@ -78,15 +95,32 @@ def mean_loss(loss: Callable[[Any, Any], Tensor], outputs: Any, targets: Any) ->
     """Return the loss of a batch.
 
     Raises:
-        TaskError: it is not one number in a tensor.
+        TaskError: it fails, or is not one number in a tensor.
     """
-    found: Any = loss(outputs, targets)
+    found: Any
+    with told("the task's loss"):
+        found = loss(outputs, targets)
     if not isinstance(found, Tensor) or found.numel() != 1:
         raise TaskError(
             f"the task's loss: wanted a tensor with one number, got {_described(found)}",
             hint="a loss returns the mean over the batch, such as torch.nn.functional.cross_entropy does",
         )
     return found.reshape(())
+
+
+@contextmanager
+def told(what: str, when: str = "") -> Iterator[None]:
+    """Run a caller's code, and tell what it raises as an error that names it.
+
+    Raises:
+        TaskError: the code failed; its own error is the cause.
+    """
+    try:
+        yield
+    except _FAILURES as error:
+        at = traceback.extract_tb(error.__traceback__)[-1]
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise TaskError(f"{what} failed{when and ' '}{when}, at {at.filename}:{at.lineno}: {text}") from error
 
 
 def _pair(name: str, found: Any) -> tuple[float, int]:

@@ -22,7 +22,7 @@ from gossamer.errors import TrainingError
 from gossamer.model.penalty import StepContext
 from gossamer.model.subject import Subject
 from gossamer.task import Batch, Change, Task, evaluate
-from gossamer.task.evaluation import check_fit, mean_loss
+from gossamer.task.evaluation import check_fit, mean_loss, told
 from gossamer.train import checkpoint
 from gossamer.train.augment import augmented
 from gossamer.train.identity import identity, weights_digest
@@ -186,7 +186,8 @@ def _step(run: _Run, state: State, batch: Batch) -> None:
     lr = rate(run.training.schedule, state.step, run.total, run.training.lr)
     for group in run.optimizer.param_groups:
         group["lr"] = lr
-    outputs = run.wrapped(*batch.args, **batch.kwargs)
+    with told("the model", "in training"):
+        outputs = run.wrapped(*batch.args, **batch.kwargs)
     loss = _loss(run, batch, outputs)
     value = float(loss.detach())
     if not math.isfinite(value):
