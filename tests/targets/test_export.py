@@ -236,3 +236,21 @@ def test_a_runner_takes_and_returns_tensors(tokens):
     torch.testing.assert_close(scores, wanted["scores"], atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(hidden, wanted["last"][0], atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(cells, wanted["last"][1], atol=TOLERANCE, rtol=0)
+
+
+def test_a_model_that_makes_numbers_of_lengths_is_exported_for_the_example_alone():
+    class ByHand(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.step = nn.Linear(3, 3)
+
+        def forward(self, x):
+            h = x.new_zeros(len(x), 3)
+            states = []
+            for one in x.unbind(1):
+                h = torch.tanh(self.step(h) + one)
+                states.append(h)
+            return torch.stack(states, 1)
+
+    model, x = ByHand(), torch.randn(1, 5, 3)
+    assert compare(model, to_onnx(model, (x,)), (x,)) < 1e-5

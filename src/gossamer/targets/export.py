@@ -24,7 +24,7 @@ from gossamer.model.copying import copy_module
 from gossamer.model.run import run_example
 from gossamer.targets.calls import note_call
 from gossamer.targets.recurrent import padded_sequences, use_native_operators
-from gossamer.targets.shapes import Axes, bind, by_name, free_axes, takes, two_rows
+from gossamer.targets.shapes import Axes, bind, by_name, free_axes, gives, takes, two_rows
 from gossamer.targets.tidy import own_outputs, tidy
 
 _HALVES = (torch.float16, torch.bfloat16)
@@ -56,6 +56,8 @@ def export(
     proto = _traced(model, plain, bound, axes)
     if not takes(proto, given):  # a doubled axis that did not come out free
         proto = _traced(model, plain, given, axes)
+    if not gives(proto, outputs):  # the model made a number of the length of an axis that came out free
+        proto = _traced(model, plain, given, "none")
     note_call(proto, given, outputs)
     return proto
 

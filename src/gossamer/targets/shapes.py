@@ -1,5 +1,6 @@
 """Which axes of the inputs stay free in an exported graph."""
 
+from collections.abc import Iterable, Sequence
 from inspect import BoundArguments, Parameter, signature
 from typing import Any, Literal
 
@@ -64,14 +65,22 @@ def two_rows(model: nn.Module, bound: BoundArguments) -> BoundArguments:
 
 def takes(proto: onnx.ModelProto, bound: BoundArguments) -> bool:
     """Return whether the fixed axes of the graph's inputs have the lengths of the inputs."""
+    return _fits(proto.graph.input, _shapes(bound))
+
+
+def gives(proto: onnx.ModelProto, outputs: Any) -> bool:
+    """Return whether the fixed axes of the graph's outputs have the lengths of the model's outputs."""
+    return _fits(proto.graph.output, [leaf.shape for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)])
+
+
+def _fits(values: Iterable[onnx.ValueInfoProto], shapes: Sequence[tuple[int, ...]]) -> bool:
     wanted = [
         [axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim]
-        for value in proto.graph.input
+        for value in values
     ]
-    got = _shapes(bound)
-    return len(wanted) == len(got) and all(
+    return len(wanted) == len(shapes) and all(
         len(axes) == len(shape) and all(length in (None, found) for length, found in zip(axes, shape, strict=True))
-        for axes, shape in zip(wanted, got, strict=True)
+        for axes, shape in zip(wanted, shapes, strict=True)
     )
 
 
