@@ -110,7 +110,7 @@ def test_missing_evidence_says_what_to_do():
     assert not evidence.has("mean")
     with pytest.raises(EvidenceError, match=r"no second_moment was collected for 0\.weight.*hint.*second_moment"):
         evidence.second_moment("0.weight")
-    with pytest.raises(EvidenceError, match="no such site was calibrated"):
+    with pytest.raises(EvidenceError, match="nothing of that name was calibrated"):
         evidence.range("7.weight")
 
 

@@ -1,5 +1,6 @@
 """Tracing: from a module to its graph through ``torch.export``."""
 
+import gc
 import logging
 import re
 import warnings
@@ -32,6 +33,8 @@ _FAILURES = (
 
 _TORCH = str(Path(torch.__file__).parent)
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
+_LARGE = 1 << 26
+"""Bytes of weights from which the time of a collection does not matter."""
 _BLOCKS = ("wrap_with_set_grad_enabled", "wrap_with_autocast")
 
 
@@ -43,7 +46,19 @@ def trace(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
     """
     names = {name: site.name for site in find_sites(model, every=True).values() for name in site.names}
     program = exported(model, args, kwargs)
-    return Graph(unseen=(program,)) if isinstance(program, Unseen) else _Walk(names).graph(program)
+    graph = Graph(unseen=(program,)) if isinstance(program, Unseen) else _Walk(names).graph(program)
+    release(model)
+    return graph
+
+
+def release(model: nn.Module) -> None:
+    """Give back the memory of a throwaway copy at once: a traced graph is full of cycles that hold its weights."""
+    freed = 0
+    for tensor in (*model.parameters(), *model.buffers()):
+        freed += tensor.untyped_storage().nbytes()
+        tensor.untyped_storage().resize_(0)
+    if freed > _LARGE:
+        gc.collect()  # the graph of a large model is large too
 
 
 def exported(

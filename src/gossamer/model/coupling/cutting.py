@@ -87,7 +87,8 @@ def constants(groups: Sequence[Group], kept: Kept) -> tuple[tuple[str, str, int]
 def rows_of(part: Slice, tensor: Tensor) -> Tensor:
     """Return ``tensor`` as a matrix with one row per position of ``part``, whatever else belongs to it in the row."""
     pieces = tensor.chunk(part.parts) if part.parts > 1 else (tensor,)
-    return torch.cat([piece.transpose(0, part.dim).reshape(piece.shape[part.dim], -1) for piece in pieces])
+    rows = [piece.transpose(0, part.dim).reshape(piece.shape[part.dim], -1) for piece in pieces]
+    return torch.cat(rows) if len(rows) > 1 else rows[0]
 
 
 def reading_columns(part: Slice, unit: NDArray[np.bool_]) -> Labels:

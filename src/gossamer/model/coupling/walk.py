@@ -14,7 +14,7 @@ from gossamer.model.coupling.call import Call, Number
 from gossamer.model.coupling.labels import Block, Labels, Space, Tagged
 from gossamer.model.coupling.rules import POINTWISE, RULES
 from gossamer.model.graph import Unseen
-from gossamer.model.trace import attribute_of, calling_module, exported, operator_of, shapes_of, source_of
+from gossamer.model.trace import attribute_of, calling_module, exported, operator_of, release, shapes_of, source_of
 
 
 @dataclass
@@ -45,8 +45,9 @@ def walk(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
     found = Walk()
     if isinstance(program, Unseen):
         found.unseen.append(program)
-        return found
-    _Steps(found, _shared(model)).program(program)
+    else:
+        _Steps(found, _shared(model)).program(program)
+    release(model)
     return found
 
 

@@ -16,6 +16,9 @@ from torch.linalg import vector_norm
 from gossamer.model import Evidence, Group, Slice, Subject, live_weight
 from gossamer.model.coupling import rows_of
 
+AT_ONCE = 1 << 22
+"""Weights whose norms are taken together."""
+
 
 def l1(subject: Subject, evidence: Evidence | None, group: Group) -> NDArray[np.float64] | str:
     """Return the sum of absolute weights of each unit."""
@@ -46,6 +49,8 @@ def by_unit(group: Group, part: Slice, values: Tensor) -> NDArray[np.float64]:
 def _summed(subject: Subject, group: Group, of: Callable[[Tensor], Tensor]) -> NDArray[np.float64] | str:
     total = None
     for part, rows in making_rows(subject, group):
-        more = by_unit(group, part, of(rows))
+        parts = torch.split(rows, max(1, AT_ONCE // max(rows.shape[1], 1)))  # a copy in float64 each
+        norms = [of(some) for some in parts]
+        more = by_unit(group, part, torch.cat(norms))
         total = more if total is None else total + more
     return "no weight makes its units" if total is None else total
