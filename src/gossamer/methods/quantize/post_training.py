@@ -38,7 +38,8 @@ WeightBits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     """Put weights on a grid of integers, one scale per output channel, and the inputs of their layers on one too.
 
-    A site whose values are shared gets one scale for all of them, so that they stay shared.
+    A site whose values are shared gets one scale for all of them, so that they stay shared; on the target it is
+    multiplied in floating point.
 
     Linear layers and convolutions then multiply in integers on the target. Recurrent, embedding, attention and
     transposed convolution weights are stored as integers and multiplied in floating point; the plan says so.
