@@ -250,3 +250,77 @@ def test_components_and_segments():
     assert components(6, pairs).tolist() == [0, 0, 2, 2, 0, 5]
     assert segments_of((2, 6, 4), (2, 2, 12)) == [((0,), (0,)), ((1, 2), (1, 2))]
     assert segments_of((3, 8, 1), (3, 2, 4)) == [((0,), (0,)), ((1,), (1, 2))]
+
+
+class Reads(nn.Module):
+    """Linear layers and a function of their outputs."""
+
+    def __init__(self, function, **layers):
+        super().__init__()
+        self.layers, self.function = nn.ModuleDict(layers), function
+
+    def forward(self, x):
+        return self.function(self.layers, x)
+
+
+def _unequal(m, x):
+    first, second = m["a"](x).split(6, 1)
+    return m["b"](torch.cat([torch.relu(first), second], 1))
+
+
+def _attended(m, x):
+    h = m["a"](x)
+    return m["b"](m["attend"](h, h, h)[0])
+
+
+STUCK = [
+    (Reads(_unequal, a=nn.Linear(4, 10), b=nn.Linear(10, 3)), (2, 4), "a"),
+    (
+        Reads(
+            _attended,
+            a=nn.Linear(6, 16),
+            attend=nn.MultiheadAttention(16, 4, add_zero_attn=True, batch_first=True),
+            b=nn.Linear(16, 3),
+        ),
+        (2, 5, 6),
+        "layers.a",
+    ),
+    (
+        Reads(lambda m, x: m["b"](F.adaptive_avg_pool1d(m["a"](x), 4)), a=nn.Linear(4, 16), b=nn.Linear(4, 3)),
+        (2, 5, 4),
+        "a",
+    ),
+    (
+        Reads(
+            lambda m, x: m["b"](torch.gather(m["a"](x), 1, torch.zeros(2, 1, 3, dtype=torch.long))),
+            a=nn.Linear(4, 6),
+            b=nn.Linear(3, 2),
+        ),
+        (2, 5, 4),
+        "a",
+    ),
+]
+
+
+@pytest.mark.parametrize(("model", "shape", "name"), STUCK, ids=["unequal split", "extra keys", "as space", "gather"])
+def test_what_a_cut_would_make_wrong_is_stuck(model, shape, name):
+    groups = groups_of(model, torch.randn(*shape))
+    assert all(group.stuck for key, group in groups.items() if key.endswith(name))
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"),
+    [
+        (
+            Reads(
+                _attended, a=nn.Linear(6, 16), attend=nn.MultiheadAttention(16, 4, batch_first=True), b=nn.Linear(16, 3)
+            ),
+            (2, 5, 6),
+        ),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=4), nn.Conv2d(8, 2, 1)), (2, 3, 5, 5)),
+        (nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 8, 2, groups=8), nn.Conv2d(8, 2, 1)), (2, 3, 5, 5)),
+    ],
+    ids=["attention with its weights", "few channels a group", "transposed depthwise"],
+)
+def test_attention_and_grouped_convolutions_can_be_cut(model, shape):
+    assert check_unread_units_can_go(Subject.of(model, torch.randn(*shape))) >= 1

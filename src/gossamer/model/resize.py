@@ -92,7 +92,11 @@ def settle(model: nn.Module, names: Iterable[str], constants: Iterable[tuple[str
     Raises:
         ModelError: a constant's module or attribute is not there.
     """
-    paths = {name.rpartition(".")[0] for name in names}
+    listed = set(names)
+    stored = stored_tensors(model)
+    resized = {id(stored[name]) for name in listed if name in stored}
+    paths = {name.rpartition(".")[0] for name in listed}
+    paths |= {owner.module for owner, _, parameter in owned_parameters(model) if id(parameter) in resized}
     holders = {path.rpartition(".")[0] for path in paths if path}  # an attention reads its output layer by name
     touched = {id(model.get_submodule(path)) for path in paths}
     touched |= {id(m) for path in holders if isinstance(m := model.get_submodule(path), nn.MultiheadAttention)}
@@ -123,8 +127,8 @@ def _linear(module: Any) -> None:
 def _convolution(module: Any) -> None:
     rows, columns = module.weight.shape[:2]
     transposed = isinstance(module, _TRANSPOSED)
-    if module.groups > 1 and columns == 1 and not transposed:
-        module.groups = rows // (module.out_channels // module.groups)
+    if module.groups > 1 and module.in_channels == module.groups:  # depthwise
+        module.groups = rows if transposed else rows // (module.out_channels // module.groups)
     ways = rows, columns * module.groups
     module.in_channels, module.out_channels = ways if transposed else reversed(ways)
 

@@ -102,8 +102,11 @@ def labels_of(tensor: Tagged | None, dim: int) -> Labels | None:
 
 
 def drop_from(call: Call, tensor: Tagged, first: int) -> Tagged:
-    """Return ``tensor`` with the dimensions from ``first`` on of fixed size."""
+    """Return ``tensor`` with the dimensions from ``first`` on of fixed size: space, whose positions are no units."""
     for dim in range(first, len(tensor.shape)):
+        block = tensor.block(dim)
+        if block is not None and len(block.dims) == 1:
+            call.space.stick(block.labels, f"it is used as space at {call.source}")
         tensor = call.space.drop(tensor, dim)
     return tensor
 

@@ -37,6 +37,8 @@ def group_norm(call: Call) -> Tagged:
         part = call.get(name)
         if part is not None:
             call.meet(labels, labels_of(part, 0))
+    if labels is not None and groups == labels.size and call.get("weight") is None:
+        call.space.stick(labels, f"a normalisation without weights counts it at {call.source}")
     if labels is not None and groups < labels.size:
         call.space.mixed.append(labels)
         if groups > 1:

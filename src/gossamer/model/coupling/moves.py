@@ -73,8 +73,10 @@ def split(call: Call) -> list[Tagged]:
     axis = block.dims.index(dim)
     rest = [other for other in x.blocks if other is not block]
     parts = np.split(block.labels, np.cumsum(sizes)[:-1], axis)
-    if len(set(sizes)) == 1:
-        call.space.lanes.append(np.stack([part.ravel() for part in parts]))
+    if len(set(sizes)) > 1:  # code that names such sizes takes other positions after a cut
+        call.space.stick(block.labels, f"it is split in unequal parts at {call.source}")
+        return [Tagged(shape, tuple(rest), x.weight) for shape in call.shapes]
+    call.space.lanes.append(np.stack([part.ravel() for part in parts]))
     for part in parts:
         call.number(part.shape[axis], np.moveaxis(part, axis, 0))
     return [

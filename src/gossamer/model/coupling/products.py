@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gossamer.model.coupling.call import Call, drop_from, labels_of, leading, tagged, without
-from gossamer.model.coupling.labels import Labels, Tagged, combine
+from gossamer.model.coupling.labels import Labels, Space, Tagged, combine
 
 
 def _matrix(call: Call, weight: Tagged, reads: Labels | None, makes: Labels | None) -> None:
@@ -36,9 +36,11 @@ def _product(call: Call, left: Tagged, right: Tagged, shape: tuple[int, ...]) ->
             space.reads.append(labels)
     outs: list[Labels | None] = []
     if len(left.shape) > 1:
-        outs.append(labels_of(x, -2))
+        x, rows = _outer(space, x, -2)
+        outs.append(rows)
     if len(right.shape) > 1:
-        outs.append(labels_of(y, -1))
+        y, columns = _outer(space, y, -1)
+        outs.append(columns)
         if right.weight and outs[-1] is not None:
             space.makes.append(outs[-1])
     lead = tuple(shape[: len(shape) - len(outs)])
@@ -48,6 +50,14 @@ def _product(call: Call, left: Tagged, right: Tagged, shape: tuple[int, ...]) ->
     for place, labels in enumerate(outs):
         found = tagged(shape, len(lead) + place, labels, rest=found)
     return found
+
+
+def _outer(space: Space, tensor: Tagged, dim: int) -> tuple[Tagged, Labels | None]:
+    """Return the labels of a dimension that stays in a product; in a grid (heads times widths) it is of fixed size."""
+    block = tensor.block(dim)
+    if block is not None and len(block.dims) > 1:
+        return space.drop(tensor, dim), None
+    return tensor, labels_of(tensor, dim)
 
 
 def matmul(call: Call) -> Tagged:
@@ -163,6 +173,9 @@ def attention(call: Call) -> Tagged:
         if last is not None:
             space.stick(last.labels, reason)
     query, key = without(query, len(query.shape) - 1), without(key, len(key.shape) - 1)
+    if call.get("enable_gqa", False):
+        space.stick_all([query, key, value], f"several queries share a head at {call.source}")
+        return Tagged(call.shape)
     made = value.block(-1)
     value = space.drop(value, -1) if made is not None and len(made.dims) > 1 else value
     lead = call.shape[:-2]

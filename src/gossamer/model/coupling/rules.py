@@ -57,7 +57,7 @@ RULES: dict[str, Rule] = {
     **_for(moves.filled_like, "zeros_like", "ones_like", "full_like", "empty_like"),
     **_for(moves.fixed, "arange", "scalar_tensor", "rand", "randn", "tril_indices"),
     **_for(moves.indexed, "index"),
-    **_for(moves.index_select, "index_select", "gather"),
+    **_for(moves.index_select, "index_select"),
     **_for(moves.shuffle, "pixel_shuffle"),
     **_for(moves.unshuffle, "pixel_unshuffle"),
     **_for(channels.glu, "glu"),

@@ -14,6 +14,7 @@ from gossamer.model.coupling.call import Call, Number
 from gossamer.model.coupling.labels import Block, Labels, Space, Tagged
 from gossamer.model.coupling.rules import POINTWISE, RULES
 from gossamer.model.graph import Unseen
+from gossamer.model.narrow import why_not_narrow
 from gossamer.model.trace import attribute_of, calling_module, exported, operator_of, release, shapes_of, source_of
 
 
@@ -47,8 +48,20 @@ def walk(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> 
         found.unseen.append(program)
     else:
         _Steps(found, _shared(model)).program(program)
+        _stick_attention(found, model)
     release(model)
     return found
+
+
+def _stick_attention(found: Walk, model: nn.Module) -> None:
+    """Leave alone what an attention that cannot be narrowed touches."""
+    for path, module in model.named_modules():
+        reason = why_not_narrow(module) if isinstance(module, nn.MultiheadAttention) else None
+        for name, dims in found.tensors.items() if reason is not None else ():
+            if name.startswith(f"{path}." if path else ""):
+                for labels in dims:
+                    if labels is not None:
+                        found.space.stick(labels, str(reason))
 
 
 def _shared(model: nn.Module) -> dict[str, str]:
