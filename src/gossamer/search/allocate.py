@@ -115,9 +115,10 @@ def spread(
     for _ in range(12 if exact is not None else 1):
         taken = allocate(choices, wanted - 1)
         strengths = {name: choice.strength for name, choice in taken.items() if choice.strength}
-        if exact is None or abs(exact(strengths) - keep) <= 0.01:
+        missed = 0.0 if exact is None else keep - exact(strengths)
+        if abs(missed) <= 0.01:
             break
-        wanted += 0.7 * (keep - exact(strengths))
+        wanted += 0.7 * missed
     return strengths
 
 

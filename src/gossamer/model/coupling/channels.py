@@ -64,8 +64,8 @@ def layer_norm(call: Call) -> Tagged:
 
 def pool(call: Call) -> list[Tagged]:
     """Keep batch and channels; positions in space are mixed."""
-    spatial = {"kernel_size": 0, "output_size": 0}
-    given = next((call.get(name) for name in spatial if isinstance(call.get(name), list | tuple)), None)
+    sizes = (call.get("kernel_size"), call.get("output_size"))
+    given = next((size for size in sizes if isinstance(size, list | tuple)), None)
     x = call.tensor("self", "input")
     kept = len(x.shape) - (len(given) if given is not None else len(x.shape) - 2)
     x = drop_from(call, x, kept)
