@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import nn
 
-from gossamer.errors import ModelError, SettingError
+from gossamer.errors import ModelError, PlanError, SettingError
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.share import KMeans
 from gossamer.methods.share.kmeans import share, shared_bits
 from gossamer.methods.share.lloyd import lloyd, nearest
-from gossamer.model import Subject, apply, live_weight
+from gossamer.model import Subject, apply, live_weight, settle, trainable
 
 
 def slow_lloyd(values, count):
@@ -147,3 +147,30 @@ def test_ten_million_weights():
     error = (codebook.centers[codebook.codes] - weight).square().mean()
     # The best 32-level quantizer of a normal has error 0.0025 (Max 1960, table 1).
     assert 0.0024 < error < 0.003
+
+
+def test_reassigned_weights_move_to_the_nearest_center_and_settle():
+    layer = nn.Linear(4, 1, bias=False)
+    layer.weight.data = torch.tensor([[0.0, 0.9, 1.1, 2.0]])
+    plain = Subject.of(layer, torch.ones(1, 4))
+    plan = KMeans(bits=1, trained=False, reassigned=True).plan(plain)
+    shared = apply(plain, plan)
+    before = shared.constraints["weight"].codebook
+    assert before is not None
+    assert before.loose
+    torch.testing.assert_close(before.centers, torch.tensor([1.0, 2.0]))
+    shared.model(torch.tensor([[0.0, 4.0, 1.0, 1.0]])).sum().backward()
+    hidden = trainable(shared, "weight")
+    assert hidden.grad.tolist() == [[0.0, 4.0, 1.0, 1.0]]  # straight through, for each weight by itself
+    with torch.no_grad():
+        hidden -= 0.2 * torch.tensor([[0.0, -4.0, 1.0, 1.0]])
+    torch.testing.assert_close(live_weight(shared, "weight"), torch.tensor([[0.0, 2.0, 1.0, 2.0]]))
+    settle(shared)
+    after = shared.constraints["weight"].codebook
+    assert after is not None
+    assert not after.loose
+    with torch.no_grad():
+        hidden.fill_(2.0)
+    torch.testing.assert_close(live_weight(shared, "weight"), torch.tensor([[0.0, 2.0, 1.0, 2.0]]))
+    with pytest.raises(PlanError, match="loose codebook would part"):
+        apply(shared, plan)

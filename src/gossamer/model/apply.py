@@ -69,9 +69,9 @@ def retarget(subject: Subject, plan: Plan) -> None:
 
 
 def settle(subject: Subject) -> None:
-    """Make plain masks of the splices of ``subject``, in place, once the training that could take them back is over."""
-    for _, _, live, _ in live_parts(subject.model):
-        live.settle()
+    """Make splices and loose codebooks of ``subject`` final, in place, once the training that moved them is over."""
+    for _, _, live, parameter in live_parts(subject.model):
+        live.settle(parameter)
 
 
 def _constrain(subject: Subject, plan: Plan) -> None:

@@ -91,11 +91,14 @@ class Codebook:
         codes: integer tensor of the site's shape; each entry is an index into ``centers``.
         centers: float tensor of shape ``(K,)``.
         trained: whether training moves the centers (their gradient is the sum over their members).
+        loose: whether, for the time being, a value is the center nearest to what trains behind it, so that training
+            moves it from center to center. Lives while a step trains; ``settle`` leaves the codes as they are then.
     """
 
     codes: Tensor
     centers: Tensor
     trained: bool = True
+    loose: bool = False
 
     def __post_init__(self) -> None:
         if self.codes.is_floating_point() or self.codes.dtype == torch.bool:

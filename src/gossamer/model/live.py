@@ -2,7 +2,8 @@
 
 The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * grid(original)`` without a codebook.
 Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
-straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final.
+straight through (Bengio, Leonard and Courville 2013), and so do a splice, a mask that is not final, and a loose codebook,
+whose codes are those of the centers nearest to the original.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -36,6 +37,7 @@ class Live(nn.Module):
             self.register_buffer(name, None)
         self.register_parameter("centers", None)
         self.trains = trains
+        self.loose = False
         self.bits, self.signed = 0, True
         self.axis: int | None = None
 
@@ -43,8 +45,12 @@ class Live(nn.Module):
         """Return the constrained value of ``original``, in its dtype."""
         value = original
         if self.codes is not None and self.centers is not None:
+            if self.loose:
+                self._choose(original)
             flat = self.centers.index_select(0, self.codes.flatten())
             value = flat.view(self.codes.shape).to(original.dtype)
+            if self.loose:
+                value = value + (original - original.detach())
         if self.scale is not None and self.zero is not None:
             value = straight_through_snap(
                 value, scale=self.scale, zero=self.zero, bits=self.bits, signed=self.signed, axis=self.axis
@@ -60,7 +66,8 @@ class Live(nn.Module):
         """What holds now, as plain data; trained centers as they are at this moment."""
         codebook = grid = None
         if self.codes is not None and self.centers is not None:
-            codebook = Codebook(self.codes.clone(), self.centers.detach().clone(), self.centers.requires_grad)
+            centers = self.centers.detach().clone()
+            codebook = Codebook(self.codes.clone(), centers, self.centers.requires_grad, self.loose)
         if self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
@@ -82,17 +89,29 @@ class Live(nn.Module):
                 else:
                     self.centers = nn.Parameter(centers)
                 self.centers.requires_grad_(constraint.trained and self.trains)
-                original.requires_grad = False
+                self.loose = constraint.loose
+                original.requires_grad_(self.loose and self.trains)
             case Grid():
                 self.scale = constraint.scale.clone().to(device)
                 self.zero = constraint.zero.clone().to(device)
                 self.bits, self.signed, self.axis = constraint.bits, constraint.signed, constraint.axis
 
-    def settle(self) -> None:
-        """Make the splice, if there is one, part of the mask: what it zeroes now stays zero."""
+    def settle(self, original: nn.Parameter) -> None:
+        """Make final what training could take back: the splice becomes part of the mask, codes stay as they are."""
+        if self.loose:
+            self._choose(original)
+            self.loose = False
+            original.requires_grad = False
         if self.splice is not None:
             self.keep = self.splice if self.keep is None else self.keep & self.splice
             self.splice = None
+
+    @torch.no_grad()
+    def _choose(self, original: Tensor) -> None:
+        """Let the codes be those of the centers nearest to ``original``."""
+        if self.centers is not None:
+            centers, order = self.centers.sort()
+            self.codes = order[torch.bucketize(original, (centers[1:] + centers[:-1]) / 2)].int()
 
 
 class _Snap(torch.autograd.Function):

@@ -146,7 +146,8 @@ def _describe(constraint: Constraint) -> str:
         case Splice():
             return f"keep {int(constraint.keep.sum())} of {constraint.keep.numel()} for now"
         case Codebook():
-            return f"share {constraint.size} values{'' if constraint.trained else ', fixed'}"
+            how = "" if constraint.trained else ", fixed"
+            return f"share {constraint.size} values{how}{', for now' if constraint.loose else ''}"
         case Grid():
             along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
             return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}"
@@ -163,7 +164,7 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
         case Codebook():
             arrays[f"{at}/codes"] = constraint.codes.numpy()
             arrays[f"{at}/centers"] = _to_numpy(constraint.centers)
-            return {"kind": "codebook", "trained": constraint.trained}
+            return {"kind": "codebook", "trained": constraint.trained, "loose": constraint.loose}
         case Grid():
             arrays[f"{at}/scale"] = constraint.scale.numpy()
             arrays[f"{at}/zero"] = constraint.zero.numpy()
@@ -180,7 +181,7 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
         case "splice":
             return Splice(tensor("keep"))
         case "codebook":
-            return Codebook(tensor("codes"), tensor("centers"), data["trained"])
+            return Codebook(tensor("codes"), tensor("centers"), data["trained"], data["loose"])
         case "grid":
             return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"])
         case kind:

@@ -143,7 +143,7 @@ def live_weight(subject: Subject, site: str) -> Tensor:
 
 
 def trainable(subject: Subject, site: str) -> nn.Parameter:
-    """Return the parameter that training moves for ``site``: the centers where it has a codebook, else its original.
+    """Return the parameter that training moves for ``site``: the centers of a codebook that stands, else its original.
 
     Raises:
         ModelError: the subject has no such site.
@@ -151,7 +151,7 @@ def trainable(subject: Subject, site: str) -> nn.Parameter:
     module, attribute = owner_of(subject, site)
     for owner, found, live, parameter in live_parts(subject.model):
         if found is module and owner.attribute == attribute:
-            return parameter if live.centers is None else live.centers
+            return parameter if live.centers is None or live.loose else live.centers
     parameter = getattr(module, attribute)
     if not isinstance(parameter, nn.Parameter):
         raise ModelError(f"{site}: wanted a parameter, got {type(parameter).__name__}")

@@ -2,11 +2,14 @@
 
 Han, Mao and Dally, "Deep Compression", ICLR 2016 (arXiv 1510.00149), section 3: per site, never across sites; centers
 start at equal distances; a center's gradient is the sum of its members' gradients (the live constraint sees to that);
-zeros of pruning stay out of it.
+zeros of pruning stay out of it. With ``reassigned``, each weight goes on training behind its shared value, which is at
+any time the one nearest to it, and the gradient of the shared value passes straight through to the weight, as in the
+quantized distillation of Polino, Pascanu and Alistarh, ICLR 2018 (arXiv 1802.05668, algorithm 1).
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
@@ -32,6 +35,9 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
 
     bits: Annotated[int, msgspec.Meta(ge=1, le=16, description="each site keeps at most 2^bits different values")] = 5
     trained: Annotated[bool, msgspec.Meta(description="let training move the shared values")] = True
+    reassigned: Annotated[
+        bool, msgspec.Meta(description="let the step's own training move weights from one shared value to another")
+    ] = False
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return a codebook for every chosen site that sharing makes smaller.
@@ -66,6 +72,8 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         if held.codebook is not None and held.codebook.size <= 2**self.bits:
             return f"it shares {held.codebook.size} values already"
         codebook = share(weight, 2**self.bits, trained=self.trained)
+        if self.reassigned and held.codebook is None:
+            codebook = replace(codebook, loose=True)
         width = 8 * weight.element_size()
         if shared_bits(members, codebook.size, width) >= width * members:
             return f"{codebook.size} shared values for {members} weights would save nothing"
