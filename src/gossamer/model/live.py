@@ -2,8 +2,8 @@
 
 The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * grid(original)`` without a codebook.
 Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
-straight through (Bengio, Leonard and Courville 2013), and so do a splice, a mask that is not final, and a loose codebook,
-whose codes are those of the centers nearest to the original.
+straight through (Bengio, Leonard and Courville 2013), and so do a splice, a mask that is not final, and a loose
+codebook, whose codes are those of the centers nearest to the original.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
