@@ -8,6 +8,8 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 ABOUT = {"command", "commit", "machine", "title", "note", "seeds", "threads", "recipe_sha256"}
 """Keys that say where figures come from."""
+OWN = ("deep_compression_*.json", "retraining_*.json", "reference.json", "int8.json")
+"""Results that have a table of their own."""
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -37,9 +39,10 @@ def compressed() -> str:
 def everything() -> str:
     """Return the whole page: deep compression, the reference networks, 8 bits, then every other result."""
     parts = ["## Deep compression of the reference networks", compressed(), *_origins("deep_compression_*.json")]
+    parts += ["## Pruning with retraining", _retrained(), *_origins("retraining_*.json")]
     parts += ["## The reference networks", _reference()]
     parts += ["## 8-bit integers on ONNX Runtime", _int8()]
-    known = {*RESULTS.glob("deep_compression_*.json"), RESULTS / "reference.json", RESULTS / "int8.json"}
+    known = {path for pattern in OWN for path in RESULTS.glob(pattern)}
     for path in sorted(set(RESULTS.glob("*.json")) - known):
         parts += [f"## {path.stem.replace('_', ' ').capitalize()}", *_other(json.loads(path.read_text()))]
     return "\n\n".join(part for part in parts if part)
@@ -55,6 +58,28 @@ def _compressed_row(result: Mapping[str, Any]) -> tuple[str, ...]:
     sizes = (f"{result['dense_bytes'] / 1000:,.1f} kB", f"{mean['file_bytes'] / 1000:,.1f} kB")
     seeds = str(len(result["seeds"]))
     return (result["network"], result["recipe"], *sizes, f"{mean['ratio']:.1f}", result["metric"], *figures, seeds)
+
+
+def _retrained() -> str:
+    """Return one row per recipe that prunes and retrains, means over the seeds."""
+    rows = []
+    for result in _read("retraining_*.json"):
+        mean = result["mean"]
+        shares = (f"{100 * mean['zeros']:.1f} %", f"{100 * (mean['macs_left'] or 1):.1f} %", f"{mean['ratio']:.1f}")
+        figures = (_figure(result["metric"], mean[f"test_{when}"]) for when in ("before", "after", "change"))
+        rows.append((result["recipe"], *shares, result["metric"], *figures, str(len(result["seeds"]))))
+    head = (
+        "recipe",
+        "zeros",
+        "MACs left",
+        "ratio of the file",
+        "metric",
+        "test before",
+        "test after",
+        "change",
+        "seeds",
+    )
+    return table(head, rows) if rows else "No results are committed yet."
 
 
 def _figure(metric: str, value: float) -> str:

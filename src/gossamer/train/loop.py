@@ -219,7 +219,8 @@ def _loss(run: _Run, batch: Batch, outputs: object) -> Tensor:
     if not isinstance(run.subject, Subject) or not run.subject.penalties:
         return loss
     context = StepContext(run.subject, batch.args, batch.kwargs, outputs, batch.targets, loss)
-    terms = [penalty.term(context) for penalty in run.subject.penalties]
+    with run.fabric.autocast():  # a teacher runs in the number format of its student
+        terms = [penalty.term(context) for penalty in run.subject.penalties]
     return sum((term for term in terms if term is not None), start=loss)
 
 

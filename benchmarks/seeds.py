@@ -1,0 +1,123 @@
+"""A recipe run on a reference network over several seeds: what is recorded of it, and how it goes on when stopped."""
+
+import hashlib
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from provenance import ROOT, commit, machine
+
+from gossamer import compress, datasets, zoo
+from gossamer.recipe import Recipe
+from gossamer.report import Report, summary
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is run.
+
+    Attributes:
+        name: of the result, ``<name>.json``, and of the folder of the journals.
+        network: a trained network of the zoo that has a data set.
+        recipe: what is done to it.
+        command: what a reader types to see it again.
+    """
+
+    name: str
+    network: str
+    recipe: Recipe
+    command: str
+
+    @property
+    def fingerprint(self) -> str:
+        """What identifies the run: its recipe and the bytes of the reference weights it starts from."""
+        weights = (ROOT / "src" / "gossamer" / "zoo" / "weights" / f"{self.network}.safetensors").read_bytes()
+        return hashlib.sha256(self.recipe.to_toml().encode() + weights).hexdigest()[:16]
+
+
+def run(case: Case, seeds: list[int], folder: Path) -> None:
+    """Run every seed that is not recorded yet and write the result anew after each."""
+    path = RESULTS / f"{case.name}.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    same = known.get("run_sha256") == case.fingerprint
+    done = {row["seed"]: row for row in known.get("seeds", [])} if same else {}
+    place = folder / f"{case.name}-{case.fingerprint}"
+    place.mkdir(parents=True, exist_ok=True)
+    for seed in seeds:
+        if seed not in done:
+            done[seed] = _one_seed(case, seed, place)
+        RESULTS.mkdir(exist_ok=True)
+        path.write_text(json.dumps(_record(case, [done[key] for key in sorted(done)]), indent=2) + "\n")
+
+
+def _one_seed(case: Case, seed: int, folder: Path) -> dict[str, Any]:
+    task = datasets.load(str(zoo.network(case.network).data))
+    model = zoo.build(case.network, pretrained=True)
+    out = folder / f"{case.network}-{seed}.goss"
+    result = compress(model, task, case.recipe, out=out, seed=seed, report=True, progress=sys.stderr.isatty())
+    print(f"{case.name}, seed {seed}: {summary(result.report)}", flush=True)
+    return {"seed": seed, "file_bytes": result.path.stat().st_size, **_figures(result.report), "commit": commit()}
+
+
+def _figures(report: Report) -> dict[str, Any]:
+    macs = (report.start.macs, report.end.macs)
+    return {
+        "ratio": report.ratio,
+        "test_before": {name: figure.value for name, figure in report.test_before.items()},
+        "test_after": {name: figure.value for name, figure in report.test_after.items()},
+        "validation_before": report.start.metrics[report.metric].value,
+        "validation_after": report.end.metrics[report.metric].value,
+        "macs_left": macs[1].value / macs[0].value if macs[0] and macs[1] else None,
+        "zeros": 1 - _kept(report) / _weights(report),
+        "density": {site.site: site.density.value for site in report.end.sites},
+        "bits_per_weight": {site.site: site.bits.value for site in report.end.sites},
+        "seconds": sum(step.seconds.value for step in report.steps if step.seconds is not None),
+    }
+
+
+def _weights(report: Report) -> float:
+    return sum(_count(site.shape) for site in report.end.sites)
+
+
+def _kept(report: Report) -> float:
+    return sum(float(site.density.value) * _count(site.shape) for site in report.end.sites)
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _record(case: Case, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    dense = 4 * zoo.network(case.network).parameters
+    main = datasets.load(str(zoo.network(case.network).data)).main
+
+    def mean(values: list[float]) -> float:
+        return sum(values) / len(values)
+
+    before, after = ([row[f"test_{when}"][main] for row in rows] for when in ("before", "after"))
+    macs = [row["macs_left"] for row in rows if row.get("macs_left") is not None]
+    return {
+        "network": case.network,
+        "recipe": case.recipe.name,
+        "run_sha256": case.fingerprint,
+        "command": case.command,
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
+        "dense_bytes": dense,
+        "metric": main,
+        "mean": {
+            "file_bytes": mean([row["file_bytes"] for row in rows]),
+            "ratio": mean([dense / row["file_bytes"] for row in rows]),
+            "zeros": mean([row["zeros"] for row in rows if "zeros" in row]) if "zeros" in rows[-1] else None,
+            "macs_left": mean(macs) if macs else None,
+            "test_before": mean(before),
+            "test_after": mean(after),
+            "test_change": mean(after) - mean(before),
+        },
+        "seeds": rows,
+    }
