@@ -1,5 +1,7 @@
 """k-means sharing: exact Lloyd iterations, zeros, limits, training of the centers."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from gossamer.errors import ModelError, PlanError, SettingError
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.share import KMeans
 from gossamer.methods.share.kmeans import share, shared_bits
-from gossamer.methods.share.lloyd import lloyd, nearest
+from gossamer.methods.share.lloyd import nearest
+from gossamer.methods.share.optimal import BINS, optimal
+from gossamer.methods.share.starts import STARTS, clustered
 from gossamer.model import Subject, apply, live_weight, settle, trainable
 
 
@@ -30,15 +34,63 @@ def slow_lloyd(values, count):
 
 def test_by_hand():
     # Start at 0, 5, 10: {0, 1, 2}, {}, {9, 10}; the middle center has no members and stays.
-    np.testing.assert_allclose(lloyd(np.array([0.0, 1, 2, 9, 10]), 3), [1, 5, 9.5])
-    np.testing.assert_allclose(lloyd(np.array([1.0, 2, 6]), 1), [3])
+    np.testing.assert_allclose(clustered(np.array([0.0, 1, 2, 9, 10]), 3, "linear", 0), [1, 5, 9.5])
+    np.testing.assert_allclose(clustered(np.array([1.0, 2, 6]), 1, "linear", 0), [3])
+    # By density: the numbers at 1/4 and 3/4 of the list, 1 and 9.
+    np.testing.assert_allclose(clustered(np.array([0.0, 1, 9, 10]), 2, "density", 0), [0.5, 9.5])
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8, 16])
 def test_against_one_number_at_a_time(count):
     rng = np.random.default_rng(count)
     values = np.sort(rng.standard_normal(150) * rng.choice([0.1, 2], 150))
-    np.testing.assert_allclose(lloyd(values, count), slow_lloyd(values, count), rtol=1e-9, atol=1e-12)
+    found = clustered(values, count, "linear", 0)
+    np.testing.assert_allclose(found, slow_lloyd(values, count), rtol=1e-9, atol=1e-12)
+
+
+def distortion(values, centers):
+    return float(np.square(values - centers[nearest(values, centers)]).sum())
+
+
+def slow_optimum(values, count):
+    """The least distortion over all ways to cut a sorted list in runs."""
+    cuts = itertools.combinations(range(1, len(values)), count - 1)
+    runs = ([values[a:b] for a, b in itertools.pairwise((0, *cut, len(values)))] for cut in cuts)
+    return min(sum(float(np.square(run - run.mean()).sum()) for run in one) for one in runs)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_optimum_is_that_of_all_partitions(count, seed):
+    values = np.sort(np.random.default_rng(seed).standard_normal(14) ** 3 + 100)
+    np.testing.assert_allclose(distortion(values, optimal(values, count)), slow_optimum(values, count), rtol=1e-9)
+
+
+def test_binned_the_optimum_is_within_a_thousandth_and_no_start_beats_it():
+    rng = np.random.default_rng(0)
+    values = np.sort(np.concatenate([rng.standard_normal(3 * BINS), rng.standard_normal(40) * 20]))
+    some = np.sort(rng.choice(values, BINS, replace=False))
+    exact = distortion(some, optimal(some, 16))
+    assert all(distortion(some, clustered(some, 16, start, 0)) >= exact * (1 - 1e-9) for start in STARTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gossamer.methods.share.optimal.BINS", 512)
+        assert distortion(some, optimal(some, 16)) <= 1.001 * exact
+    assert distortion(values, optimal(values, 32)) <= distortion(values, clustered(values, 32, "linear", 0))
+
+
+def test_fewer_numbers_than_centers_and_equal_numbers():
+    for start in STARTS:
+        assert set(clustered(np.array([1.0, 1, 2]), 2, start, 0).tolist()) == {1.0, 2.0}
+    assert optimal(np.array([3.0, 4]), 5).tolist() == [3.0, 4.0]
+
+
+def test_a_drawn_start_follows_its_seed():
+    plain = Subject.of(network(), torch.randn(2, 16))
+    one, same, other = (
+        KMeans(bits=3, start="forgy", seed=seed).plan(plain).on("0.weight")[0].centers for seed in (0, 0, 1)
+    )
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
 
 
 def test_middle_belongs_to_the_lower():

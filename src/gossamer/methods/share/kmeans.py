@@ -1,10 +1,11 @@
 """Trained weight sharing: the weights of a site take few values, found by k-means and then trained.
 
 Han, Mao and Dally, "Deep Compression", ICLR 2016 (arXiv 1510.00149), section 3: per site, never across sites; centers
-start at equal distances; a center's gradient is the sum of its members' gradients (the live constraint sees to that);
-zeros of pruning stay out of it. With ``reassigned``, each weight goes on training behind its shared value, which is at
-any time the one nearest to it, and the gradient of the shared value passes straight through to the weight, as in the
-quantized distillation of Polino, Pascanu and Alistarh, ICLR 2018 (arXiv 1802.05668, algorithm 1).
+start at equal distances, unless told otherwise; a center's gradient is the sum of its members' gradients (the live
+constraint sees to that); zeros of pruning stay out of it. With ``reassigned``, each weight goes on training behind its
+shared value, which is at any time the one nearest to it, and the gradient of the shared value passes straight through
+to the weight, as in the quantized distillation of Polino, Pascanu and Alistarh, ICLR 2018 (arXiv 1802.05668,
+algorithm 1).
 """
 
 import math
@@ -19,7 +20,8 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import ModelError
-from gossamer.methods.share.lloyd import lloyd, nearest
+from gossamer.methods.share.lloyd import nearest
+from gossamer.methods.share.starts import Start, clustered
 from gossamer.model import Codebook, Constraint, Constraints, Evidence, Mask, Method, Plan, Skip, Subject, live_weight
 
 
@@ -34,6 +36,11 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"bits": 2})
 
     bits: Annotated[int, msgspec.Meta(ge=1, le=16, description="each site keeps at most 2^bits different values")] = 5
+    start: Annotated[
+        Start,
+        msgspec.Meta(description="where centers start: at equal distances, by density, drawn; or the optimum itself"),
+    ] = "linear"
+    seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31, description="seed of a drawn start")] = 0
     trained: Annotated[bool, msgspec.Meta(description="let training move the shared values")] = True
     reassigned: Annotated[
         bool, msgspec.Meta(description="let the step's own training move weights from one shared value to another")
@@ -71,7 +78,7 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
             return "it is on a grid with a scale per channel, which has no shared values"
         if held.codebook is not None and held.codebook.size <= 2**self.bits:
             return f"it shares {held.codebook.size} values already"
-        codebook = share(weight, 2**self.bits, trained=self.trained)
+        codebook = share(weight, 2**self.bits, start=self.start, seed=self.seed, trained=self.trained)
         if self.reassigned and held.codebook is None:
             codebook = replace(codebook, loose=True)
         width = 8 * weight.element_size()
@@ -80,7 +87,7 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         return (codebook,) if members == weight.numel() else (codebook, Mask(keep))
 
 
-def share(weight: Tensor, limit: int, *, trained: bool) -> Codebook:
+def share(weight: Tensor, limit: int, *, start: Start = "linear", seed: int = 0, trained: bool = True) -> Codebook:
     """Return the codebook of at most ``limit`` centers for the non-zero values of ``weight``.
 
     Values that are no more than ``limit`` in number become the centers themselves. Centers without members are left
@@ -89,13 +96,15 @@ def share(weight: Tensor, limit: int, *, trained: bool) -> Codebook:
     Args:
         weight: finite, on the CPU, with at least one value that is not zero.
         limit: most centers allowed, at least 1.
+        start: where centers start; see :func:`clustered`.
+        seed: of a drawn start.
         trained: whether training may move the centers.
     """
     flat = weight.flatten()
     plain = flat.to(torch.promote_types(flat.dtype, torch.float32)).numpy()
     values = np.sort(plain[plain != 0]).astype(np.float64)
     distinct = values[np.diff(values, prepend=-np.inf) > 0]
-    found = distinct if distinct.size <= limit else lloyd(values, limit)
+    found = distinct if distinct.size <= limit else clustered(values, limit, start, seed)
     centers = torch.unique(torch.from_numpy(found).to(weight.dtype))
     grid = centers.to(torch.float64).numpy()
     kept = np.unique(nearest(values, grid))

@@ -11,22 +11,18 @@ _ITERATIONS = 1000
 """An upper limit only: a run ends as soon as no number changes its cluster."""
 
 
-def lloyd(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Return ``count`` centers for ``values``, started at equal distances over their range.
+def lloyd(values: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the centers that k-means settles at.
 
-    The linear start is the one Han, Mao and Dally (2016, section 3.2) found best: it keeps the few large weights.
     A center that no number is nearest to stays where it is. A number in the middle of two belongs to the lower.
 
     Args:
         values: sorted, finite, at least one.
-        count: number of centers, at least 1.
+        centers: sorted, at least one: where it starts.
 
     Returns:
-        sorted centers, (count,).
+        sorted centers, as many.
     """
-    centers = np.linspace(values[0], values[-1], count)
-    if count == 1:
-        return np.array([values.mean()])
     prefix = np.concatenate([[0.0], np.cumsum(values)])
     edges = np.empty(0, dtype=np.int64)
     for _ in range(_ITERATIONS):
