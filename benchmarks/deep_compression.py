@@ -20,8 +20,8 @@ from gossamer.recipe import find
 RECIPES = {
     "lenet5": "deep-compression",
     "lenet300": "deep-compression",
-    "char-lstm": "deep-compression-recurrent",
-    "char-gru": "deep-compression-recurrent",
+    "char-lstm": "deep-compression-lstm",
+    "char-gru": "deep-compression-gru",
 }
 
 
