@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from gossamer.errors import RecipeError, SettingError
 from gossamer.methods.distill import Logits
+from gossamer.methods.factorize import Svd
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.regularize import L1
 from gossamer.methods.share import KMeans
@@ -170,10 +171,14 @@ def test_an_unknown_built_in_is_answered_with_the_nearest():
 
 
 def test_a_seed_is_added_to_every_seed():
-    recipe = Recipe(name="x", steps=(Step(train=Training(seed=3)), Step(method=KMeans())))
+    recipe = Recipe(
+        name="x",
+        steps=(Step(train=Training(seed=3)), Step(method=KMeans()), Step(method=Svd(criterion="rank", amount=2))),
+    )
     seeded = recipe.seeded(7)
     assert seeded.steps[0].train == Training(seed=10)
-    assert seeded.steps[1] == recipe.steps[1]
+    assert seeded.steps[1].method == KMeans(seed=7)
+    assert seeded.steps[2] == recipe.steps[2]
     assert seeded.seed == 7
 
 
