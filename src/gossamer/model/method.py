@@ -32,6 +32,9 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     strength: ClassVar[str | None] = None
     """The field that says how much is done, which a schedule ramps, or None if there is no such number."""
 
+    revisits: ClassVar[bool] = False
+    """Whether a schedule goes on asking for a plan after its ramp, since masks can be taken back."""
+
     identity: ClassVar[Mapping[str, Any] | None] = None
     """Settings at which the method changes nothing (strength zero), or None if it has no such point."""
 

@@ -52,7 +52,12 @@ class Cubic(Settings, frozen=True):
         done = (step - first) // self.every * self.every
         return self.initial + (final - self.initial) * (1 - (1 - done / (last - first)) ** 3)
 
+    def is_due(self, step: int, total: int) -> bool:
+        """Return whether ``step`` of ``total`` comes a whole number of times ``every`` after the start of the ramp."""
+        first = round(self.begin * total)
+        return step >= first and (step - first) % self.every == 0
+
     def changes(self, step: int, total: int) -> bool:
         """Return whether the strength may differ between ``step`` - 1 and ``step``."""
-        first, last = round(self.begin * total), self.last(total)
-        return step == last or (first <= step < last and (step - first) % self.every == 0)
+        last = self.last(total)
+        return step == last or (step < last and self.is_due(step, total))

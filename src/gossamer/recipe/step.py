@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from gossamer.calibrate import reset_batch_norm
 from gossamer.errors import RecipeError
-from gossamer.model import Evidence, Mask, Method, Penalty, Plan, Subject, apply, retarget, settle
+from gossamer.model import Evidence, Mask, Method, Penalty, Plan, Splice, Subject, apply, retarget, settle
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.recipe import Step
 from gossamer.recipe.rewind import rewound
@@ -105,7 +105,7 @@ def _plan(step: Step, subject: Subject, evidence: Evidence | None) -> Plan | Non
         return final
     parts = [part for site in final.constraints for part in final.on(site)]
     others = (final.edits, final.tensors, final.penalties, final.activations)
-    if any(others) or not all(isinstance(part, Mask) for part in parts):
+    if any(others) or not all(isinstance(part, Mask | Splice) for part in parts):
         raise RecipeError(
             f"{step.name}: a schedule can ramp masks during training, and this method makes other changes",
             hint="leave out the schedule",
@@ -113,9 +113,10 @@ def _plan(step: Step, subject: Subject, evidence: Evidence | None) -> Plan | Non
     first = at(step.method, step.schedule.initial).plan(subject, evidence)
     # A mask on every site from the start: names in the state dict must not change while the step trains.
     everything = {
-        site: Mask(torch.ones(subject.sites[site].shape, dtype=torch.bool))
+        site: replace(part, keep=torch.ones_like(part.keep))
         for site in final.constraints
-        if site not in first.constraints
+        for part in final.on(site)
+        if site not in first.constraints and isinstance(part, Mask | Splice)
     }
     return replace(first, constraints={**everything, **first.constraints})
 
@@ -133,11 +134,12 @@ def _ramp(step: Step, subject: Subject, evidence: Evidence | None) -> Callable[[
     final = float(getattr(method, str(method.strength)))
 
     def ramp(number: int, total: int) -> bool:
-        if not schedule.changes(number, total):
+        new = schedule.changes(number, total)
+        if not (new or (method.revisits and schedule.is_due(number, total))):
             return False
         strength = schedule.strength(number, total, final)
         retarget(subject, replace(at(method, strength).plan(subject, evidence), skipped=()))
-        return True
+        return new
 
     return ramp
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gossamer.errors import EvidenceError, ModelError, SettingError
 from gossamer.methods.prune.pattern import Few, parse
 from gossamer.methods.prune.ranking import Scope, Scored, masks
-from gossamer.model import Evidence, Layout, Method, Plan, Reading, Site, Skip, Subject, live_weight
+from gossamer.model import Evidence, Layout, Method, Plan, Reading, Site, Skip, Subject, live_weight, trainable
 
 Scores = Mapping[str, Tensor | str]
 """By site: one score per weight, not negative, or the reason why there is none."""
@@ -98,12 +98,16 @@ def check_pattern(kind: str, pattern: str, sparsity: float) -> None:
 
 
 def weight_of(subject: Subject, site: str) -> Tensor:
-    """Return the live values of ``site`` on the CPU, in float32.
+    """Return the live values of ``site`` on the CPU, in float32; of a mask that can be taken back, those behind it.
 
     Raises:
         ModelError: one of them is not finite.
     """
-    weight = live_weight(subject, site).to("cpu", torch.float32)
+    held = subject.constraints.get(site)
+    weight = live_weight(subject, site) if held is None or held.splice is None else trainable(subject, site).detach()
+    weight = weight.to("cpu", torch.float32)
+    if held is not None and held.splice is not None and held.mask is not None:
+        weight = weight * held.mask.keep
     if not bool(torch.isfinite(weight).all()):
         raise ModelError(f"{site}: a weight is not finite, so weights cannot be ranked")
     return weight
