@@ -8,7 +8,7 @@ from torch import nn
 
 import gossamer
 from gossamer.methods.distill import Logits
-from gossamer.methods.prune import Magnitude
+from gossamer.methods.prune import Feedback, Magnitude
 from gossamer.methods.share import KMeans
 from gossamer.recipe import Cubic, Gauge, Recipe, Step
 from gossamer.train import Training
@@ -18,8 +18,9 @@ RECIPE = Recipe(
     name="killed",
     steps=(
         Step(method=Logits(alpha=0.3)),
-        Step(method=Magnitude(sparsity=0.8), schedule=Cubic(end=0.6, every=3), train=SHORT),
-        Step(method=KMeans(bits=3), train=SHORT),
+        Step(method=Magnitude(sparsity=0.6), schedule=Cubic(end=0.6, every=3), train=SHORT),
+        Step(method=Feedback(sparsity=0.8), schedule=Cubic(end=0.5, every=2, initial=0.6), train=SHORT),
+        Step(method=KMeans(bits=3, start="optimal", reassigned=True), train=SHORT),
         Step(method=Magnitude(sparsity=0.85), train=SHORT),
     ),
 )

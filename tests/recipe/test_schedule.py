@@ -27,6 +27,12 @@ def test_strength_holds_between_changes():
     assert all(ramp.changes(step, 100) for step in changed)
 
 
+def test_what_can_be_taken_back_is_asked_for_after_the_ramp_too():
+    ramp = Cubic(begin=0.1, end=0.5, every=20)
+    assert [step for step in range(100) if ramp.is_due(step, 100)] == [10, 30, 50, 70, 90]
+    assert [step for step in range(100) if ramp.changes(step, 100)] == [10, 30, 50]
+
+
 def test_a_ramp_to_the_very_end_still_reaches_the_final_strength():
     ramp = Cubic(end=1.0, every=1)
     assert ramp.strength(9, 10, 0.5) == 0.5
