@@ -179,21 +179,20 @@ def _inside(path: str, paths: Iterable[str]) -> bool:
 
 def _owned(subject: Subject, paths: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(
-        name
-        for name, site in subject.sites.items()
-        if any(_inside(owner.module, paths) for owner in site.owners)
+        name for name, site in subject.sites.items() if any(_inside(owner.module, paths) for owner in site.owners)
     )
 
 
 def _block(subject: Subject, name: str, paths: tuple[str, ...]) -> Block:
     sites = _owned(subject, paths)
-    gone = tuple(
-        site for site in sites if all(_inside(owner.module, paths) for owner in subject.sites[site].owners)
-    )
+    gone = tuple(site for site in sites if all(_inside(owner.module, paths) for owner in subject.sites[site].owners))
     module = subject.model.get_submodule(name)
     inner = {id(part) for part in module.modules()}
     kept = {
-        id(value) for part in subject.model.modules() if id(part) not in inner for value in part.parameters(recurse=False)
+        id(value)
+        for part in subject.model.modules()
+        if id(part) not in inner
+        for value in part.parameters(recurse=False)
     }
     values = sum(value.numel() for value in module.parameters() if id(value) not in kept)
     nodes = [node.macs or 0 for node in subject.graph.nodes if _inside(node.module, paths)]

@@ -1,5 +1,6 @@
 """Pruning: weights become zero and stay zero."""
 
+from gossamer.methods.prune.blocks import Blocks
 from gossamer.methods.prune.lamp import Lamp
 from gossamer.methods.prune.magnitude import Magnitude
 from gossamer.methods.prune.obd import Obd
@@ -12,6 +13,31 @@ from gossamer.methods.prune.units import Units
 from gossamer.methods.prune.wanda import Wanda
 from gossamer.model import Method
 
-METHODS: tuple[type[Method], ...] = (Magnitude, Threshold, Lamp, Snip, Obd, Wanda, Obs, SparseGpt, Surgery, Units)
+METHODS: tuple[type[Method], ...] = (
+    Magnitude,
+    Threshold,
+    Lamp,
+    Snip,
+    Obd,
+    Wanda,
+    Obs,
+    SparseGpt,
+    Surgery,
+    Units,
+    Blocks,
+)
 
-__all__ = ["METHODS", "Lamp", "Magnitude", "Obd", "Obs", "Snip", "SparseGpt", "Surgery", "Threshold", "Units", "Wanda"]
+__all__ = [
+    "METHODS",
+    "Blocks",
+    "Lamp",
+    "Magnitude",
+    "Obd",
+    "Obs",
+    "Snip",
+    "SparseGpt",
+    "Surgery",
+    "Threshold",
+    "Units",
+    "Wanda",
+]
