@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from gossamer.errors import ModelError, PatternError
 from gossamer.model.copying import copy_inputs
+from gossamer.model.edits import Drop
 from gossamer.model.graph import Graph, Node
 from gossamer.model.run import run_example
-from gossamer.model.stand_in import stand_in
 from gossamer.model.subject import Subject, plain_copy
-from gossamer.model.surgery import replace_module
+from gossamer.model.surgery import perform
 
 _ADDITIONS = frozenset({"aten.add", "aten.add_"})
 
@@ -64,8 +64,7 @@ def find_blocks(subject: Subject, patterns: Iterable[str] = ()) -> tuple[Block, 
         named = [name for name in owning if any(fnmatchcase(p, one) for p in paths[name] for one in asked)]
     else:
         named = [name for name in owning if reasons[name] is None and _residual(subject, paths[name])]
-    trial = plain_copy(subject)
-    able = [name for name in named if (reasons[name] or _why_it_stays(subject, trial, name)) is None]
+    able = [name for name in named if (reasons[name] or _why_it_stays(subject, name)) is None]
     if asked:
         able = [name for name in able if not any(_inside(name, (other,)) for other in able if other != name)]
     else:
@@ -84,7 +83,7 @@ def why_no_drop(subject: Subject, path: str) -> str | None:
     except AttributeError:
         return f"{type(subject.model).__name__} has no module {path!r}"
     name = next(name for name, found in subject.model.named_modules() if found is module)
-    return _reasons(subject, _watched(subject))[name] or _why_it_stays(subject, plain_copy(subject), name)
+    return _reasons(subject, _watched(subject))[name] or _why_it_stays(subject, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,23 +131,19 @@ def _reason(subject: Subject, name: str, calls: list[_Call]) -> str | None:
         return f"it makes {call.made} of {call.given}, and only one tensor made of one can be passed by"
     if call.given != call.made:
         return f"it makes {call.made} of {call.given}, so its input cannot take the place of its output"
-    own = {id(parameter) for parameter in subject.model.get_submodule(name).parameters()}
-    if own >= {id(parameter) for parameter in subject.model.parameters()}:
+    if not _staying(subject, _paths(subject.model)[name]):
         return "the model has no other parameters"
     return None
 
 
-def _why_it_stays(subject: Subject, trial: nn.Module, name: str) -> str | None:
-    """Return why ``trial``, a copy of the model, does not run without the module at ``name``, or None if it does."""
-    module = trial.get_submodule(name)
-    passing = stand_in(module)
-    replace_module(trial, module, passing)
+def _why_it_stays(subject: Subject, name: str) -> str | None:
+    """Return why the model does not run without the module at ``name``, or None if it does."""
+    model = plain_copy(subject)
+    perform(model, Drop(name))
     try:
-        run_example(trial, *copy_inputs((subject.args, subject.kwargs)))
+        run_example(model, *copy_inputs((subject.args, subject.kwargs)))
     except ModelError as error:
         return f"the model does not run without it: {error.message}"
-    finally:
-        replace_module(trial, passing, module)
     return None
 
 
@@ -183,18 +178,19 @@ def _owned(subject: Subject, paths: tuple[str, ...]) -> tuple[str, ...]:
     )
 
 
+def _staying(subject: Subject, paths: tuple[str, ...]) -> set[int]:
+    """Return the ids of the parameters that are held outside the module at ``paths``."""
+    every = subject.model.named_modules(remove_duplicate=False)
+    outside = [module for path, module in every if not _inside(path, paths)]
+    return {id(value) for module in outside for value in module.parameters(recurse=False)}
+
+
 def _block(subject: Subject, name: str, paths: tuple[str, ...]) -> Block:
     sites = _owned(subject, paths)
     gone = tuple(site for site in sites if all(_inside(owner.module, paths) for owner in subject.sites[site].owners))
     module = subject.model.get_submodule(name)
-    inner = {id(part) for part in module.modules()}
-    kept = {
-        id(value)
-        for part in subject.model.modules()
-        if id(part) not in inner
-        for value in part.parameters(recurse=False)
-    }
-    values = sum(value.numel() for value in module.parameters() if id(value) not in kept)
+    staying = _staying(subject, paths)
+    values = sum(value.numel() for value in module.parameters() if id(value) not in staying)
     nodes = [node.macs or 0 for node in subject.graph.nodes if _inside(node.module, paths)]
     return Block(name, sites, gone, values, None if subject.graph.macs is None else sum(nodes))
 

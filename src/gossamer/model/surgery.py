@@ -102,7 +102,11 @@ def _drop(model: nn.Module, edit: Drop) -> None:
     if not edit.module:
         raise ModelError("Drop: the model itself cannot be dropped, only a module inside it")
     module = module_at(model, edit.module, edit)
-    replace_module(model, module, stand_in(module))
+    passing = stand_in(module)
+    replace_module(model, module, passing)
+    for encoder in model.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and next(iter(encoder.layers), None) is passing:
+            encoder.use_nested_tensor = False  # the shortcut for padded batches reads the weights of the first layer
 
 
 def _split(model: nn.Module, edit: Split) -> None:
