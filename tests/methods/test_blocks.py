@@ -111,7 +111,7 @@ def test_what_is_missing_or_cannot_be_counted_is_told():
     subject = Subject.of(chain(), X)
     with pytest.raises(EvidenceError, match=r"prune\.blocks was given no evidence"):
         Blocks(amount=0.5).plan(subject)
-    with pytest.raises(EvidenceError, match="without a loss"):
+    with pytest.raises(EvidenceError, match="asked for depths without a loss"):
         calibrate(subject, BATCHES, {"depth"})
     with pytest.raises(EvidenceError, match="no depth was collected for 0"):
         Blocks(amount=0.5).plan(subject, calibrate(subject, BATCHES, {"range"}))

@@ -135,8 +135,9 @@ def _checked(needs: Iterable[str], loss: Loss | None, samples: int) -> frozenset
             f"calibration knows no evidence of kind {', '.join(unknown)}",
             hint=f"the kinds are {', '.join(sorted(KINDS))}",
         )
-    if (wanted & {"gradient", "taylor"} or block_patterns(wanted)) and loss is None:
-        raise EvidenceError("calibration was asked for gradients or depths without a loss", hint="pass loss=task.loss")
+    asked = "gradients" if wanted & {"gradient", "taylor"} else "depths" if block_patterns(wanted) else None
+    if asked and loss is None:
+        raise EvidenceError(f"calibration was asked for {asked} without a loss", hint="pass loss=task.loss")
     if samples < 1:
         raise EvidenceError(f"calibration: wanted samples of at least 1, got {samples}")
     return wanted
