@@ -13,7 +13,20 @@ from torch import nn
 
 from gossamer.artifact import Artifact, container, dumps, loads, problems
 from gossamer.errors import ArtifactError, GossamerError
-from gossamer.model import Fold, Grid, Mask, Plan, Resize, Split, Subject, apply, edit_to_dict, freeze, to_artifact
+from gossamer.model import (
+    Drop,
+    Fold,
+    Grid,
+    Mask,
+    Plan,
+    Resize,
+    Split,
+    Subject,
+    apply,
+    edit_to_dict,
+    freeze,
+    to_artifact,
+)
 from gossamer.model.load import Loaded
 from gossamer.targets import OnnxRuntime, frozen_graph
 
@@ -74,6 +87,8 @@ WRONG = [{"edits": [{"edit": "split", "module": "3", "rank": rank}]} for rank in
     {"edits": [{"edit": "fold", "kind": "other", "module": "0"}]},
     {"edits": [{"edit": "resize", "shapes": [["0.weight", [0, 4]]]}]},
     {"edits": [{"edit": "resize", "shapes": [], "constants": [["", "training", "x"]]}]},
+    {"edits": [{"edit": "drop", "module": 3}]},
+    {"edits": [{"edit": "drop", "module": "1", "rank": 2}]},
     {"meta": {"fixed": 3}},
     {"meta": {"fixed": ["a", 1]}},
     {"activations": {"4.weight": {}}},
@@ -99,6 +114,9 @@ def test_records_of_the_wrong_form_are_refused(artifact, wrong):
     [
         {"kind": "split", "module": "3", "rank": 3},
         {"edit": "unheard-of"},
+        edit_to_dict(Drop("9")),
+        edit_to_dict(Drop("")),
+        edit_to_dict(Drop("0")),
         edit_to_dict(Split("3", 999)),
         edit_to_dict(Split("9", 1)),
         edit_to_dict(Fold("batch_norm", "3", norm="1")),

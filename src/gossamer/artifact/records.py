@@ -38,6 +38,12 @@ class ResizeRecord(_Record, frozen=True, tag="resize"):
     constants: tuple[tuple[str, str, int], ...] = ()
 
 
+class DropRecord(_Record, frozen=True, tag="drop"):
+    """A module is taken out, and its input goes on in place of its output."""
+
+    module: str
+
+
 class GridRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The grid of a site's input: ``(code - zero) * scale``."""
 
@@ -47,7 +53,7 @@ class GridRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signed: bool
 
 
-_EDITS = {"split": SplitRecord, "fold": FoldRecord, "resize": ResizeRecord}
+_EDITS = {"split": SplitRecord, "fold": FoldRecord, "resize": ResizeRecord, "drop": DropRecord}
 
 
 def check_records(

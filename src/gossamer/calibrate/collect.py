@@ -13,6 +13,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from gossamer.calibrate.depth import BlockDepth, block_patterns
 from gossamer.calibrate.inputs import Inputs
 from gossamer.calibrate.units import UnitActivity, UnitTaylor
 from gossamer.calibrate.uses import Unread, Use, Watch, Weights, plain_kernels
@@ -37,9 +38,9 @@ def calibrate(
 
     Args:
         subject: left untouched; a plain copy runs.
-        batches: (args, kwargs, targets) per batch; targets are used for gradients only.
+        batches: (args, kwargs, targets) per batch; targets are used for the loss only.
         needs: kinds of evidence, see :mod:`gossamer.model.evidence`. For ``taylor`` give batches of one sample.
-        loss: maps (outputs, targets) to a scalar; wanted when gradients are needed.
+        loss: maps (outputs, targets) to a scalar; wanted when gradients or depths are needed.
         samples: numbers kept of each site's inputs when ranges are needed.
         progress: bars to add one of this pass to.
 
@@ -47,6 +48,7 @@ def calibrate(
         the evidence, on the CPU. Sites that no batch reached are named in ``unread`` with the reason.
 
     Raises:
+        PatternError: a pattern of blocks names nothing that can be dropped.
         EvidenceError: an unknown kind; no batches, or a batch of the wrong form; an input or a loss that is empty or
             not finite (named with its site and batch).
     """
@@ -57,6 +59,8 @@ def calibrate(
     gradients = _Gradients(weights if wanted & {"gradient", "taylor"} else {})
     activity = UnitActivity(subject.groups if "activity" in wanted else ())
     taylor = UnitTaylor(subject.groups if "taylor" in wanted else ())
+
+    depth = BlockDepth.of(subject, model, block_patterns(wanted))
 
     def see(found: Use | Unread) -> None:
         inputs.see(found)
@@ -71,6 +75,8 @@ def calibrate(
             outputs = model(*args, **kwargs)
         if loss is not None and gradients.weights:
             taylor.add(gradients.add(loss(outputs, targets), count))
+        if loss is not None and depth.blocks:
+            depth.add(Batch(args, kwargs, targets), loss, count)
         count += 1
     if not count:
         raise EvidenceError("calibration was given no batches", hint="an iterator can be run through only once")
@@ -85,6 +91,7 @@ def calibrate(
         fishers={site: total / count for site, total in gradients.squares.items()},
         activities=activity.activities(),
         taylors={group: total / count for group, total in taylor.totals.items()},
+        depths={block: total / count for block, total in depth.totals.items()},
         unread={site: "no batch used it" for site in weights if not inputs.saw(site)} | inputs.unread,
     )
 
@@ -122,13 +129,15 @@ class _Gradients:
 
 def _checked(needs: Iterable[str], loss: Loss | None, samples: int) -> frozenset[str]:
     wanted = frozenset((needs,) if isinstance(needs, str) else needs)
-    if wanted - KINDS:
+    unknown = sorted(need for need in wanted if need not in KINDS and not need.startswith("depth:"))
+    if unknown:
         raise EvidenceError(
-            f"calibration knows no evidence of kind {', '.join(sorted(wanted - KINDS))}",
+            f"calibration knows no evidence of kind {', '.join(unknown)}",
             hint=f"the kinds are {', '.join(sorted(KINDS))}",
         )
-    if wanted & {"gradient", "taylor"} and loss is None:
-        raise EvidenceError("calibration was asked for gradients without a loss", hint="pass loss=task.loss")
+    asked = "gradients" if wanted & {"gradient", "taylor"} else "depths" if block_patterns(wanted) else None
+    if asked and loss is None:
+        raise EvidenceError(f"calibration was asked for {asked} without a loss", hint="pass loss=task.loss")
     if samples < 1:
         raise EvidenceError(f"calibration: wanted samples of at least 1, got {samples}")
     return wanted

@@ -48,6 +48,7 @@ def save_evidence(path: str | Path, evidence: Evidence) -> None:
         "fishers": {site: put(tensor) for site, tensor in evidence.fishers.items()},
         "activities": {group: [put(one.mean), put(one.nonzero)] for group, one in evidence.activities.items()},
         "taylors": {group: put(tensor) for group, tensor in evidence.taylors.items()},
+        "depths": evidence.depths,
         "unread": evidence.unread,
     }
     save_file(arrays, str(path), metadata={"evidence": json.dumps(document)})
@@ -93,5 +94,6 @@ def _evidence(document: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Evid
             group: Activity(arrays[mean], arrays[share]) for group, (mean, share) in document["activities"].items()
         },
         taylors=tensors("taylors"),
+        depths=document.get("depths", {}),
         unread=document["unread"],
     )

@@ -1,10 +1,11 @@
 """The model layer: subject, sites, graph, cost, plans, edits, live constraints, freeze and load."""
 
 from gossamer.model.apply import apply, retarget, settle
+from gossamer.model.blocks import Block, find_blocks, why_no_drop
 from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.coupling import Group, Slice
-from gossamer.model.edits import Cut, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
+from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
 from gossamer.model.evidence import Activity, Evidence, Mean, Moment
 from gossamer.model.folding import foldable
 from gossamer.model.freeze import Frozen, freeze, to_artifact
@@ -20,11 +21,13 @@ from gossamer.model.subject import Subject, live_weight, plain_copy, trainable
 
 __all__ = [
     "Activity",
+    "Block",
     "Codebook",
     "Constraint",
     "Constraints",
     "Cost",
     "Cut",
+    "Drop",
     "Edit",
     "Evidence",
     "Fold",
@@ -60,6 +63,7 @@ __all__ = [
     "cost_of",
     "edit_from_dict",
     "edit_to_dict",
+    "find_blocks",
     "find_sites",
     "foldable",
     "freeze",
@@ -71,5 +75,6 @@ __all__ = [
     "settle",
     "to_artifact",
     "trainable",
+    "why_no_drop",
     "why_no_input_grid",
 ]

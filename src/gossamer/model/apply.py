@@ -5,11 +5,12 @@ from collections.abc import Mapping
 import torch
 
 from gossamer.errors import ModelError, PlanError
+from gossamer.model.blocks import why_no_drop
 from gossamer.model.constraint import Codebook, Constraints
 from gossamer.model.coupling import constants, kept_units, positions
-from gossamer.model.edits import Cut, Edit, Fold, Split
+from gossamer.model.edits import Cut, Drop, Edit, Fold, Split
 from gossamer.model.folding import foldable
-from gossamer.model.input_grid import put_input_grid, why_no_input_grid
+from gossamer.model.input_grid import name_input_grids, put_input_grid, why_no_input_grid
 from gossamer.model.live import constrain, live_parts
 from gossamer.model.merge import merge
 from gossamer.model.plan import Plan
@@ -108,7 +109,7 @@ def _edit(subject: Subject, plan: Plan) -> tuple[Edit, ...]:
                 raise PlanError(
                     f"{edit}: {edit.norm} does not follow {edit.module} alone, or one of them is constrained"
                 )
-            done.append(_cut(subject, edit) if isinstance(edit, Cut) else _done(subject, edit))
+            done.append(_carried_out(subject, edit))
         _fill(subject, plan)
         run_example(subject.model, subject.args, subject.kwargs)
     except ModelError as error:
@@ -116,8 +117,19 @@ def _edit(subject: Subject, plan: Plan) -> tuple[Edit, ...]:
     return tuple(done)
 
 
-def _done(subject: Subject, edit: Edit) -> Edit:
-    perform(subject.model, edit)
+def _carried_out(subject: Subject, edit: Edit) -> Edit:
+    """Carry out ``edit`` and return it as it is recorded."""
+    match edit:
+        case Cut():
+            return _cut(subject, edit)
+        case Drop():
+            reason = why_no_drop(subject, edit.module)
+            if reason is not None:
+                raise PlanError(f"{edit.module or 'the model'} cannot be dropped: {reason}")
+            perform(subject.model, edit)
+            name_input_grids(subject.model, find_sites(subject.model, every=True).values())
+        case _:
+            perform(subject.model, edit)
     return edit
 
 

@@ -11,8 +11,9 @@ from math import ceil, log2, prod
 import torch
 
 from gossamer.errors import PlanError
+from gossamer.model.apply import apply
 from gossamer.model.constraint import Constraints
-from gossamer.model.edits import Split
+from gossamer.model.edits import Cut, Drop, Resize, Split
 from gossamer.model.graph import Graph
 from gossamer.model.merge import merge
 from gossamer.model.plan import Plan
@@ -85,9 +86,14 @@ def cost_of(subject: Subject) -> Cost:
 def plan_cost(subject: Subject, plan: Plan) -> Cost:
     """Return what ``apply(subject, plan)`` would cost, without changing anything.
 
+    What goes of the structure is taken off a copy; everything else is computed.
+
     Raises:
         PlanError: the plan names a site the subject does not have, or does not fit it.
     """
+    leaving = tuple(edit for edit in plan.edits if isinstance(edit, Drop | Cut | Resize))
+    if leaving:
+        subject = apply(subject, Plan(plan.method, edits=leaving))
     held = subject.constraints
     every = find_sites(subject.model, every=True)
     unknown = set(plan.constraints) - set(every)

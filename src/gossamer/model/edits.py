@@ -2,7 +2,7 @@
 
 ``Split`` puts two thin layers in place of one ``nn.Linear`` (low rank); ``Fold`` dissolves a re-parametrised or
 normalising layer into the weights it acts on; ``Cut`` takes units (channels, hidden units, heads) away, and what it
-came to is recorded as ``Resize``.
+came to is recorded as ``Resize``; ``Drop`` takes a whole module out, whose input goes on in place of its output.
 """
 
 from collections.abc import Mapping
@@ -71,7 +71,18 @@ class Resize:
     constants: tuple[tuple[str, str, int], ...] = ()
 
 
-Edit = Split | Fold | Cut | Resize
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """Take the module at ``module`` out of the model: its first input goes on where its output went.
+
+    Every path that leads to the module loses it. Its parameters go with it, but for those that a module which stays
+    owns too. Names of other modules stay as they are.
+    """
+
+    module: str
+
+
+Edit = Split | Fold | Cut | Resize | Drop
 
 
 def edit_to_dict(edit: Edit) -> dict[str, Any]:
@@ -85,7 +96,7 @@ def edit_from_dict(data: Mapping[str, Any]) -> Edit:
     Raises:
         PlanError: the data names no known edit or has wrong fields.
     """
-    kinds: dict[str, type[Edit]] = {"split": Split, "fold": Fold, "cut": Cut, "resize": Resize}
+    kinds: dict[str, type[Edit]] = {"split": Split, "fold": Fold, "cut": Cut, "resize": Resize, "drop": Drop}
     fields = {key: value for key, value in data.items() if key != "edit"}
     kind = kinds.get(str(data.get("edit")))
     if kind is None or not set(fields) <= set(kind.__dataclass_fields__):

@@ -2,7 +2,8 @@
 
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
 equal. Kinds: ``second_moment``, ``mean``, ``range`` and ``gradient`` of sites, ``activity`` and ``taylor`` of groups of
-units; a method names those it uses in ``needs``.
+units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern names); a method names those
+it uses in ``needs``.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch import Tensor
 from gossamer.errors import EvidenceError
 from gossamer.model.layout import Layout
 
-KINDS: Final = frozenset({"second_moment", "mean", "range", "gradient", "activity", "taylor"})
+KINDS: Final = frozenset({"second_moment", "mean", "range", "gradient", "activity", "taylor", "depth"})
 T = TypeVar("T")
 
 
@@ -82,6 +83,7 @@ class Evidence:
     fishers: Mapping[str, Tensor] = field(default_factory=dict)
     activities: Mapping[str, Activity] = field(default_factory=dict)
     taylors: Mapping[str, Tensor] = field(default_factory=dict)
+    depths: Mapping[str, float] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
 
     def second_moment(self, site: str) -> tuple[Moment, ...]:
@@ -156,6 +158,16 @@ class Evidence:
             EvidenceError: not collected, or nothing reads the group.
         """
         return self._get("taylor", self.taylors, group)
+
+    def depth(self, block: str) -> float:
+        """Return by how much the loss rises, on the mean over batches, when the module ``block`` alone is passed by.
+
+        Infinite if a loss without it is not finite.
+
+        Raises:
+            EvidenceError: not collected, or the module was not among the blocks.
+        """
+        return self._get("depth", self.depths, block)
 
     def has(self, kind: str) -> bool:
         """Return whether evidence of ``kind`` was asked for."""

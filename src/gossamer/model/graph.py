@@ -51,6 +51,7 @@ class Graph:
         unused: parameters that no operator reads.
         peak_bytes: largest sum of activations alive at once; None if the graph was not seen.
         outputs: names of the nodes whose outputs the model returns.
+        inputs: names under which nodes read the inputs of the model.
     """
 
     nodes: tuple[Node, ...] = ()
@@ -58,6 +59,7 @@ class Graph:
     unused: tuple[str, ...] = ()
     peak_bytes: int | None = None
     outputs: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
 
     @property
     def macs(self) -> int | None:

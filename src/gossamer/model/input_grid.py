@@ -1,6 +1,6 @@
 """Input grids: a module's input put on uniform levels, simulated live by a forward pre-hook (Jacob et al. 2018)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -73,6 +73,15 @@ def take_input_grid(module: nn.Module) -> None:
         if isinstance(hook, InputGrid):
             del hooks[key]
             module._forward_pre_hooks_with_kwargs.pop(key, None)  # noqa: SLF001
+
+
+def name_input_grids(model: nn.Module, sites: Iterable[Site]) -> None:
+    """Call the input grids of ``model`` by the names of its ``sites``; one is named anew if its first owner went."""
+    names = {owner.name: site.name for site in sites for owner in site.owners}
+    for path, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():  # noqa: SLF001
+            if isinstance(hook, InputGrid):
+                hook.site = names[f"{path}.weight" if path else "weight"]
 
 
 def input_grids(model: nn.Module) -> Iterator[InputGrid]:

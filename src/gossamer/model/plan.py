@@ -10,7 +10,7 @@ from torch import Tensor
 
 from gossamer.errors import PlanError
 from gossamer.model.constraint import Codebook, Constraint, Grid, Mask, Splice
-from gossamer.model.edits import Cut, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
+from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
 from gossamer.model.penalty import Penalty
 
 
@@ -58,7 +58,7 @@ class Plan:
         names: list[str] = []
         for edit in self.edits:
             match edit:
-                case Split() | Fold():
+                case Split() | Fold() | Drop():
                     names.append(edit.module)
                 case Cut():
                     names += [name for name, _ in edit.keep]

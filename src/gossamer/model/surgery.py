@@ -13,10 +13,11 @@ from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from gossamer.errors import ModelError
-from gossamer.model.edits import Cut, Edit, Fold, Resize, Split
+from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split
 from gossamer.model.live import Live
 from gossamer.model.resize import shrink
 from gossamer.model.site import owned_parameters
+from gossamer.model.stand_in import stand_in
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -38,6 +39,8 @@ def perform(model: nn.Module, edit: Edit) -> None:
             _fold_parametrization(model, edit)
         case Resize():
             shrink(model, edit)
+        case Drop():
+            _drop(model, edit)
         case Cut():
             raise ModelError("a cut needs the groups of a subject; what it came to is a resize, which can be replayed")
 
@@ -93,6 +96,17 @@ def why_no_split(model: nn.Module, path: str) -> str | None:
     if others:
         return f"the weight is tied to {', '.join(others)}"
     return None
+
+
+def _drop(model: nn.Module, edit: Drop) -> None:
+    if not edit.module:
+        raise ModelError("Drop: the model itself cannot be dropped, only a module inside it")
+    module = module_at(model, edit.module, edit)
+    passing = stand_in(module)
+    replace_module(model, module, passing)
+    for encoder in model.modules():
+        if isinstance(encoder, nn.TransformerEncoder) and next(iter(encoder.layers), None) is passing:
+            encoder.use_nested_tensor = False  # the shortcut for padded batches reads the weights of the first layer
 
 
 def _split(model: nn.Module, edit: Split) -> None:

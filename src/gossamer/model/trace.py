@@ -125,11 +125,12 @@ class _Walk:
         for node in program.graph.nodes:
             if node.op == "placeholder":
                 self._placeholder(node, lifted.get(node.name))
+        inputs = tuple(n.name for n in program.graph.nodes if n.op == "placeholder" and n.name not in lifted)
         self._walk(program.graph_module, {})
         used = {site for node in self.nodes for site in node.sites}
         unused = tuple(name for name in dict.fromkeys(self.names.values()) if name not in used)
         outputs = tuple(given.name for node, given_all in self.order if node.op == "output" for given in given_all)
-        return Graph(tuple(self.nodes), tuple(self.unseen), unused, self._peak(), outputs)
+        return Graph(tuple(self.nodes), tuple(self.unseen), unused, self._peak(), outputs, inputs)
 
     def _placeholder(self, node: fx.Node, name: str | None) -> None:
         self.base[node] = node

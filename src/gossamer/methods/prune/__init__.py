@@ -1,5 +1,6 @@
 """Pruning: weights become zero and stay zero."""
 
+from gossamer.methods.prune.blocks import Blocks
 from gossamer.methods.prune.feedback import Feedback
 from gossamer.methods.prune.lamp import Lamp
 from gossamer.methods.prune.magnitude import Magnitude
@@ -25,10 +26,12 @@ METHODS: tuple[type[Method], ...] = (
     Surgery,
     Feedback,
     Units,
+    Blocks,
 )
 
 __all__ = [
     "METHODS",
+    "Blocks",
     "Feedback",
     "Lamp",
     "Magnitude",
