@@ -69,5 +69,9 @@ class TargetError(GossamerError):
     """A target cannot export, load or run what it was given."""
 
 
+class BusyError(GossamerError):
+    """The folder of a run is in use by another run."""
+
+
 class RecipeError(GossamerError):
     """A recipe's text or its journal is wrong or does not belong to this run."""

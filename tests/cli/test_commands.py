@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gossamer.cli.app import EXAMPLES, RESUMES, app
+from gossamer.lock import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,6 +104,18 @@ def test_a_run_is_started_anew_or_continued(tmp_path):
     assert anew.exit_code == 0, anew.stderr
     assert "continues" not in anew.stderr
     assert (tmp_path / "out.goss.run" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--restart",)])
+def test_a_folder_where_a_run_is_going_on_is_left_alone(folder, more):
+    run = folder / "out.goss.run"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with locked(run):
+        shown = compressed(folder, *more)
+    assert shown.exit_code == 2
+    assert f"error: {run}: another run is going on in this folder" in shown.stderr
+    assert "hint: wait until it has ended" in shown.stderr
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 def test_python_dash_m():

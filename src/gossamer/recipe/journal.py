@@ -8,6 +8,7 @@
       step-00/         the start; step-01/ ... each finished step: state.safetensors, step.json, model.goss
       training-02/     the checkpoint of the training under way
       report.json      the report so far
+      .lock            held while the run goes on
 """
 
 import hashlib
@@ -22,6 +23,7 @@ import msgspec
 from gossamer.artifact.files import write_file
 from gossamer.errors import RecipeError
 from gossamer.figure import decode
+from gossamer.lock import locked
 from gossamer.model import Subject
 from gossamer.recipe.recipe import Recipe
 from gossamer.task import Task
@@ -133,12 +135,19 @@ def _step(folder: Path, number: int) -> Path:
 
 
 def forget(folder: Path) -> None:
-    """Delete what a journal keeps in ``folder``, and nothing else there."""
-    for name in ("step-[0-9]*", "training-[0-9]*", ".step-[0-9]*.partial"):
-        for path in folder.glob(name):
-            shutil.rmtree(path)
-    for name in ("journal.json", "recipe.toml", "report.json", "costs.json", "test.json"):
-        (folder / name).unlink(missing_ok=True)
+    """Delete what a journal keeps in ``folder``, and nothing else there.
+
+    Raises:
+        BusyError: the run is going on.
+    """
+    if not folder.exists():
+        return
+    with locked(folder):
+        for name in ("step-[0-9]*", "training-[0-9]*", ".step-[0-9]*.partial"):
+            for path in folder.glob(name):
+                shutil.rmtree(path)
+        for name in ("journal.json", "recipe.toml", "report.json", "costs.json", "test.json"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def fingerprint(subject: Subject) -> str:

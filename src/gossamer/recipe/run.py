@@ -14,6 +14,7 @@ import msgspec
 from rich.progress import Progress
 
 from gossamer.figure import Figure, computed, encode, measured
+from gossamer.lock import locked
 from gossamer.model import Subject
 from gossamer.recipe.evidence import SAMPLES, Collector
 from gossamer.recipe.gauge import Costs, Gauge, Graphs, metrics, parameters
@@ -60,13 +61,15 @@ def run(
         on_step: called with the report so far after the start and after each step.
 
     Raises:
+        BusyError: another run is going on in the folder.
         RecipeError: the folder belongs to another run; says what differs.
         GossamerError: a method, a plan or a training fails; every finished step is kept.
     """
     recipe = recipe.seeded(recipe.seed if seed is None else seed)
-    journal = Journal(Path(folder), recipe, subject, task)
-    work = _Run(recipe, subject, task, journal, gauge or Gauge(), Collector(task, recipe.seed, samples), progress)
-    return work.all(on_step or (lambda _: None))
+    with locked(Path(folder)):
+        journal = Journal(Path(folder), recipe, subject, task)
+        work = _Run(recipe, subject, task, journal, gauge or Gauge(), Collector(task, recipe.seed, samples), progress)
+        return work.all(on_step or (lambda _: None))
 
 
 @dataclass(frozen=True)
