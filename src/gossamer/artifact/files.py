@@ -8,7 +8,7 @@ from secrets import token_hex
 
 from gossamer.artifact.artifact import Artifact
 from gossamer.artifact.container import loads, parts
-from gossamer.errors import ArtifactError
+from gossamer.errors import ArtifactError, about
 
 
 def save(path: str | Path, artifact: Artifact) -> int:
@@ -53,9 +53,11 @@ def load(path: str | Path, *, max_bytes: int = 1 << 34) -> Artifact:
         max_bytes: refuse a file whose tensors decode to more than this.
 
     Raises:
-        ArtifactError: the file cannot be read, is damaged, is malformed or passes a bound.
+        ArtifactError: the file cannot be read, is damaged, is malformed or passes a bound; names the file.
     """
-    return loads(read_bytes(path), max_bytes=max_bytes)
+    data = read_bytes(path)
+    with about(path):
+        return loads(data, max_bytes=max_bytes)
 
 
 def read_bytes(path: str | Path) -> bytes:

@@ -8,6 +8,7 @@ import typer
 from gossamer.cli.options import File, Json
 from gossamer.cli.output import count_bytes, print_json, stdout
 from gossamer.cli.places import writable
+from gossamer.errors import about
 
 
 def export(
@@ -27,7 +28,9 @@ def export(
     from gossamer.artifact import load
     from gossamer.targets import lower_artifact
 
-    lowered = lower_artifact(load(file), quantized=not floats)
+    artifact = load(file)
+    with about(file):
+        lowered = lower_artifact(artifact, quantized=not floats)
     written = output.write_bytes(lowered.proto.SerializeToString())
     if as_json:
         reasons = [str(reason) for reason in lowered.reasons]
