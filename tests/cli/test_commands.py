@@ -91,6 +91,7 @@ def test_another_recipe_does_not_overwrite_a_run(folder):
     shown = compressed(folder, "--seed", "5")
     assert shown.exit_code == 2
     assert "is the journal of another run: the recipe" in " ".join(shown.stderr.split())
+    assert "continues" not in shown.stderr
     assert "--restart" in shown.stderr
 
 

@@ -95,7 +95,7 @@ class Journal:
 
     def step(self, number: int) -> Path:
         """Return the folder of a step, 0 for the start."""
-        return _step(self.folder, number)
+        return self.folder / f"step-{number:02d}"
 
     def training(self, number: int) -> Path:
         """Return the folder for the checkpoint of a step's training."""
@@ -104,7 +104,10 @@ class Journal:
     @property
     def finished(self) -> int:
         """Number of the last finished step; -1 before the start is kept."""
-        return finished(self.folder)
+        number = -1
+        while self.step(number + 1).is_dir():
+            number += 1
+        return number
 
     def commit(self, number: int, fill: Callable[[Path], None]) -> None:
         """Let ``fill`` write a step's files into a folder of its own, then make that the step's folder in one move."""
@@ -120,18 +123,6 @@ class Journal:
         _sync(self.folder)
         if self.training(number).exists():
             shutil.rmtree(self.training(number))
-
-
-def finished(folder: Path) -> int:
-    """Return the number of the last finished step of the run kept in ``folder``; -1 if there is none."""
-    number = -1
-    while _step(folder, number + 1).is_dir():
-        number += 1
-    return number
-
-
-def _step(folder: Path, number: int) -> Path:
-    return folder / f"step-{number:02d}"
 
 
 def forget(folder: Path) -> None:

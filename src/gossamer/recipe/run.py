@@ -45,6 +45,7 @@ def run(
     samples: int = SAMPLES,
     progress: Progress | None = None,
     on_step: Callable[[Report], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Run a recipe on a subject, or continue a run that was stopped at any point.
 
@@ -59,6 +60,8 @@ def run(
         samples: samples of the train split that calibration sees.
         progress: bars to add to.
         on_step: called with the report so far after the start and after each step.
+        on_resume: called with the number of the last finished step when a run that had one is continued, once the
+            journal is known to be of this run.
 
     Raises:
         BusyError: another run is going on in the folder.
@@ -68,6 +71,8 @@ def run(
     recipe = recipe.seeded(recipe.seed if seed is None else seed)
     with locked(Path(folder)):
         journal = Journal(Path(folder), recipe, subject, task)
+        if on_resume is not None and journal.finished > 0:
+            on_resume(journal.finished)
         work = _Run(recipe, subject, task, journal, gauge or Gauge(), Collector(task, recipe.seed, samples), progress)
         return work.all(on_step or (lambda _: None))
 
