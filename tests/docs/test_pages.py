@@ -100,3 +100,9 @@ def run(command, folder):
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_tables_of_settings_show_the_choices(generator):
+    shown = generator.settings("gossamer.methods.prune.magnitude:Magnitude")
+    assert "| `scope` | `global` | one of global, layer, row |" in shown
+    assert "one of adamw, sgd" in (ROOT / "docs" / "recipes.md").read_text()
