@@ -205,6 +205,28 @@ def test_measure_shows_what_is_computed(folder):
     assert "* computed; every other figure was measured" in shown.stdout
 
 
+@pytest.mark.parametrize("command", ["compress", "inspect", "measure", "recipes", "groups", "run", "diff"])
+def test_tables_fit_80_columns(folder, command):
+    out, first = folder / "out.goss", folder / "out.goss.run" / "step-00" / "self-contained.goss"
+    arguments = {
+        "compress": [f"{folder / 'net.py'}:build", "--data=digits", "--recipe", folder / "tiny.toml", "-o", out],
+        "inspect": [out],
+        "measure": [first, out, "--rounds", 1],
+        "recipes": [],
+        "groups": ["zoo:resnet20", "--all"],
+        "run": [out, "--data", "digits"],
+        "diff": [first, out],
+    }
+    shown = CliRunner().invoke(app, [command, *map(str, arguments[command])], env={"COLUMNS": "80"})
+    assert not shown.stderr.startswith("error"), shown.stderr
+    paths = {str(folder), "…", "written"}
+    lines = [line for line in shown.stdout.splitlines() if not any(part in line for part in paths)]
+    assert max(map(len, lines)) <= 80
+    whole = {"inspect": ["24x64", "10x24"], "groups": ["4,930"], "recipes": ["deep-compression-recurrent"]}
+    for word in whole.get(command, []):
+        assert any(word in line.split() for line in lines), shown.stdout
+
+
 def test_recipes_are_listed_and_shown(tmp_path):
     assert "deep-compression" in invoke("recipes").stdout
     shown = invoke("recipes", "deep-compression")
