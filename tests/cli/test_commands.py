@@ -245,6 +245,28 @@ def test_every_help_has_an_example(command):
     assert command in RESUMES or "continues" not in shown.stdout
 
 
+def test_a_scan_becomes_a_recipe_that_is_tried_on_the_model(folder, tmp_path):
+    spec = [f"{folder / 'net.py'}:build", "--data", "digits"]
+    scanned = invoke("scan", *spec, "--strengths", "0.3,0.6", "--samples", 50, "-o", tmp_path / "s.json")
+    assert scanned.exit_code == 0, scanned.stderr
+    words = [tmp_path / "s.json", "--keep", 0.8, "-o", tmp_path / "a.toml"]
+    exact = invoke("allocate", *words, "--exact", *spec, "--json")
+    assert exact.exit_code == 0, exact.stderr
+    assert 0.6 < json.loads(exact.stdout)["left"] <= 0.85
+    assert "method" in (tmp_path / "a.toml").read_text()
+    assert "of the bytes are left" in invoke("allocate", *words, "--exact", *spec).stdout
+    lonely = invoke("allocate", *words, "--data", "digits")
+    assert lonely.exit_code == 2
+    assert "belong to the model of --exact" in " ".join(lonely.stderr.split())
+
+
+def test_what_is_counted_is_declared(tmp_path):
+    assert "bytes|macs|milliseconds" in invoke("allocate", "--help").stdout
+    shown = invoke("allocate", tmp_path / "s.json", "--of", "grams")
+    assert shown.exit_code == 2
+    assert "'grams' is not one of 'bytes', 'macs', 'milliseconds'" in " ".join(shown.stderr.split())
+
+
 def test_version_and_unknown_command():
     assert invoke("--version").stdout.startswith("gossamer 0.")
     assert invoke("squash").exit_code == 2

@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -14,7 +15,7 @@ from gossamer.errors import RecipeError
 from gossamer.methods.prune import Magnitude, Units
 from gossamer.model import Subject, apply
 from gossamer.recipe import Recipe
-from gossamer.search import Choice, allocate, load_scan, recipe_of, scan, spread
+from gossamer.search import Choice, allocate, load_scan, really_left, recipe_of, scan, spread
 from gossamer.search.plot import plot
 from gossamer.task import Task
 
@@ -119,3 +120,21 @@ def test_what_was_not_measured_cannot_be_spread(subject):
     found = scan(subject, task(), Magnitude(sparsity=0.5), strengths=(0.5,))
     with pytest.raises(RecipeError, match="did not measure time"):
         spread(found, 0.9, "milliseconds")
+
+
+def test_savings_that_do_not_add_up_are_corrected(subject):
+    """Units of neighbouring layers meet in one weight: cutting both saves less than the sum."""
+    method = Units(amount=0.5, of="units", criterion="l2", repair=False)
+    found = scan(subject, task(), method, strengths=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
+    losses = [msgspec.structs.replace(one, loss=found.start.loss + one.strength**2) for one in found.entries]
+    found = msgspec.structs.replace(found, entries=tuple(losses))
+    left = really_left(found, subject, task(), "macs")
+    assert left({}) == 1.0
+    rough = left(spread(found, 0.3, "macs"))
+    close = left(spread(found, 0.3, "macs", exact=left))
+    assert abs(close - 0.3) < abs(rough - 0.3)
+    for keep in (0.4, 0.5, 0.6):
+        assert keep - 0.1 < left(spread(found, keep, "macs", exact=left)) <= keep + 0.01
+    alone = really_left(found, subject, task(), "bytes")({"0": 0.4})
+    entry = next(one for one in found.entries if (one.name, one.strength) == ("0", 0.4))
+    assert alone == entry.bytes / found.start.bytes

@@ -9,17 +9,25 @@ of the budget is then spent greedily.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
 import msgspec
 
 from gossamer.errors import RecipeError
+from gossamer.figure import Counted
+from gossamer.model import Subject
 from gossamer.recipe import Recipe, Step, methods
-from gossamer.search.scan import Entry, Scan
+from gossamer.recipe.evidence import Collector
+from gossamer.recipe.step import perform
+from gossamer.search.scan import Entry, Scan, coded_bytes, timed
+from gossamer.targets import OnnxRuntime
+from gossamer.task import Task
 
-Of = Literal["bytes", "macs", "milliseconds"]
 STEPS = 100
 """Halvings of the price; more than doubles can tell apart."""
+TRIES = 12
+CLOSE = 0.01
+"""Corrections of a budget that savings which do not add up have missed, until the share left is this close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,7 @@ def _spent(taken: dict[str, Choice], choices: Mapping[str, Sequence[Choice]], bu
 
 
 def spread(
-    scanned: Scan, keep: float, of: Of = "bytes", *, exact: Callable[[Mapping[str, float]], float] | None = None
+    scanned: Scan, keep: float, of: Counted = "bytes", *, exact: Callable[[Mapping[str, float]], float] | None = None
 ) -> dict[str, float]:
     """Return the strength for each part so that about ``keep`` of the model's bytes, operations or time is left.
 
@@ -111,15 +119,64 @@ def spread(
         saved = _saved(scanned.start, entry, of) / whole
         each = choices.setdefault(entry.name, [Choice(0.0, 0.0, 0.0)])
         each.append(Choice(entry.strength, entry.loss - start, -saved))
+    if exact is None:
+        return _strengths(choices, keep)
+    return _corrected(choices, keep, exact)
+
+
+def _strengths(choices: Mapping[str, Sequence[Choice]], keep: float) -> dict[str, float]:
+    taken = allocate(choices, keep - 1)
+    return {name: choice.strength for name, choice in taken.items() if choice.strength}
+
+
+def _corrected(
+    choices: Mapping[str, Sequence[Choice]], keep: float, exact: Callable[[Mapping[str, float]], float]
+) -> dict[str, float]:
+    """Return the strengths of which most is really left within ``keep`` and :data:`CLOSE`, or else least."""
+    least = 1 + sum(min(choice.cost for choice in each) for each in choices.values())
+    left: dict[tuple[tuple[str, float], ...], float] = {}
     wanted = keep
-    for _ in range(12 if exact is not None else 1):
-        taken = allocate(choices, wanted - 1)
-        strengths = {name: choice.strength for name, choice in taken.items() if choice.strength}
-        missed = 0.0 if exact is None else keep - exact(strengths)
-        if abs(missed) <= 0.01:
-            break
+    for _ in range(TRIES):
+        strengths = _strengths(choices, max(wanted, least))
+        key = tuple(strengths.items())
+        if key not in left:
+            left[key] = exact(strengths)
+        missed = keep - left[key]
+        if abs(missed) <= CLOSE:
+            return strengths
         wanted += 0.7 * missed
-    return strengths
+    within = [key for key, share in left.items() if share <= keep + CLOSE]
+    chosen = max(within, key=lambda key: left[key]) if within else min(left, key=lambda key: left[key])
+    return dict(chosen)
+
+
+def really_left(
+    scanned: Scan, subject: Subject, task: Task, of: Counted = "bytes", *, seed: int = 0
+) -> Callable[[Mapping[str, float]], float]:
+    """Return a function from strengths to the share that is left when their recipe is carried out, without training.
+
+    Args:
+        scanned: of ``subject``.
+        subject: untouched.
+        task: calibration reads its train split.
+        of: what is counted; time is measured on ONNX Runtime, in turns with the subject as it is.
+        seed: of calibration samples.
+    """
+    collector = Collector(task, seed)
+
+    def share(strengths: Mapping[str, float]) -> float:
+        changed = subject
+        for step in recipe_of(scanned, strengths).steps if strengths else ():
+            changed = perform(step, changed, task, collector, folder=Path()).subject
+        collector.forget()
+        if of == "milliseconds":
+            cut, whole = timed(changed, subject, OnnxRuntime())
+            return cut / whole
+        sizes = [coded_bytes(one) if of == "bytes" else one.graph.macs for one in (changed, subject)]
+        cut, whole = (_known(size) for size in sizes)
+        return cut / whole
+
+    return share
 
 
 def recipe_of(scanned: Scan, strengths: Mapping[str, float], name: str = "allocated") -> Recipe:
@@ -135,14 +192,17 @@ def recipe_of(scanned: Scan, strengths: Mapping[str, float], name: str = "alloca
     return Recipe(name=name, about=about, steps=tuple(steps))
 
 
-def _amount(entry: Entry, of: Of) -> float:
-    value = entry.bytes if of == "bytes" else entry.macs
+def _amount(entry: Entry, of: Counted) -> float:
+    return _known(entry.bytes if of == "bytes" else entry.macs)
+
+
+def _known(value: int | None) -> float:
     if value is None:
         raise RecipeError("the scan has no multiply-accumulates: the model's graph was not seen", hint="count bytes")
     return float(value)
 
 
-def _saved(start: Entry, entry: Entry, of: Of) -> float:
+def _saved(start: Entry, entry: Entry, of: Counted) -> float:
     """Return what an entry saves; milliseconds as a share of the whole model's in the same turns."""
     if of != "milliseconds":
         return _amount(start, of) - _amount(entry, of)

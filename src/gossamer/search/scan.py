@@ -221,28 +221,31 @@ class _Work:
 
     def _measured(self, name: str, strength: float, subject: Subject, skipped: str = "") -> Entry:
         figures = evaluate(subject, self.task, "validation", samples=self.samples)
-        tensors = to_artifact(freeze(subject)).tensors
         return Entry(
             name=name,
             strength=strength,
             loss=figures["loss"],
             metric=figures[self.task.main],
-            bytes=sum(nbytes(tensor) for tensor in tensors.values()),
+            bytes=coded_bytes(subject),
             macs=subject.graph.macs,
-            milliseconds=self._timed(subject, self.target) if self.target is not None and name else None,
+            milliseconds=timed(subject, self.subject, self.target) if self.target is not None and name else None,
             skipped=skipped,
         )
 
-    def _timed(self, subject: Subject, target: OnnxRuntime) -> tuple[float, float]:
-        """Return the median milliseconds of a pass of ``subject``, and of the model as it is."""
-        with tempfile.TemporaryDirectory() as folder:
-            files: dict[str, Artifact | str | Path] = dict(
-                _files(Path(folder), {"cut": subject, "whole": self.subject})
-            )
-            inputs = arrays_of(assemble(load(Path(folder) / "whole.goss")), self.subject.args, self.subject.kwargs)
-            found = target.measure(files, inputs)
-        cut, whole = (1e3 * float(found[name].run.latency.median.value) for name in ("cut", "whole"))
-        return cut, whole
+
+def coded_bytes(subject: Subject) -> int:
+    """Return the bytes of all coded tensors."""
+    return sum(nbytes(tensor) for tensor in to_artifact(freeze(subject)).tensors.values())
+
+
+def timed(subject: Subject, whole: Subject, target: OnnxRuntime) -> tuple[float, float]:
+    """Return the median milliseconds of a pass of ``subject``, and of ``whole`` in the same turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[str, Artifact | str | Path] = dict(_files(Path(folder), {"cut": subject, "whole": whole}))
+        inputs = arrays_of(assemble(load(Path(folder) / "whole.goss")), whole.args, whole.kwargs)
+        found = target.measure(files, inputs)
+    cut, before = (1e3 * float(found[name].run.latency.median.value) for name in ("cut", "whole"))
+    return cut, before
 
 
 def _files(folder: Path, subjects: dict[str, Subject]) -> Iterator[tuple[str, Path]]:
