@@ -7,19 +7,19 @@ ASSP 36, 1988) lets every part choose alone at one common price, and the price i
 of the budget is then spent greedily.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from gossamer.errors import RecipeError
+from gossamer.errors import RecipeError, SettingError
 from gossamer.figure import Counted
-from gossamer.model import Subject
-from gossamer.recipe import Recipe, Step, methods
+from gossamer.model import Method, Subject
+from gossamer.recipe import Recipe, Step
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.step import perform
-from gossamer.search.scan import Entry, Scan, coded_bytes, timed
+from gossamer.search.scan import Entry, Scan, coded_bytes, method_of, timed
+from gossamer.settings import parse
 from gossamer.targets import OnnxRuntime
 from gossamer.task import Task
 
@@ -110,18 +110,35 @@ def spread(
             layer); the budget is then corrected until it fits.
 
     Raises:
-        RecipeError: the scan did not measure ``of``, or ``keep`` cannot be reached.
+        RecipeError: the scan has no measurement that is of use, did not measure ``of``, or ``keep`` cannot be reached.
     """
+    if not 0 <= keep <= 1:
+        raise RecipeError(f"keep: wanted a share from 0 to 1, got {keep}")
+    choices = _choices(scanned, of)
+    least = 1 + sum(min(choice.cost for choice in each) for each in choices.values())
+    if exact is None and keep < least:
+        raise RecipeError(
+            f"{keep:.1%} of the {of} cannot be met: the strengths that were scanned leave {least:.1%} at the least",
+            hint="keep more, or scan higher strengths",
+        )
+    if exact is None:
+        return _strengths(choices, keep)
+    return _corrected(choices, keep, exact)
+
+
+def _choices(scanned: Scan, of: Counted) -> dict[str, list[Choice]]:
+    """Return what each part can be given; a strength at which the loss was not finite is no choice."""
     whole = _amount(scanned.start, of) if of != "milliseconds" else 1.0
     start = scanned.start.loss
     choices: dict[str, list[Choice]] = {}
     for entry in scanned.entries:
         saved = _saved(scanned.start, entry, of) / whole
         each = choices.setdefault(entry.name, [Choice(0.0, 0.0, 0.0)])
-        each.append(Choice(entry.strength, entry.loss - start, -saved))
-    if exact is None:
-        return _strengths(choices, keep)
-    return _corrected(choices, keep, exact)
+        if math.isfinite(entry.loss - start):
+            each.append(Choice(entry.strength, entry.loss - start, -saved))
+    if all(len(each) == 1 for each in choices.values()):
+        raise RecipeError("the scan has no loss that is finite", hint="look at the data and the model, and scan again")
+    return choices
 
 
 def _strengths(choices: Mapping[str, Sequence[Choice]], keep: float) -> dict[str, float]:
@@ -161,7 +178,11 @@ def really_left(
         task: calibration reads its train split.
         of: what is counted; time is measured on ONNX Runtime, in turns with the subject as it is.
         seed: of calibration samples.
+
+    Raises:
+        RecipeError: ``scanned`` is of another model.
     """
+    _check_same(scanned, subject)
     collector = Collector(task, seed)
 
     def share(strengths: Mapping[str, float]) -> float:
@@ -179,17 +200,44 @@ def really_left(
     return share
 
 
+def _check_same(scanned: Scan, subject: Subject) -> None:
+    known = [group.name for group in subject.groups] if scanned.by == "group" else list(subject.sites)
+    strange = [name for name in scanned.names if name not in known]
+    bytes_here = coded_bytes(subject)
+    if not strange and scanned.start.bytes == bytes_here:
+        return
+    what = f"it has {scanned.start.bytes} bytes, this one {bytes_here}"
+    if strange:
+        what = f"no {scanned.by} of this one is called {', '.join(strange[:3])}"
+    raise RecipeError(
+        f"the scan is of another model: {what}", hint="give the model, and the weights, that were scanned"
+    )
+
+
 def recipe_of(scanned: Scan, strengths: Mapping[str, float], name: str = "allocated") -> Recipe:
-    """Return a recipe that gives each part its strength: one step for each distinct one."""
-    kind = methods()[scanned.method]
+    """Return a recipe that gives each part its strength: one step for each distinct one.
+
+    Raises:
+        RecipeError: no part has a strength; the scan's method or one of its settings is unknown here.
+    """
+    if not strengths:
+        raise RecipeError("the budget takes nothing from any part, so there is no recipe", hint="keep less")
+    kind = method_of(scanned)
     steps = []
     for strength in sorted(set(strengths.values())):
         parts = tuple(part for part, value in strengths.items() if value == strength)
         where = {"groups" if scanned.by == "group" else "include": parts}
         plain = {**scanned.settings, str(kind.strength): strength, **where}
-        steps.append(Step(method=msgspec.convert(plain, kind)))
+        steps.append(Step(method=_method(kind, plain)))
     about = f"{scanned.method} at strengths allocated from a sensitivity scan"
     return Recipe(name=name, about=about, steps=tuple(steps))
+
+
+def _method(kind: type[Method], plain: dict[str, object]) -> Method:
+    try:
+        return parse(kind, plain, "the scan's settings")
+    except SettingError as error:
+        raise RecipeError(error.message, hint=error.hint) from error
 
 
 def _amount(entry: Entry, of: Counted) -> float:

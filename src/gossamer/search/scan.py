@@ -17,7 +17,9 @@ from gossamer.artifact import Artifact, load, save
 from gossamer.calibrate import reset_batch_norm
 from gossamer.codings import nbytes
 from gossamer.errors import RecipeError, SettingError
+from gossamer.figure import decode, encode
 from gossamer.model import Method, Plan, Subject, apply, freeze, to_artifact
+from gossamer.recipe import methods
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.journal import fingerprint, write
 from gossamer.recipe.step import at
@@ -110,11 +112,13 @@ def scan(
         progress: bars to add to.
 
     Raises:
-        SettingError: the method has no strength.
+        SettingError: the method has no strength, or cannot have one of ``strengths``.
         RecipeError: ``path`` holds another scan.
     """
     if method.strength is None:
         raise SettingError(f"{method.tag}: has no strength that a scan could vary")
+    for strength in strengths:
+        at(method, strength)  # before hours of work, not after
     work = _Work(subject, task, _by_itself(method), samples, target, Collector(task, seed))
     identity = work.identity(strengths, seed)
     found = _begun(path, identity) or work.begin(identity)
@@ -124,7 +128,7 @@ def scan(
     for name, strength in todo:
         found = msgspec.structs.replace(found, entries=(*found.entries, work.entry(name, strength)))
         if path is not None:
-            write(path, msgspec.json.format(msgspec.json.encode(found), indent=1))
+            write(path, msgspec.json.format(encode(found), indent=1))
         if progress is not None and bar is not None:
             progress.advance(bar)
     return found
@@ -143,12 +147,37 @@ def load_scan(path: Path) -> Scan:
     """Read a scan.
 
     Raises:
-        RecipeError: the file is missing or holds no scan.
+        RecipeError: the file is missing, or holds no scan, one of another version, or one without a measurement.
     """
+    hint = "gossamer scan writes one"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Scan)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise RecipeError(f"{path}: no scan: {error}", hint="gossamer scan writes one") from error
+        found = decode(path.read_bytes(), Scan)
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}", hint=hint) from error
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise RecipeError(f"{path}: no scan: {error}", hint=hint) from error
+    if found.format != FORMAT:
+        raise RecipeError(f"{path}: a scan of format {found.format}, wanted {FORMAT}", hint="scan again")
+    if not found.entries:
+        raise RecipeError(f"{path}: a scan without a measurement", hint="run gossamer scan again: it continues")
+    try:
+        method_of(found)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error.message}", hint=error.hint) from error
+    return found
+
+
+def method_of(scanned: Scan) -> type[Method]:
+    """Return the method of a scan.
+
+    Raises:
+        RecipeError: it is unknown, or has no strength.
+    """
+    kind = methods().get(scanned.method)
+    if kind is None or kind.strength is None:
+        known = ", ".join(tag for tag, one in methods().items() if one.strength is not None)
+        raise RecipeError(f"a scan of {scanned.method!r}, no method with a strength", hint=f"such methods are: {known}")
+    return kind
 
 
 def _begun(path: Path | None, identity: str) -> Scan | None:
