@@ -226,8 +226,7 @@ def recipe_of(scanned: Scan, strengths: Mapping[str, float], name: str = "alloca
     steps = []
     for strength in sorted(set(strengths.values())):
         parts = tuple(part for part, value in strengths.items() if value == strength)
-        where = {"groups" if scanned.by == "group" else "include": parts}
-        plain = {**scanned.settings, str(kind.strength): strength, **where}
+        plain = {**scanned.settings, str(kind.strength): strength, kind.picks: parts}
         steps.append(Step(method=_method(kind, plain)))
     about = f"{scanned.method} at strengths allocated from a sensitivity scan"
     return Recipe(name=name, about=about, steps=tuple(steps))

@@ -119,7 +119,7 @@ def scan(
         raise SettingError(f"{method.tag}: has no strength that a scan could vary")
     for strength in strengths:
         at(method, strength)  # before hours of work, not after
-    work = _Work(subject, task, _by_itself(method), samples, target, Collector(task, seed))
+    work = _Work(subject, task, method.by_itself(), samples, target, Collector(task, seed))
     identity = work.identity(strengths, seed)
     found = _begun(path, identity) or work.begin(identity)
     done = {(entry.name, entry.strength) for entry in found.entries}
@@ -132,15 +132,6 @@ def scan(
         if progress is not None and bar is not None:
             progress.advance(bar)
     return found
-
-
-def _by_itself(method: Method) -> Method:
-    """Return ``method`` so that its strength is a share of each part, not of all parts together."""
-    fields = method.__struct_fields__
-    changes = {"scope": "group" if "groups" in fields else "layer"} if getattr(method, "scope", "") == "global" else {}
-    if "groups" in fields:
-        changes["of"] = "units"
-    return msgspec.structs.replace(method, **changes)
 
 
 def load_scan(path: Path) -> Scan:
@@ -203,12 +194,8 @@ class _Work:
     collector: Collector
 
     @property
-    def by_groups(self) -> bool:
-        return "groups" in self.method.__struct_fields__
-
-    @property
     def names(self) -> list[str]:
-        if self.by_groups:
+        if self.method.part == "group":
             return [group.name for group in self.subject.groups if not group.stuck]
         return [site.name for site in self.method.chosen(self.subject)]
 
@@ -216,7 +203,7 @@ class _Work:
     def settings(self) -> dict[str, object]:
         """The method's settings but its strength and what it treats, as JSON has them."""
         plain: dict[str, object] = msgspec.json.decode(msgspec.json.encode(self.method))
-        hidden = {"method", str(self.method.strength), "groups" if self.by_groups else "include"}
+        hidden = {"method", str(self.method.strength), self.method.picks}
         return {name: value for name, value in plain.items() if name not in hidden}
 
     def identity(self, strengths: Sequence[float], seed: int) -> str:
@@ -233,14 +220,14 @@ class _Work:
             identity=identity,
             method=self.method.tag,
             settings=self.settings,
-            by="group" if self.by_groups else "site",
+            by=self.method.part,
             metric=self.task.main,
             higher_is_better=main.higher_is_better,
             start=self._measured("", 0.0, self.subject),
         )
 
     def entry(self, name: str, strength: float) -> Entry:
-        alone = {"groups" if self.by_groups else "include": (_literal(name),)}
+        alone = {self.method.picks: (_literal(name),)}
         method = msgspec.structs.replace(at(self.method, strength), **alone)
         plan = method.plan(self.subject, self.collector.get(self.subject, method.needs))
         changed = apply(self.subject, plan)
