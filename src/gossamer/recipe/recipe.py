@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import tomli_w
 
+from gossamer.artifact.files import write_file
 from gossamer.errors import RecipeError, SettingError
 from gossamer.methods import METHODS
 from gossamer.model import Method
@@ -144,8 +145,8 @@ class Recipe:
         return cls(name=made.name, about=made.about, seed=made.seed, steps=steps)
 
     def save(self, path: str | Path) -> None:
-        """Write the recipe as TOML."""
-        Path(path).write_text(self.to_toml(), encoding="utf-8")
+        """Write the recipe as TOML, in one move."""
+        write_file(Path(path), [self.to_toml().encode()])
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
