@@ -10,7 +10,6 @@ equality and writing the file, decoding includes reading it. Each run is a fresh
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -20,6 +19,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from provenance import commit, machine
 
 from gossamer import coders
 from gossamer.artifact import Artifact, load, save
@@ -138,13 +138,12 @@ def main() -> None:
     if options.action:
         print(json.dumps(one_run(options.action, options.path, options.seed)))
         return
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S607
     with tempfile.TemporaryDirectory() as folder:
         speed = speeds(Path(folder) / "model.goss", options.seed, options.repeats)
     results = {
-        "commit": commit.stdout.strip(),
+        "commit": commit(),
         "command": " ".join(["python", *sys.argv]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "load_average": os.getloadavg(),
         "seed": options.seed,
         "repeats": options.repeats,

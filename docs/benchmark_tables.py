@@ -139,7 +139,7 @@ def _other(result: Mapping[str, Any]) -> Iterator[str]:
     yield str(result.get("note", ""))
     machine = result.get("machine")
     origin = [f"`{result['command']}`"] if "command" in result else []
-    origin += [f"commit {result['commit'][:12]}"] if "commit" in result else []
+    origin += [f"commit {_short(result['commit'])}"] if "commit" in result else []
     origin += [_machine(machine) if isinstance(machine, Mapping) else machine] if machine else []
     yield "; ".join(origin) + "." if origin else ""
     plain = {key: value for key, value in result.items() if key not in ABOUT}
@@ -168,6 +168,12 @@ def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
             yield from _flat(item, f"{name} {number}")
     else:
         yield name, f"{value:,.6g}" if isinstance(value, float) else str(value)
+
+
+def _short(commit: str) -> str:
+    """Return a commit in twelve letters; that files had changed stays."""
+    name, plus, changes = commit.partition("+")
+    return name[:12] + plus + changes
 
 
 def _machine(machine: Mapping[str, Any]) -> str:

@@ -46,11 +46,11 @@ def settings(where: str) -> str:
     module, _, name = where.partition(":")
     kind: type[Settings] = getattr(importlib.import_module(module), name)
     rows = [
-        (f"`{field}`", _default(default), text)
-        for field, text, default in describe(kind)
-        if field not in {"include", "exclude"}
+        (f"`{field.name}`", _default(field.default), field.values, field.text)
+        for field in describe(kind)
+        if field.name not in {"include", "exclude"}
     ]
-    return table(("setting", "default", "meaning"), rows)
+    return table(("setting", "default", "may be", "meaning"), rows)
 
 
 def family(name: str) -> str:

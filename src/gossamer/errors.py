@@ -1,5 +1,8 @@
 """Every error a caller can meet, each naming the thing, the place, what was wanted, what was got, and a hint."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class GossamerError(Exception):
     """Base of all errors raised on purpose; the command line prints these without a traceback.
@@ -69,5 +72,22 @@ class TargetError(GossamerError):
     """A target cannot export, load or run what it was given."""
 
 
+class BusyError(GossamerError):
+    """The folder of a run is in use by another run."""
+
+
 class RecipeError(GossamerError):
     """A recipe's text or its journal is wrong or does not belong to this run."""
+
+
+@contextmanager
+def about(source: object) -> Iterator[None]:
+    """Let every error raised in the block begin with ``source``, the file it is about; None changes nothing."""
+    try:
+        yield
+    except GossamerError as error:
+        if source is None:
+            raise
+        if isinstance(error, ArtifactError):
+            raise ArtifactError(error.what, f"{source}, {error.where}", hint=error.hint) from error
+        raise type(error)(f"{source}: {error.message}", hint=error.hint) from error

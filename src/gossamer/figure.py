@@ -13,6 +13,9 @@ T = TypeVar("T")
 
 Basis = Literal["measured", "computed"]
 
+Counted = Literal["bytes", "macs", "milliseconds"]
+"""What a budget is of: bytes of all coded tensors, multiply-accumulates of one pass, or time of one pass."""
+
 
 class Figure(msgspec.Struct, frozen=True):
     """One number, how it came about, and its unit (``""`` for counts and ratios)."""

@@ -1,5 +1,6 @@
 """The one call: a trained model and a task go in, a small file and a report come out."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ def compress(
     gauge: Gauge | None = None,
     report: bool = False,
     progress: Progress | bool = True,
+    on_resume: Callable[[int], None] | None = None,
 ) -> Result:
     """Compress a trained model by a recipe into one file.
 
@@ -57,8 +59,10 @@ def compress(
         gauge: what is measured, and whether the file is self-contained; see :class:`gossamer.recipe.Gauge`.
         report: also write ``OUT.report.json``.
         progress: bars to add to; or whether to show any, on the terminal's error stream.
+        on_resume: called with the number of the last finished step if the run is continued.
 
     Raises:
+        BusyError: another run is going on in ``folder``.
         RecipeError: there is no such recipe, its text is wrong, or ``folder`` belongs to another run.
         GossamerError: the model, the task or a step of the recipe cannot be used as asked.
     """
@@ -78,7 +82,10 @@ def compress(
             save(path.with_name(path.name + ".report.json"), so_far)
 
     with _bars(progress=progress) as bars:
-        outcome = run(find(recipe), subject, task, journal, seed=seed, gauge=gauge, progress=bars, on_step=keep)
+        steps = find(recipe)
+        outcome = run(
+            steps, subject, task, journal, seed=seed, gauge=gauge, progress=bars, on_step=keep, on_resume=on_resume
+        )
     return Result(freeze(outcome.subject).model, outcome.report, path)
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -81,6 +82,33 @@ def test_an_interrupted_writer_leaves_the_old_file(tmp_path):
         save(path, model(1.0))
     assert load(path).array("b")[3] == 3
     assert list(tmp_path.iterdir()) == [path]
+
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from gossamer.artifact.files import write_file
+os.fsync = lambda _: os.kill(os.getpid(), 9)  # in the middle, as a power cut
+write_file(Path(sys.argv[1]), [b"half"])
+"""
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_write(tmp_path):
+    path = tmp_path / "model[1].goss"
+    save(path, model())
+    killed = subprocess.run([sys.executable, "-c", WRITER, path], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 2
+    assert load(path).array("b")[3] == 3
+    (mine,) = (file for file in tmp_path.iterdir() if file != path)
+    start = mine.name.rpartition("-")[0]
+    alive = tmp_path / f"{start}-{os.getppid()}.00000000"
+    earlier = tmp_path / f"{start}-{os.getpid()}.00000000"  # a process of our number, before us
+    others = [tmp_path / name for name in (".model[1].goss.notes", f"{start}-x.00000000", ".other.goss.1.00000000")]
+    for file in (alive, earlier, *others):
+        file.touch()
+    save(path, model(1.0))
+    assert set(tmp_path.iterdir()) == {path, alive, *others}
 
 
 def test_a_new_file_can_be_read_by_whom_the_mask_allows(tmp_path):

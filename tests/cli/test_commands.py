@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gossamer.cli.app import EXAMPLES, RESUMES, app
+from gossamer.lock import locked
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +91,7 @@ def test_another_recipe_does_not_overwrite_a_run(folder):
     shown = compressed(folder, "--seed", "5")
     assert shown.exit_code == 2
     assert "is the journal of another run: the recipe" in " ".join(shown.stderr.split())
+    assert "continues" not in shown.stderr
     assert "--restart" in shown.stderr
 
 
@@ -103,6 +105,18 @@ def test_a_run_is_started_anew_or_continued(tmp_path):
     assert anew.exit_code == 0, anew.stderr
     assert "continues" not in anew.stderr
     assert (tmp_path / "out.goss.run" / "mine.txt").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--restart",)])
+def test_a_folder_where_a_run_is_going_on_is_left_alone(folder, more):
+    run = folder / "out.goss.run"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with locked(run):
+        shown = compressed(folder, *more)
+    assert shown.exit_code == 2
+    assert f"error: {run}: another run is going on in this folder" in shown.stderr
+    assert "hint: wait until it has ended" in shown.stderr
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
 def test_python_dash_m():
@@ -191,6 +205,28 @@ def test_measure_shows_what_is_computed(folder):
     assert "* computed; every other figure was measured" in shown.stdout
 
 
+@pytest.mark.parametrize("command", ["compress", "inspect", "measure", "recipes", "groups", "run", "diff"])
+def test_tables_fit_80_columns(folder, command):
+    out, first = folder / "out.goss", folder / "out.goss.run" / "step-00" / "self-contained.goss"
+    arguments = {
+        "compress": [f"{folder / 'net.py'}:build", "--data=digits", "--recipe", folder / "tiny.toml", "-o", out],
+        "inspect": [out],
+        "measure": [first, out, "--rounds", 1],
+        "recipes": [],
+        "groups": ["zoo:resnet20", "--all"],
+        "run": [out, "--data", "digits"],
+        "diff": [first, out],
+    }
+    shown = CliRunner().invoke(app, [command, *map(str, arguments[command])], env={"COLUMNS": "80"})
+    assert not shown.stderr.startswith("error"), shown.stderr
+    paths = {str(folder), "…", "written"}
+    lines = [line for line in shown.stdout.splitlines() if not any(part in line for part in paths)]
+    assert max(map(len, lines)) <= 80
+    whole = {"inspect": ["24x64", "10x24"], "groups": ["4,930"], "recipes": ["deep-compression-recurrent"]}
+    for word in whole.get(command, []):
+        assert any(word in line.split() for line in lines), shown.stdout
+
+
 def test_recipes_are_listed_and_shown(tmp_path):
     assert "deep-compression" in invoke("recipes").stdout
     shown = invoke("recipes", "deep-compression")
@@ -207,6 +243,28 @@ def test_every_help_has_an_example(command):
     assert shown.exit_code == 0
     assert EXAMPLES[command] in shown.stdout
     assert command in RESUMES or "continues" not in shown.stdout
+
+
+def test_a_scan_becomes_a_recipe_that_is_tried_on_the_model(folder, tmp_path):
+    spec = [f"{folder / 'net.py'}:build", "--data", "digits"]
+    scanned = invoke("scan", *spec, "--strengths", "0.3,0.6", "--samples", 50, "-o", tmp_path / "s.json")
+    assert scanned.exit_code == 0, scanned.stderr
+    words = [tmp_path / "s.json", "--keep", 0.8, "-o", tmp_path / "a.toml"]
+    exact = invoke("allocate", *words, "--exact", *spec, "--json")
+    assert exact.exit_code == 0, exact.stderr
+    assert 0.6 < json.loads(exact.stdout)["left"] <= 0.85
+    assert "method" in (tmp_path / "a.toml").read_text()
+    assert "of the bytes are left" in invoke("allocate", *words, "--exact", *spec).stdout
+    lonely = invoke("allocate", *words, "--data", "digits")
+    assert lonely.exit_code == 2
+    assert "belong to the model of --exact" in " ".join(lonely.stderr.split())
+
+
+def test_what_is_counted_is_declared(tmp_path):
+    assert "bytes|macs|milliseconds" in invoke("allocate", "--help").stdout
+    shown = invoke("allocate", tmp_path / "s.json", "--of", "grams")
+    assert shown.exit_code == 2
+    assert "'grams' is not one of 'bytes', 'macs', 'milliseconds'" in " ".join(shown.stderr.split())
 
 
 def test_version_and_unknown_command():

@@ -5,12 +5,14 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from typer.testing import CliRunner
 
 from gossamer.artifact import Artifact, save
 from gossamer.cli.app import app
-from gossamer.codings import Dense, encode
+from gossamer.coders import encode as code
+from gossamer.codings import Dense, Entropy, encode
 
 
 def invoke(*arguments):
@@ -116,3 +118,61 @@ def test_no_torch_is_imported(files, command):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def cut_short(path):
+    """A file that ends too early: no checksum fits."""
+    save(path, artifact())
+    path.write_bytes(path.read_bytes()[:40])
+
+
+def undecodable(path):
+    """A file whose checksums fit, with a tensor that does not decode."""
+    coded = np.frombuffer(code(np.arange(60) % 7, 7, model="static", coder="range"), np.uint8)
+    node = Entropy(coded[:-6], (60,), "uint8", 0, 7, "static", "range")
+    proto = onnx.helper.make_graph(
+        [onnx.helper.make_node("Cast", ["w"], ["y"], to=onnx.TensorProto.FLOAT)],
+        "graph",
+        [],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [60])],
+    )
+    save(path, Artifact(tensors={"w": node}, graph=onnx.helper.make_model(proto).SerializeToString()))
+
+
+@pytest.mark.parametrize("damage", [cut_short, undecodable])
+@pytest.mark.parametrize("command", ["inspect", "run", "export", "diff", "measure", "groups"])
+def test_every_command_names_the_damaged_file(tmp_path, damage, command):
+    bad, good, onnx_file = tmp_path / "bad.goss", tmp_path / "good.goss", tmp_path / "m.onnx"
+    damage(bad)
+    save(good, Artifact(tensors={"w": Dense(np.zeros(60, np.uint8))}))
+    np.save(tmp_path / "x.npy", np.zeros(3, np.float32))
+    module = tmp_path / "mine.py"
+    module.write_text(
+        "import torch\ndef build():\n    model = torch.nn.Module()\n"
+        "    model.register_buffer('w', torch.zeros(60, dtype=torch.uint8))\n    return model\n"
+        "def task():\n    from gossamer.datasets import load\n    return load('digits')\n"
+    )
+    arguments = {
+        "inspect": [bad],
+        "run": [bad, "--input", tmp_path / "x.npy"],
+        "export": [bad, "-o", onnx_file],
+        "diff": [good, bad],
+        "measure": [bad],
+        "groups": [f"{module}:build", "--data", f"{module}:task", "--weights", bad],
+    }
+    shown = invoke(command, *arguments[command])
+    assert shown.exit_code == 2, shown.output
+    assert shown.stderr.startswith(f"error: {bad}"), shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
+def test_verify_says_the_name_once(tmp_path):
+    shown = invoke("verify", tmp_path / "none.goss")
+    assert shown.exit_code == 1
+    assert shown.stdout == f"{tmp_path / 'none.goss'}: cannot be read: No such file or directory\n"
+
+
+def test_of_two_files_the_one_without_a_graph_is_named(files):
+    shown = invoke("measure", files[0])
+    assert shown.exit_code == 2
+    assert f"error: {files[0]}: the file holds weights only" in shown.stderr

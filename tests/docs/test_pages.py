@@ -100,3 +100,23 @@ def run(command, folder):
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_tables_of_settings_show_the_choices(generator):
+    shown = generator.settings("gossamer.methods.prune.magnitude:Magnitude")
+    assert "| `scope` | `global` | one of global, layer, row |" in shown
+    assert "one of adamw, sgd" in (ROOT / "docs" / "recipes.md").read_text()
+
+
+def test_benchmarks_say_in_one_way_where_they_come_from():
+    scripts = [path for path in (ROOT / "benchmarks").glob("*.py") if path.name != "provenance.py"]
+    asking = [path.name for path in scripts if "rev-parse" in path.read_text() or "import platform" in path.read_text()]
+    assert scripts
+    assert asking == []
+
+
+def test_a_commit_with_changed_files_stays_marked_in_the_tables(generator):
+    import benchmark_tables
+
+    assert benchmark_tables._short("0123456789abcdef0123456789abcdef01234567") == "0123456789ab"
+    assert benchmark_tables._short("0123456789ab+changes") == "0123456789ab+changes"

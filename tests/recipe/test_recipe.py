@@ -109,7 +109,7 @@ def test_built_in_recipes_are_valid_and_named_after_their_files(name: str):
         ("[[step]]\nmethod='share.kmeans'", ["recipe", "name"]),
         ("name = ", ["not TOML"]),
         ("name='x'\n[[step]]", ["step 1", "a method, a training"]),
-        ("name='x'\n[[step]]\nbits = 3", ["step 1", "'bits'", "no method"]),
+        ("name='x'\n[[step]]\nbits = 3", ["step 1", "'bits'", "no method", "hint: add method"]),
         (
             "name='x'\n[[step]]\nmethod = 'prune.magic'",
             ["step 1", "'prune.magic'", "known methods", "prune.magnitude, "],
@@ -120,9 +120,12 @@ def test_built_in_recipes_are_valid_and_named_after_their_files(name: str):
         ),
         (
             "name='x'\n[[step]]\nmethod='prune.magnitude'\nsparsity = 1.5",
-            ["step 1 (prune.magnitude)", "field sparsity", "1.5", "<= 1.0"],
+            ["step 1 (prune.magnitude)", "field sparsity", "1.5", "<= 1.0", "hint: sparsity is a number from 0 to 1"],
         ),
-        ("name='x'\n[[step]]\nmethod='prune.magnitude'", ["step 1 (prune.magnitude)", "sparsity"]),
+        (
+            "name='x'\n[[step]]\nmethod='prune.magnitude'",
+            ["step 1 (prune.magnitude)", "sparsity is missing", "a number from 0 to 1", "its fields: sparsity, scope"],
+        ),
         (
             "name='x'\n[[step]]\nmethod='prune.magnitude'\nsparsity='all'",
             ["step 1 (prune.magnitude)", "field sparsity", "float", "'all'"],

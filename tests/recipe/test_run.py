@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from gossamer import recipe as recipes
-from gossamer.errors import RecipeError, TargetError
+from gossamer.errors import BusyError, RecipeError, TargetError
 from gossamer.methods.distill import Logits
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.regularize import L1
@@ -140,6 +140,16 @@ def test_a_journal_of_another_run_is_refused_with_what_differs(subject, task, tm
         run(step, other, task, tmp_path)
     with pytest.raises(RecipeError, match=r"the task \(signs .* there, waves .* here\)"):
         run(step, subject, dataclasses.replace(task, name="waves"), tmp_path)
+
+
+def test_two_runs_in_one_folder_are_refused(subject, task, tmp_path):
+    step = Recipe(name="a", steps=(Step(method=KMeans(bits=2)),))
+
+    def again(_):
+        with pytest.raises(BusyError, match="another run is going on"):
+            run(step, subject, task, tmp_path)
+
+    assert run(step, subject, task, tmp_path, on_step=again).report.steps
 
 
 def test_a_folder_with_steps_but_no_journal_is_refused(subject, task, tmp_path):

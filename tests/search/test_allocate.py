@@ -3,6 +3,7 @@
 import itertools
 import json
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -10,11 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gossamer.errors import RecipeError
+from gossamer.errors import RecipeError, SettingError
+from gossamer.figure import encode
 from gossamer.methods.prune import Magnitude, Units
 from gossamer.model import Subject, apply
 from gossamer.recipe import Recipe
-from gossamer.search import Choice, allocate, load_scan, recipe_of, scan, spread
+from gossamer.search import Choice, allocate, load_scan, really_left, recipe_of, scan, spread
 from gossamer.search.plot import plot
 from gossamer.task import Task
 
@@ -119,3 +121,103 @@ def test_what_was_not_measured_cannot_be_spread(subject):
     found = scan(subject, task(), Magnitude(sparsity=0.5), strengths=(0.5,))
     with pytest.raises(RecipeError, match="did not measure time"):
         spread(found, 0.9, "milliseconds")
+
+
+def test_savings_that_do_not_add_up_are_corrected(subject):
+    """Units of neighbouring layers meet in one weight: cutting both saves less than the sum."""
+    method = Units(amount=0.5, of="units", criterion="l2", repair=False)
+    found = scan(subject, task(), method, strengths=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7))
+    losses = [msgspec.structs.replace(one, loss=found.start.loss + one.strength**2) for one in found.entries]
+    found = msgspec.structs.replace(found, entries=tuple(losses))
+    left = really_left(found, subject, task(), "macs")
+    assert left({}) == 1.0
+    rough = left(spread(found, 0.3, "macs"))
+    close = left(spread(found, 0.3, "macs", exact=left))
+    assert abs(close - 0.3) < abs(rough - 0.3)
+    for keep in (0.4, 0.5, 0.6):
+        assert keep - 0.1 < left(spread(found, keep, "macs", exact=left)) <= keep + 0.01
+    alone = really_left(found, subject, task(), "bytes")({"0": 0.4})
+    entry = next(one for one in found.entries if (one.name, one.strength) == ("0", 0.4))
+    assert alone == entry.bytes / found.start.bytes
+
+
+@pytest.fixture
+def found(subject):
+    return scan(subject, task(), Magnitude(sparsity=0.5), strengths=(0.5, 0.9), samples=20)
+
+
+def changed(found, **more):
+    return msgspec.structs.replace(found, **more)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "cannot be read: No such file"),
+        (b"", "no scan: Input data was truncated"),
+        (b'{"format": 1, "ident', "no scan: Input data was truncated"),
+        (b"\xff\xfe\x00", "no scan: "),
+        (b"[]", "no scan: Expected `object`"),
+        (lambda plain: plain | {"format": 7}, "a scan of format 7, wanted 1"),
+        (lambda plain: plain | {"entries": []}, "a scan without a measurement"),
+        (lambda plain: plain | {"method": "prune.magic"}, "a scan of 'prune.magic', no method with a strength"),
+        (lambda plain: plain | {"start": plain["start"] | {"bytes": "many"}}, "start.bytes"),
+    ],
+)
+def test_a_file_that_is_no_scan_is_told_with_a_hint(found, tmp_path, content, said):
+    path = tmp_path / "s.json"
+    if callable(content):
+        content = json.dumps(content(msgspec.to_builtins(found))).encode()
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RecipeError) as caught:
+        load_scan(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert said in str(caught.value)
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("keep", [-0.1, 1.1, float("nan")])
+def test_a_share_is_from_0_to_1(found, keep):
+    with pytest.raises(RecipeError, match="wanted a share from 0 to 1"):
+        spread(found, keep)
+
+
+def test_a_budget_out_of_reach_is_told_with_what_can_be_reached(found):
+    with pytest.raises(RecipeError, match=r"1\.0% of the bytes cannot be met: .* leave \d+\.\d% at the least .*higher"):
+        spread(found, 0.01)
+    with pytest.raises(RecipeError, match=r"takes nothing .*keep less"):
+        recipe_of(found, {})
+
+
+def test_a_loss_that_is_not_finite_is_kept_and_never_chosen(found, tmp_path):
+    bad = {0.9: float("nan"), 0.5: float("inf")}
+    some = changed(
+        found, entries=tuple(changed(e, loss=bad[e.strength]) if e.name == "0.weight" else e for e in found.entries)
+    )
+    path = tmp_path / "s.json"
+    path.write_bytes(encode(some))
+    assert "0.weight" in load_scan(path).names
+    assert "0.weight" not in spread(load_scan(path), 0.7)
+    with pytest.raises(RecipeError, match="no loss that is finite"):
+        spread(changed(found, start=changed(found.start, loss=float("nan"))), 0.7)
+
+
+def test_settings_of_another_version_are_named(found):
+    with pytest.raises(RecipeError, match="the scan's settings: unknown field 'colour'"):
+        recipe_of(changed(found, settings={"colour": 1}), {"0.weight": 0.5})
+
+
+def test_the_scan_of_another_model_is_refused(found):
+    small = Subject.of(nn.Sequential(nn.Linear(6, 2)), torch.randn(1, 6))
+    with pytest.raises(RecipeError, match=r"another model: no site of this one is called 2\.weight, 4\.weight"):
+        really_left(found, small, task())
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 12), nn.ReLU(), nn.Linear(12, 2))
+    with pytest.raises(RecipeError, match=r"another model: it has \d+ bytes, this one \d+"):
+        really_left(found, Subject.of(net, torch.randn(1, 6)), task())
+
+
+def test_every_strength_is_checked_before_any_work(subject):
+    with pytest.raises(SettingError, match=r"Magnitude\.sparsity"):
+        scan(subject, None, Magnitude(sparsity=0.5), strengths=(0.5, 1.5))

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from gossamer.errors import SettingError, TaskError, TrainingError
+from gossamer import lock
+from gossamer.errors import BusyError, SettingError, TaskError, TrainingError
 from gossamer.model import Subject
 from gossamer.task import ACCURACY, Arrays, Task
 from gossamer.train import Training, checkpoint, train
@@ -131,7 +132,9 @@ def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(task, tmp_path)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(TrainingError, match="not a checkpoint"):
         train(network(), task, TRAINING, folder=tmp_path)
-    assert [file.name for file in tmp_path.iterdir()] == [checkpoint.NAME]
+    assert {file.name for file in tmp_path.iterdir()} == {checkpoint.NAME, lock.NAME}
+    with lock.locked(tmp_path), pytest.raises(BusyError, match="another run is going on"):
+        train(network(), task, TRAINING, folder=tmp_path)
 
 
 def test_patience_stops_early(task):

@@ -92,3 +92,38 @@ def test_help_says_that_a_run_is_continued():
     done = gossamer("--help")
     assert done.exit_code == 0
     assert "the same command continues" in " ".join(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            "epochs=0",
+            ["training, field epochs: Expected `int` >= 1, got 0", "hint: epochs is a whole number of at least 1"],
+        ),
+        ("optimizer=adam", ["wanted one of adamw, sgd, got 'adam'", "hint: optimizer is one of adamw, sgd"]),
+        ("epoch=3", ["training: unknown field 'epoch'", "hint: did you mean 'epochs'?"]),
+    ],
+)
+def test_a_setting_that_cannot_be_is_told_with_what_can(tmp_path, change, said):
+    done = gossamer("zoo:mlp-digits", "--set", change, "-o", tmp_path / "w.safetensors")
+    assert done.exit_code == 2
+    for words in said:
+        assert words in " ".join(done.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("training = 3", "training: wanted a table, got 3"),
+        ("[training]\nlr = -1", "training, field lr: Expected `float` > 0.0, got -1"),
+        ("dta = 'digits'", "unknown field 'dta'"),
+        ("data = ", "not TOML"),
+    ],
+)
+def test_a_file_of_settings_that_cannot_be_read_is_named(tmp_path, text, said):
+    (tmp_path / "s.toml").write_text(text)
+    done = gossamer("zoo:mlp-digits", "--config", tmp_path / "s.toml", "-o", tmp_path / "w.safetensors")
+    assert done.exit_code == 2
+    assert f"error: {tmp_path / 's.toml'}" in done.stderr
+    assert said in " ".join(done.stderr.split())

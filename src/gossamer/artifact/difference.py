@@ -11,6 +11,9 @@ from gossamer.artifact.files import read_bytes
 from gossamer.codings import describe, dtype, nbytes, shape
 from gossamer.codings.bits import bit_view
 from gossamer.codings.nodes import Array
+from gossamer.errors import about
+
+_Read = tuple[str | Path, Artifact]
 
 
 class TensorChange(msgspec.Struct, frozen=True):
@@ -47,9 +50,12 @@ def diff(path_a: str | Path, path_b: str | Path, *, max_bytes: int = 1 << 34) ->
         ArtifactError: one of them cannot be read or is not sound.
     """
     data_a, data_b = read_bytes(path_a), read_bytes(path_b)
-    a, b = loads(data_a, max_bytes=max_bytes), loads(data_b, max_bytes=max_bytes)
+    with about(path_a):
+        a = loads(data_a, max_bytes=max_bytes)
+    with about(path_b):
+        b = loads(data_b, max_bytes=max_bytes)
     both = [name for name in a.tensors if name in b.tensors]
-    changes = [_compare(a, b, name) for name in both]
+    changes = [_compare((path_a, a), (path_b, b), name) for name in both]
     changed = tuple(change for change in changes if change is not None)
     others = ("aliases", "edits", "activations", "graph", "meta")
     return Difference(
@@ -62,11 +68,11 @@ def diff(path_a: str | Path, path_b: str | Path, *, max_bytes: int = 1 << 34) ->
     )
 
 
-def _compare(a: Artifact, b: Artifact, name: str) -> TensorChange | None:
-    left, right = a.tensors[name], b.tensors[name]
+def _compare(a: _Read, b: _Read, name: str) -> TensorChange | None:
+    left, right = a[1].tensors[name], b[1].tensors[name]
     counted = largest = None
     if shape(left) == shape(right) and dtype(left) == dtype(right):
-        x, y = a.array(name), b.array(name)
+        x, y = _array(a, name), _array(b, name)
         counted = int(np.count_nonzero(bit_view(x) != bit_view(y)))
         largest = _largest(x, y, dtype(left))
     if counted == 0 and describe(left) == describe(right) and nbytes(left) == nbytes(right):
@@ -80,6 +86,12 @@ def _compare(a: Artifact, b: Artifact, name: str) -> TensorChange | None:
         values_changed=counted,
         largest_change=largest,
     )
+
+
+def _array(read: _Read, name: str) -> Array:
+    path, artifact = read
+    with about(path):
+        return artifact.array(name)
 
 
 def _largest(x: Array, y: Array, name: str) -> float | None:

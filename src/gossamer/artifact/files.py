@@ -1,14 +1,22 @@
 """Files: an artifact to disk in one step or not at all, and back."""
 
 import os
+import platform
+import re
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
+from glob import escape
 from pathlib import Path
 from secrets import token_hex
 
 from gossamer.artifact.artifact import Artifact
 from gossamer.artifact.container import loads, parts
-from gossamer.errors import ArtifactError
+from gossamer.errors import ArtifactError, about
+
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+_WRITING: set[Path] = set()
+"""What this process is writing at the moment, in any thread."""
 
 
 def save(path: str | Path, artifact: Artifact) -> int:
@@ -30,10 +38,13 @@ def save(path: str | Path, artifact: Artifact) -> int:
 def write_file(path: Path, pieces: Iterable[bytes]) -> None:
     """Write ``pieces`` to ``path`` in one move: after a crash the old file or the new is there, never a piece.
 
+    What a writer of ``path`` on this machine left beside it when it was killed is removed.
+
     Raises:
         OSError: the disk refuses; what was at ``path`` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{token_hex(4)}")
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{token_hex(4)}")
+    _WRITING.add(temporary)
     try:
         with temporary.open("xb") as file:
             file.writelines(pieces)
@@ -43,6 +54,28 @@ def write_file(path: Path, pieces: Iterable[bytes]) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        _WRITING.discard(temporary)
+    for left in path.parent.glob(f".{escape(path.name)}.{_HOST}-*.*"):
+        with suppress(OSError):
+            if _abandoned(left, path):
+                left.unlink()
+
+
+def _abandoned(left: Path, path: Path) -> bool:
+    """Return whether ``left`` is a piece of ``path`` whose writer is no more."""
+    found = re.fullmatch(r"(\d+)\.[0-9a-f]{8}", left.name.removeprefix(f".{path.name}.{_HOST}-"))
+    if found is None or os.name != "posix":  # elsewhere asking after a process can end it
+        return False
+    writer = int(found[1])
+    if writer == os.getpid():  # in a container, every run may have the same number
+        return left not in _WRITING
+    try:
+        os.kill(writer, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:  # it belongs to someone else, and lives
+        return False
+    return False
 
 
 def load(path: str | Path, *, max_bytes: int = 1 << 34) -> Artifact:
@@ -53,9 +86,11 @@ def load(path: str | Path, *, max_bytes: int = 1 << 34) -> Artifact:
         max_bytes: refuse a file whose tensors decode to more than this.
 
     Raises:
-        ArtifactError: the file cannot be read, is damaged, is malformed or passes a bound.
+        ArtifactError: the file cannot be read, is damaged, is malformed or passes a bound; names the file.
     """
-    return loads(read_bytes(path), max_bytes=max_bytes)
+    data = read_bytes(path)
+    with about(path):
+        return loads(data, max_bytes=max_bytes)
 
 
 def read_bytes(path: str | Path) -> bytes:

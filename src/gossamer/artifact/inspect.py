@@ -14,6 +14,7 @@ from gossamer.artifact.files import read_bytes
 from gossamer.codings import dense_nbytes, describe, dtype, nbytes, shape
 from gossamer.codings.bits import bit_view
 from gossamer.codings.nodes import FLOATS, Array
+from gossamer.errors import about
 
 
 class TensorSummary(msgspec.Struct, frozen=True):
@@ -66,9 +67,10 @@ def inspect(path: str | Path, *, max_bytes: int = 1 << 34) -> Summary:
         ArtifactError: the file cannot be read or is not sound.
     """
     data = read_bytes(path)
-    artifact = loads(data, max_bytes=max_bytes)
-    header, start = read_header(data)
-    rows = tuple(_row(artifact, name) for name in artifact.tensors)
+    with about(path):
+        artifact = loads(data, max_bytes=max_bytes)
+        header, start = read_header(data)
+        rows = tuple(_row(artifact, name) for name in artifact.tensors)
     weights_only = sum(map(len, parts(replace(artifact, graph=None)))) if artifact.graph is not None else len(data)
     said = artifact.meta.get("dense_bytes")
     dense = said if isinstance(said, int) and said > 0 else sum(row.dense_bytes for row in rows)

@@ -3,16 +3,17 @@
 from pathlib import Path
 
 from gossamer.artifact.artifact import Artifact
-from gossamer.artifact.files import load
+from gossamer.artifact.container import loads
+from gossamer.artifact.files import read_bytes
 from gossamer.errors import ArtifactError
 
 
 def verify(path: str | Path, *, max_bytes: int = 1 << 34) -> list[str]:
     """Read the file, decode every tensor and return what is wrong with it; an empty list means it is sound."""
     try:
-        artifact = load(path, max_bytes=max_bytes)
-    except ArtifactError as error:
-        return [str(error)]
+        artifact = loads(read_bytes(path), max_bytes=max_bytes)
+    except ArtifactError as error:  # the caller knows which file this is
+        return [error.what if error.where == str(path) else str(error)]
     return problems(artifact)
 
 

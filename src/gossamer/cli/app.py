@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gossamer.cli.allocate import allocate
 from gossamer.cli.boundary import guarded
 from gossamer.cli.compress import compress
 from gossamer.cli.demo import demo
@@ -15,7 +16,7 @@ from gossamer.cli.inspect import inspect
 from gossamer.cli.measure import measure
 from gossamer.cli.recipes import recipes
 from gossamer.cli.run import run
-from gossamer.cli.scan import allocate, scan
+from gossamer.cli.scan import scan
 from gossamer.cli.train import train
 from gossamer.cli.verify import verify
 

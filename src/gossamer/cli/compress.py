@@ -48,6 +48,7 @@ def compress(
     from gossamer.cli.models import model_of
     from gossamer.cli.tasks import task_for
     from gossamer.recipe import Gauge, find
+    from gossamer.recipe.journal import forget
     from gossamer.report import show, to_json
     from gossamer.targets import OnnxRuntime
 
@@ -60,11 +61,24 @@ def compress(
         stderr().print(
             f"note: {model} comes without --weights: its weights are what its code made", markup=False, soft_wrap=True
         )
-    _begin(work or output.with_name(f"{output.name}.run"), resume=resume)
+    work = work or output.with_name(f"{output.name}.run")
+    if not resume:
+        forget(work)
     gauge = Gauge(target=OnnxRuntime() if measured else None, ship="weights-only" if weights_only else "self-contained")
     with progress() as bars:
         result = gossamer.compress(
-            subject, task, steps, out=output, folder=work, seed=seed, gauge=gauge, report=report, progress=bars
+            subject,
+            task,
+            steps,
+            out=output,
+            folder=work,
+            seed=seed,
+            gauge=gauge,
+            report=report,
+            progress=bars,
+            on_resume=lambda step: bars.console.print(
+                f"{work}: continues after step {step}", markup=False, soft_wrap=True
+            ),
         )
     if as_json:
         typer.echo(to_json(result.report))
@@ -72,13 +86,3 @@ def compress(
     console = stdout()
     show(result.report, console)
     console.print(f"{result.path}: written", markup=False, soft_wrap=True)
-
-
-def _begin(folder: Path, *, resume: bool) -> None:
-    """Drop the run kept in ``folder`` or say that there is one."""
-    from gossamer.recipe.journal import finished, forget
-
-    if not resume:
-        forget(folder)
-    elif finished(folder) > 0:
-        stderr().print(f"{folder}: continues after step {finished(folder)}", markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ import typer
 from gossamer.cli.options import File, Json
 from gossamer.cli.output import count_bytes, print_json, stdout
 from gossamer.cli.places import writable
+from gossamer.errors import about
 
 
 def export(
@@ -25,16 +26,20 @@ def export(
     """
     writable(output, suffixes=[".onnx"], inputs=[file])
     from gossamer.artifact import load
+    from gossamer.artifact.files import write_file
     from gossamer.targets import lower_artifact
 
-    lowered = lower_artifact(load(file), quantized=not floats)
-    written = output.write_bytes(lowered.proto.SerializeToString())
+    artifact = load(file)
+    with about(file):
+        lowered = lower_artifact(artifact, quantized=not floats)
+    data = lowered.proto.SerializeToString()
+    write_file(output, [data])
     if as_json:
         reasons = [str(reason) for reason in lowered.reasons]
-        print_json({"onnx": output, "bytes": written, "integer": lowered.integer, "float": reasons})
+        print_json({"onnx": output, "bytes": len(data), "integer": lowered.integer, "float": reasons})
         return
     console = stdout()
-    console.print(f"{output}: {count_bytes(written)}", markup=False, soft_wrap=True)
+    console.print(f"{output}: {count_bytes(len(data))}", markup=False, soft_wrap=True)
     if lowered.integer:
         console.print(f"in integers: {', '.join(lowered.integer)}", markup=False, soft_wrap=True)
     for reason in lowered.reasons:

@@ -3,9 +3,6 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.console import Group
-from rich.text import Text
-
 from gossamer.artifact import Summary
 from gossamer.artifact import inspect as look
 from gossamer.cli.options import File, Json
@@ -38,7 +35,10 @@ def inspect(file: File, *, as_json: Json = False) -> None:
         ),
         left=("coding",),
     )
-    stdout().print(Group(*map(Text, _facts(summary)), tensors), soft_wrap=True)
+    console = stdout()
+    for fact in _facts(summary):
+        console.print(fact, markup=False, soft_wrap=True)
+    console.print(tensors)
 
 
 def _facts(summary: Summary) -> Iterator[str]:

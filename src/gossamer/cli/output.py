@@ -10,10 +10,9 @@ from typing import Any
 import msgspec
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from gossamer.figure import measured
-from gossamer.report import amount
+from gossamer.report import Sheet, amount
 
 WIDE = 160
 """Columns of a table that does not go to a terminal."""
@@ -38,15 +37,9 @@ def print_json(value: Any) -> None:
     sys.stdout.write(msgspec.json.format(data, indent=2).decode() + "\n")
 
 
-def table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, left: Collection[str] = ()) -> Table:
-    """Return a plain table; the first column and those named in ``left`` are left-aligned, the others right."""
-    made = Table(box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        aside = index == 0 or column in left
-        made.add_column(column, justify="left" if aside else "right", overflow="fold", no_wrap=index == 0)
-    for row in rows:
-        made.add_row(*(str(cell) for cell in row))
-    return made
+def table(columns: Iterable[str], rows: Iterable[Iterable[object]], *, left: Collection[str] = ()) -> Sheet:
+    """Return a table that fits its console; the first column and those named in ``left`` hold text, others numbers."""
+    return Sheet(tuple(columns), tuple(tuple(map(str, row)) for row in rows), tuple(left))
 
 
 def count_bytes(size: int) -> str:

@@ -1,7 +1,7 @@
-"""``gossamer scan`` and ``gossamer allocate``: how sensitive each part is, and a recipe that meets a budget."""
+"""``gossamer scan``: how sensitive each part of a model is."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -71,39 +71,6 @@ def scan(
         markup=False,
         soft_wrap=True,
     )
-
-
-def allocate(
-    scanned: Annotated[Path, typer.Argument(metavar="SCAN.json", help="Written by gossamer scan.")],
-    *,
-    keep: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share that is to be left.")] = 0.5,
-    of: Annotated[str, typer.Option(help="What is counted: bytes, macs or milliseconds.")] = "bytes",
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.toml", help="Where the recipe goes.")] = Path(
-        "allocated.toml"
-    ),
-    as_json: Json = False,
-) -> None:
-    """Turn a budget into a strength for each layer or group, and write the recipe.
-
-    Losses and savings that were measured one at a time are taken to add up; the report of the recipe's run says what
-    they came to. Add a step that trains before using it in earnest.
-    """
-    writable(output, suffixes=[".toml"], inputs=[scanned])
-    from gossamer.cli.output import print_json, stdout, table
-    from gossamer.search import load_scan, recipe_of, spread
-
-    if of not in {"bytes", "macs", "milliseconds"}:
-        raise typer.BadParameter(f"--of: wanted bytes, macs or milliseconds, got {of}")
-    counted: Literal["bytes", "macs", "milliseconds"] = of  # type: ignore[assignment]
-    found = load_scan(scanned)
-    strengths = spread(found, keep, counted)
-    recipe_of(found, strengths).save(output)
-    if as_json:
-        print_json({"strengths": strengths, "recipe": output})
-        return
-    console = stdout()
-    console.print(table((found.by, "strength"), ((name, strengths.get(name, 0.0)) for name in found.names)))
-    console.print(f"{output}: written", markup=False, soft_wrap=True)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

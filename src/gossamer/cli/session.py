@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 
 from gossamer.codings.nodes import Array
-from gossamer.errors import TargetError
+from gossamer.errors import TargetError, about
 from gossamer.targets import OnnxRuntime
 
 FREE = 16
@@ -32,7 +32,9 @@ def callable_model(file: Path, *, threads: int = 1) -> Callable[..., Any]:
     """
     from gossamer.targets import Runner
 
-    return Runner(OnnxRuntime(threads=threads).model(file), threads=threads)
+    proto = OnnxRuntime(threads=threads).model(file)
+    with about(file):
+        return Runner(proto, threads=threads)
 
 
 def read_inputs(path: Path) -> Any:

@@ -50,6 +50,7 @@ def train(
 
     from gossamer.cli.output import print_json, progress, stderr, stdout, table
     from gossamer.cli.tasks import task_for
+    from gossamer.lock import locked
     from gossamer.task import evaluate
     from gossamer.train import checkpoint
     from gossamer.train import train as run
@@ -64,8 +65,9 @@ def train(
     task = task_for(model, data or found.data)
     torch.manual_seed(settings.seed)
     network = _network(model, weights, settings.seed)
-    if not resume:
-        (work / checkpoint.NAME).unlink(missing_ok=True)
+    if not resume and work.exists():
+        with locked(work):
+            (work / checkpoint.NAME).unlink(missing_ok=True)
     log = stderr()
 
     def say(record: "Epoch") -> None:

@@ -2,12 +2,12 @@
 
 import gzip
 import hashlib
-import os
 import urllib.error
 import urllib.request
 import zlib
 from pathlib import Path
 
+from gossamer.artifact.files import write_file
 from gossamer.errors import DataError
 
 LARGEST = 1 << 28
@@ -39,12 +39,7 @@ def download(address: str, path: Path, *, sha256_unzipped: str, hint: str) -> No
     if found != sha256_unzipped:
         raise DataError(f"{address}: content has SHA-256 {found}, wanted {sha256_unzipped}; nothing was stored")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(data)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_file(path, [data])
 
 
 def _unzipped(data: bytes, address: str) -> bytes:

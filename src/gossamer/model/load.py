@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gossamer import artifact, codings
 from gossamer.artifact import Artifact
-from gossamer.errors import ModelError, PlanError
+from gossamer.errors import ArtifactError, CodingError, ModelError, PlanError, about
 from gossamer.model.arrays import to_tensor
 from gossamer.model.constraint import Grid
 from gossamer.model.edits import Edit, edit_from_dict
@@ -19,9 +19,15 @@ from gossamer.model.surgery import perform
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A read artifact, ready to fill a fresh model."""
+    """A read artifact, ready to fill a fresh model.
+
+    Args:
+        artifact: what was read.
+        source: the file it was read from, which errors name.
+    """
 
     artifact: Artifact
+    source: str | Path | None = None
 
     @property
     def edits(self) -> tuple[Edit, ...]:
@@ -47,7 +53,12 @@ class Loaded:
 
         Raises:
             ModelError: names are missing or too many, shapes differ, or an edit does not fit; names them all.
+            ArtifactError: a tensor's coding is not consistent.
         """
+        with about(self.source):
+            return self._filled(model)
+
+    def _filled(self, model: nn.Module) -> nn.Module:
         try:
             for edit in self.edits:
                 perform(model, edit)
@@ -63,10 +74,16 @@ class Loaded:
             _set(model, name, _get(model, stored))
         fixed = set(self.artifact.meta.get("fixed", ()))
         for names, tensor in entries(model):
-            tensor.data = to_tensor(self.artifact.tensors[self._stored(names[0])]).to(tensor.device)
+            tensor.data = self._tensor(self._stored(names[0])).to(tensor.device)
             if isinstance(tensor, nn.Parameter):
                 tensor.requires_grad_(tensor.is_floating_point() and fixed.isdisjoint(names))
         return model
+
+    def _tensor(self, name: str) -> Tensor:
+        try:
+            return to_tensor(self.artifact.tensors[name])
+        except CodingError as error:
+            raise ArtifactError(str(error), f"tensor {name}") from None
 
     def _stored(self, name: str) -> str:
         return self.artifact.aliases.get(name, name)
@@ -96,7 +113,7 @@ def load(path: str | Path) -> Loaded:
     Raises:
         ArtifactError: the file is missing or not a valid artifact.
     """
-    return Loaded(artifact.load(path))
+    return Loaded(artifact.load(path), path)
 
 
 def _get(model: nn.Module, name: str) -> object:

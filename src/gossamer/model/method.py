@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -38,6 +38,12 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     identity: ClassVar[Mapping[str, Any] | None] = None
     """Settings at which the method changes nothing (strength zero), or None if it has no such point."""
 
+    part: ClassVar[Literal["site", "group"]] = "site"
+    """What it treats one by one, and what a scan therefore looks at one by one."""
+
+    picks: ClassVar[str] = "include"
+    """The field whose patterns name those parts."""
+
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Settings that make sense on a tiny network, for fields that have no default."""
 
@@ -52,6 +58,13 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Decide what to do with ``subject``; must not change it."""
         raise NotImplementedError(f"{type(self).__name__} must define plan")
+
+    def by_itself(self) -> Self:
+        """Return the method with its strength a share of each part, whatever the other parts are.
+
+        A method that can share its strength out over all parts together overrides this.
+        """
+        return self
 
     def revision(self, subject: Subject) -> Revise | None:
         """Return what revises the plan while its step trains, or None if the plan stands.

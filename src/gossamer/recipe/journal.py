@@ -8,6 +8,7 @@
       step-00/         the start; step-01/ ... each finished step: state.safetensors, step.json, model.goss
       training-02/     the checkpoint of the training under way
       report.json      the report so far
+      .lock            held while the run goes on
 """
 
 import hashlib
@@ -22,6 +23,7 @@ import msgspec
 from gossamer.artifact.files import write_file
 from gossamer.errors import RecipeError
 from gossamer.figure import decode
+from gossamer.lock import locked
 from gossamer.model import Subject
 from gossamer.recipe.recipe import Recipe
 from gossamer.task import Task
@@ -93,7 +95,7 @@ class Journal:
 
     def step(self, number: int) -> Path:
         """Return the folder of a step, 0 for the start."""
-        return _step(self.folder, number)
+        return self.folder / f"step-{number:02d}"
 
     def training(self, number: int) -> Path:
         """Return the folder for the checkpoint of a step's training."""
@@ -102,7 +104,10 @@ class Journal:
     @property
     def finished(self) -> int:
         """Number of the last finished step; -1 before the start is kept."""
-        return finished(self.folder)
+        number = -1
+        while self.step(number + 1).is_dir():
+            number += 1
+        return number
 
     def commit(self, number: int, fill: Callable[[Path], None]) -> None:
         """Let ``fill`` write a step's files into a folder of its own, then make that the step's folder in one move."""
@@ -120,25 +125,20 @@ class Journal:
             shutil.rmtree(self.training(number))
 
 
-def finished(folder: Path) -> int:
-    """Return the number of the last finished step of the run kept in ``folder``; -1 if there is none."""
-    number = -1
-    while _step(folder, number + 1).is_dir():
-        number += 1
-    return number
-
-
-def _step(folder: Path, number: int) -> Path:
-    return folder / f"step-{number:02d}"
-
-
 def forget(folder: Path) -> None:
-    """Delete what a journal keeps in ``folder``, and nothing else there."""
-    for name in ("step-[0-9]*", "training-[0-9]*", ".step-[0-9]*.partial"):
-        for path in folder.glob(name):
-            shutil.rmtree(path)
-    for name in ("journal.json", "recipe.toml", "report.json", "costs.json", "test.json"):
-        (folder / name).unlink(missing_ok=True)
+    """Delete what a journal keeps in ``folder``, and nothing else there.
+
+    Raises:
+        BusyError: the run is going on.
+    """
+    if not folder.exists():
+        return
+    with locked(folder):
+        for name in ("step-[0-9]*", "training-[0-9]*", ".step-[0-9]*.partial"):
+            for path in folder.glob(name):
+                shutil.rmtree(path)
+        for name in ("journal.json", "recipe.toml", "report.json", "costs.json", "test.json"):
+            (folder / name).unlink(missing_ok=True)
 
 
 def fingerprint(subject: Subject) -> str:

@@ -1,6 +1,5 @@
 """The recipe: ordered steps of methods and training, as a Python value and as TOML, the same both ways."""
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +8,12 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 import tomli_w
 
+from gossamer.artifact.files import write_file
 from gossamer.errors import RecipeError, SettingError
 from gossamer.methods import METHODS
 from gossamer.model import Method
 from gossamer.recipe.schedule import Cubic
-from gossamer.settings import Settings, choices
+from gossamer.settings import Settings, parse
 from gossamer.train import Training
 
 TABLES: Mapping[str, type[Settings]] = {"train": Training, "schedule": Cubic}
@@ -145,8 +145,8 @@ class Recipe:
         return cls(name=made.name, about=made.about, seed=made.seed, steps=steps)
 
     def save(self, path: str | Path) -> None:
-        """Write the recipe as TOML."""
-        Path(path).write_text(self.to_toml(), encoding="utf-8")
+        """Write the recipe as TOML, in one move."""
+        write_file(Path(path), [self.to_toml().encode()])
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
@@ -237,23 +237,7 @@ def _whole(where: str, name: str, value: Any) -> int:
 
 
 def _settings(where: str, kind: type[S], plain: Any) -> S:
-    if not isinstance(plain, dict):
-        raise RecipeError(f"{where}: wanted a table, got {plain!r}")
-    known = {field.encode_name: field for field in msgspec.structs.fields(kind)}
-    for name in plain:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"its fields: {', '.join(known)}"
-            raise RecipeError(f"{where}: unknown field {name!r}", hint=hint)
     try:
-        return msgspec.convert(plain, kind)
-    except msgspec.ValidationError as error:
-        wanted, _, place = str(error).partition(" - at `$.")
-        name = place.rstrip("`")
-        allowed = choices(known[name].type) if name in known else ()
-        if allowed and wanted.startswith("Invalid enum value"):
-            wanted = f"wanted one of {', '.join(allowed)}"
-        got = f", got {plain[name]!r}" if name in plain else ""
-        raise RecipeError(f"{where}, field {name}: {wanted}{got}" if name else f"{where}: {wanted}") from error
+        return parse(kind, plain, where)
     except SettingError as error:
-        raise RecipeError(f"{where}: {error.message}", hint=error.hint) from error
+        raise RecipeError(error.message, hint=error.hint) from error

@@ -14,6 +14,7 @@ import msgspec
 from rich.progress import Progress
 
 from gossamer.figure import Figure, computed, encode, measured
+from gossamer.lock import locked
 from gossamer.model import Subject
 from gossamer.recipe.evidence import SAMPLES, Collector
 from gossamer.recipe.gauge import Costs, Gauge, Graphs, metrics, parameters
@@ -44,6 +45,7 @@ def run(
     samples: int = SAMPLES,
     progress: Progress | None = None,
     on_step: Callable[[Report], None] | None = None,
+    on_resume: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Run a recipe on a subject, or continue a run that was stopped at any point.
 
@@ -58,15 +60,21 @@ def run(
         samples: samples of the train split that calibration sees.
         progress: bars to add to.
         on_step: called with the report so far after the start and after each step.
+        on_resume: called with the number of the last finished step when a run that had one is continued, once the
+            journal is known to be of this run.
 
     Raises:
+        BusyError: another run is going on in the folder.
         RecipeError: the folder belongs to another run; says what differs.
         GossamerError: a method, a plan or a training fails; every finished step is kept.
     """
     recipe = recipe.seeded(recipe.seed if seed is None else seed)
-    journal = Journal(Path(folder), recipe, subject, task)
-    work = _Run(recipe, subject, task, journal, gauge or Gauge(), Collector(task, recipe.seed, samples), progress)
-    return work.all(on_step or (lambda _: None))
+    with locked(Path(folder)):
+        journal = Journal(Path(folder), recipe, subject, task)
+        if on_resume is not None and journal.finished > 0:
+            on_resume(journal.finished)
+        work = _Run(recipe, subject, task, journal, gauge or Gauge(), Collector(task, recipe.seed, samples), progress)
+        return work.all(on_step or (lambda _: None))
 
 
 @dataclass(frozen=True)

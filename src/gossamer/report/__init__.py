@@ -2,6 +2,7 @@
 
 from gossamer.figure import Figure, computed, measured
 from gossamer.report.sentences import amount, sentences, step_sentences, summary
+from gossamer.report.sheet import Sheet
 from gossamer.report.structs import (
     Effect,
     Report,
@@ -20,6 +21,7 @@ __all__ = [
     "Effect",
     "Figure",
     "Report",
+    "Sheet",
     "SiteState",
     "Skipped",
     "State",

@@ -1,11 +1,11 @@
 """The report on a terminal, as ``rich`` tables. A star marks a figure that was computed; all others were measured."""
 
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 from gossamer.figure import Figure
 from gossamer.report.sentences import amount, sentences
+from gossamer.report.sheet import Sheet
 from gossamer.report.structs import Report, SiteState, State, effect
 
 
@@ -16,25 +16,21 @@ def show(report: Report, console: Console, *, sites: bool = True) -> None:
 
 def render(report: Report, *, sites: bool = True) -> RenderableType:
     """Return the whole report as one renderable."""
-    parts: list[RenderableType] = [steps_table(report)]
+    parts: list[RenderableType] = [steps_table(report), ""]
     if sites:
-        parts.append(sites_table(report))
+        parts += [sites_table(report), ""]
     if report.test_after:
-        parts.append(final_table(report))
+        parts += [final_table(report), ""]
     parts.extend(Text(text) for text in sentences(report))
     parts.extend(Text(f"not seen by the graph: {text}") for text in report.unseen)
     parts.append(Text("* computed; every other figure was measured", style="dim"))
     return Group(*parts)
 
 
-def steps_table(report: Report) -> Table:
+def steps_table(report: Report) -> Sheet:
     """Return one row per step: the state after it, and in brackets what the step changed."""
-    table = Table(title=f"{report.recipe} on {report.task}, validation split")
-    table.add_column("step")
     columns = _columns(report.start)
-    for title in columns:
-        table.add_column(title, justify="right")
-    table.add_row("start", *(_cell(figure) for figure in columns.values()))
+    rows = [("start", *(_cell(figure) for figure in columns.values()))]
     for step in report.steps:
         now = _columns(step.after)
         change = effect(report.before(step), step.after)
@@ -49,34 +45,29 @@ def steps_table(report: Report) -> Table:
             **change.metrics,
         }
         cells = [_cell(now.get(title), changes.get(title)) for title in columns]
-        table.add_row(f"{step.number} {step.name}", *cells)
-    return table
+        rows.append((f"{step.number} {step.name}", *cells))
+    return Sheet(("step", *columns), tuple(rows), heading=f"{report.recipe} on {report.task}, validation split")
 
 
-def sites_table(report: Report) -> Table:
+def sites_table(report: Report) -> Sheet:
     """Return one row per site: density, distinct values, bits per weight and bytes, start and end."""
-    table = Table(title="sites, before and after the run")
-    table.add_column("site")
-    table.add_column("shape")
-    for title in ("density", "distinct values", "bits per weight", "bytes"):
-        table.add_column(title, justify="right")
     was = {site.site: site for site in report.start.sites}
-    for site in report.end.sites:
-        table.add_row(site.site, "x".join(map(str, site.shape)), *_pair(was.pop(site.site, None), site))
-    for name, site in was.items():
-        table.add_row(name, "x".join(map(str, site.shape)), *_pair(site, None))
-    return table
+    ends = [(was.pop(site.site, None), site) for site in report.end.sites]
+    gone = [(site, None) for site in was.values()]
+    rows = tuple(_site_row(before, after) for before, after in (*ends, *gone))
+    titles = ("site", "shape", "density", "distinct values", "bits per weight", "bytes")
+    return Sheet(titles, rows, ("shape",), "sites, before and after the run")
 
 
-def final_table(report: Report) -> Table:
+def _site_row(before: SiteState | None, after: SiteState | None) -> tuple[str, ...]:
+    site = after or before
+    return () if site is None else (site.site, "x".join(map(str, site.shape)), *_pair(before, after))
+
+
+def final_table(report: Report) -> Sheet:
     """Return the metrics on the test split, looked at once, at the end."""
-    table = Table(title="test split, taken once")
-    table.add_column("metric")
-    table.add_column("before", justify="right")
-    table.add_column("after", justify="right")
-    for name, after in report.test_after.items():
-        table.add_row(name, _cell(report.test_before.get(name)), _cell(after))
-    return table
+    rows = tuple((name, _cell(report.test_before.get(name)), _cell(after)) for name, after in report.test_after.items())
+    return Sheet(("metric", "before", "after"), rows, heading="test split, taken once")
 
 
 def _columns(state: State) -> dict[str, Figure]:

@@ -7,19 +7,27 @@ ASSP 36, 1988) lets every part choose alone at one common price, and the price i
 of the budget is then spent greedily.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
-import msgspec
+from gossamer.errors import RecipeError, SettingError
+from gossamer.figure import Counted
+from gossamer.model import Method, Subject
+from gossamer.recipe import Recipe, Step
+from gossamer.recipe.evidence import Collector
+from gossamer.recipe.step import perform
+from gossamer.search.scan import Entry, Scan, coded_bytes, method_of, timed
+from gossamer.settings import parse
+from gossamer.targets import OnnxRuntime
+from gossamer.task import Task
 
-from gossamer.errors import RecipeError
-from gossamer.recipe import Recipe, Step, methods
-from gossamer.search.scan import Entry, Scan
-
-Of = Literal["bytes", "macs", "milliseconds"]
 STEPS = 100
 """Halvings of the price; more than doubles can tell apart."""
+TRIES = 12
+CLOSE = 0.01
+"""Corrections of a budget that savings which do not add up have missed, until the share left is this close."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,7 @@ def _spent(taken: dict[str, Choice], choices: Mapping[str, Sequence[Choice]], bu
 
 
 def spread(
-    scanned: Scan, keep: float, of: Of = "bytes", *, exact: Callable[[Mapping[str, float]], float] | None = None
+    scanned: Scan, keep: float, of: Counted = "bytes", *, exact: Callable[[Mapping[str, float]], float] | None = None
 ) -> dict[str, float]:
     """Return the strength for each part so that about ``keep`` of the model's bytes, operations or time is left.
 
@@ -102,47 +110,146 @@ def spread(
             layer); the budget is then corrected until it fits.
 
     Raises:
-        RecipeError: the scan did not measure ``of``, or ``keep`` cannot be reached.
+        RecipeError: the scan has no measurement that is of use, did not measure ``of``, or ``keep`` cannot be reached.
     """
+    if not 0 <= keep <= 1:
+        raise RecipeError(f"keep: wanted a share from 0 to 1, got {keep}")
+    choices = _choices(scanned, of)
+    least = 1 + sum(min(choice.cost for choice in each) for each in choices.values())
+    if exact is None and keep < least:
+        raise RecipeError(
+            f"{keep:.1%} of the {of} cannot be met: the strengths that were scanned leave {least:.1%} at the least",
+            hint="keep more, or scan higher strengths",
+        )
+    if exact is None:
+        return _strengths(choices, keep)
+    return _corrected(choices, keep, exact)
+
+
+def _choices(scanned: Scan, of: Counted) -> dict[str, list[Choice]]:
+    """Return what each part can be given; a strength at which the loss was not finite is no choice."""
     whole = _amount(scanned.start, of) if of != "milliseconds" else 1.0
     start = scanned.start.loss
     choices: dict[str, list[Choice]] = {}
     for entry in scanned.entries:
         saved = _saved(scanned.start, entry, of) / whole
         each = choices.setdefault(entry.name, [Choice(0.0, 0.0, 0.0)])
-        each.append(Choice(entry.strength, entry.loss - start, -saved))
+        if math.isfinite(entry.loss - start):
+            each.append(Choice(entry.strength, entry.loss - start, -saved))
+    if all(len(each) == 1 for each in choices.values()):
+        raise RecipeError("the scan has no loss that is finite", hint="look at the data and the model, and scan again")
+    return choices
+
+
+def _strengths(choices: Mapping[str, Sequence[Choice]], keep: float) -> dict[str, float]:
+    taken = allocate(choices, keep - 1)
+    return {name: choice.strength for name, choice in taken.items() if choice.strength}
+
+
+def _corrected(
+    choices: Mapping[str, Sequence[Choice]], keep: float, exact: Callable[[Mapping[str, float]], float]
+) -> dict[str, float]:
+    """Return the strengths of which most is really left within ``keep`` and :data:`CLOSE`, or else least."""
+    least = 1 + sum(min(choice.cost for choice in each) for each in choices.values())
+    left: dict[tuple[tuple[str, float], ...], float] = {}
     wanted = keep
-    for _ in range(12 if exact is not None else 1):
-        taken = allocate(choices, wanted - 1)
-        strengths = {name: choice.strength for name, choice in taken.items() if choice.strength}
-        missed = 0.0 if exact is None else keep - exact(strengths)
-        if abs(missed) <= 0.01:
-            break
+    for _ in range(TRIES):
+        strengths = _strengths(choices, max(wanted, least))
+        key = tuple(strengths.items())
+        if key not in left:
+            left[key] = exact(strengths)
+        missed = keep - left[key]
+        if abs(missed) <= CLOSE:
+            return strengths
         wanted += 0.7 * missed
-    return strengths
+    within = [key for key, share in left.items() if share <= keep + CLOSE]
+    chosen = max(within, key=lambda key: left[key]) if within else min(left, key=lambda key: left[key])
+    return dict(chosen)
+
+
+def really_left(
+    scanned: Scan, subject: Subject, task: Task, of: Counted = "bytes", *, seed: int = 0
+) -> Callable[[Mapping[str, float]], float]:
+    """Return a function from strengths to the share that is left when their recipe is carried out, without training.
+
+    Args:
+        scanned: of ``subject``.
+        subject: untouched.
+        task: calibration reads its train split.
+        of: what is counted; time is measured on ONNX Runtime, in turns with the subject as it is.
+        seed: of calibration samples.
+
+    Raises:
+        RecipeError: ``scanned`` is of another model.
+    """
+    _check_same(scanned, subject)
+    collector = Collector(task, seed)
+
+    def share(strengths: Mapping[str, float]) -> float:
+        changed = subject
+        for step in recipe_of(scanned, strengths).steps if strengths else ():
+            changed = perform(step, changed, task, collector, folder=Path()).subject
+        collector.forget()
+        if of == "milliseconds":
+            cut, whole = timed(changed, subject, OnnxRuntime())
+            return cut / whole
+        sizes = [coded_bytes(one) if of == "bytes" else one.graph.macs for one in (changed, subject)]
+        cut, whole = (_known(size) for size in sizes)
+        return cut / whole
+
+    return share
+
+
+def _check_same(scanned: Scan, subject: Subject) -> None:
+    known = [group.name for group in subject.groups] if scanned.by == "group" else list(subject.sites)
+    strange = [name for name in scanned.names if name not in known]
+    bytes_here = coded_bytes(subject)
+    if not strange and scanned.start.bytes == bytes_here:
+        return
+    what = f"it has {scanned.start.bytes} bytes, this one {bytes_here}"
+    if strange:
+        what = f"no {scanned.by} of this one is called {', '.join(strange[:3])}"
+    raise RecipeError(
+        f"the scan is of another model: {what}", hint="give the model, and the weights, that were scanned"
+    )
 
 
 def recipe_of(scanned: Scan, strengths: Mapping[str, float], name: str = "allocated") -> Recipe:
-    """Return a recipe that gives each part its strength: one step for each distinct one."""
-    kind = methods()[scanned.method]
+    """Return a recipe that gives each part its strength: one step for each distinct one.
+
+    Raises:
+        RecipeError: no part has a strength; the scan's method or one of its settings is unknown here.
+    """
+    if not strengths:
+        raise RecipeError("the budget takes nothing from any part, so there is no recipe", hint="keep less")
+    kind = method_of(scanned)
     steps = []
     for strength in sorted(set(strengths.values())):
         parts = tuple(part for part, value in strengths.items() if value == strength)
-        where = {"groups" if scanned.by == "group" else "include": parts}
-        plain = {**scanned.settings, str(kind.strength): strength, **where}
-        steps.append(Step(method=msgspec.convert(plain, kind)))
+        plain = {**scanned.settings, str(kind.strength): strength, kind.picks: parts}
+        steps.append(Step(method=_method(kind, plain)))
     about = f"{scanned.method} at strengths allocated from a sensitivity scan"
     return Recipe(name=name, about=about, steps=tuple(steps))
 
 
-def _amount(entry: Entry, of: Of) -> float:
-    value = entry.bytes if of == "bytes" else entry.macs
+def _method(kind: type[Method], plain: dict[str, object]) -> Method:
+    try:
+        return parse(kind, plain, "the scan's settings")
+    except SettingError as error:
+        raise RecipeError(error.message, hint=error.hint) from error
+
+
+def _amount(entry: Entry, of: Counted) -> float:
+    return _known(entry.bytes if of == "bytes" else entry.macs)
+
+
+def _known(value: int | None) -> float:
     if value is None:
         raise RecipeError("the scan has no multiply-accumulates: the model's graph was not seen", hint="count bytes")
     return float(value)
 
 
-def _saved(start: Entry, entry: Entry, of: Of) -> float:
+def _saved(start: Entry, entry: Entry, of: Counted) -> float:
     """Return what an entry saves; milliseconds as a share of the whole model's in the same turns."""
     if of != "milliseconds":
         return _amount(start, of) - _amount(entry, of)

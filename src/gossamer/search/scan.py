@@ -17,7 +17,9 @@ from gossamer.artifact import Artifact, load, save
 from gossamer.calibrate import reset_batch_norm
 from gossamer.codings import nbytes
 from gossamer.errors import RecipeError, SettingError
+from gossamer.figure import decode, encode
 from gossamer.model import Method, Plan, Subject, apply, freeze, to_artifact
+from gossamer.recipe import methods
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.journal import fingerprint, write
 from gossamer.recipe.step import at
@@ -110,12 +112,14 @@ def scan(
         progress: bars to add to.
 
     Raises:
-        SettingError: the method has no strength.
+        SettingError: the method has no strength, or cannot have one of ``strengths``.
         RecipeError: ``path`` holds another scan.
     """
     if method.strength is None:
         raise SettingError(f"{method.tag}: has no strength that a scan could vary")
-    work = _Work(subject, task, _by_itself(method), samples, target, Collector(task, seed))
+    for strength in strengths:
+        at(method, strength)  # before hours of work, not after
+    work = _Work(subject, task, method.by_itself(), samples, target, Collector(task, seed))
     identity = work.identity(strengths, seed)
     found = _begun(path, identity) or work.begin(identity)
     done = {(entry.name, entry.strength) for entry in found.entries}
@@ -124,31 +128,47 @@ def scan(
     for name, strength in todo:
         found = msgspec.structs.replace(found, entries=(*found.entries, work.entry(name, strength)))
         if path is not None:
-            write(path, msgspec.json.format(msgspec.json.encode(found), indent=1))
+            write(path, msgspec.json.format(encode(found), indent=1))
         if progress is not None and bar is not None:
             progress.advance(bar)
     return found
-
-
-def _by_itself(method: Method) -> Method:
-    """Return ``method`` so that its strength is a share of each part, not of all parts together."""
-    fields = method.__struct_fields__
-    changes = {"scope": "group" if "groups" in fields else "layer"} if getattr(method, "scope", "") == "global" else {}
-    if "groups" in fields:
-        changes["of"] = "units"
-    return msgspec.structs.replace(method, **changes)
 
 
 def load_scan(path: Path) -> Scan:
     """Read a scan.
 
     Raises:
-        RecipeError: the file is missing or holds no scan.
+        RecipeError: the file is missing, or holds no scan, one of another version, or one without a measurement.
     """
+    hint = "gossamer scan writes one"
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Scan)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise RecipeError(f"{path}: no scan: {error}", hint="gossamer scan writes one") from error
+        found = decode(path.read_bytes(), Scan)
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror or error}", hint=hint) from error
+    except (UnicodeDecodeError, msgspec.MsgspecError) as error:
+        raise RecipeError(f"{path}: no scan: {error}", hint=hint) from error
+    if found.format != FORMAT:
+        raise RecipeError(f"{path}: a scan of format {found.format}, wanted {FORMAT}", hint="scan again")
+    if not found.entries:
+        raise RecipeError(f"{path}: a scan without a measurement", hint="run gossamer scan again: it continues")
+    try:
+        method_of(found)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: {error.message}", hint=error.hint) from error
+    return found
+
+
+def method_of(scanned: Scan) -> type[Method]:
+    """Return the method of a scan.
+
+    Raises:
+        RecipeError: it is unknown, or has no strength.
+    """
+    kind = methods().get(scanned.method)
+    if kind is None or kind.strength is None:
+        known = ", ".join(tag for tag, one in methods().items() if one.strength is not None)
+        raise RecipeError(f"a scan of {scanned.method!r}, no method with a strength", hint=f"such methods are: {known}")
+    return kind
 
 
 def _begun(path: Path | None, identity: str) -> Scan | None:
@@ -174,12 +194,8 @@ class _Work:
     collector: Collector
 
     @property
-    def by_groups(self) -> bool:
-        return "groups" in self.method.__struct_fields__
-
-    @property
     def names(self) -> list[str]:
-        if self.by_groups:
+        if self.method.part == "group":
             return [group.name for group in self.subject.groups if not group.stuck]
         return [site.name for site in self.method.chosen(self.subject)]
 
@@ -187,7 +203,7 @@ class _Work:
     def settings(self) -> dict[str, object]:
         """The method's settings but its strength and what it treats, as JSON has them."""
         plain: dict[str, object] = msgspec.json.decode(msgspec.json.encode(self.method))
-        hidden = {"method", str(self.method.strength), "groups" if self.by_groups else "include"}
+        hidden = {"method", str(self.method.strength), self.method.picks}
         return {name: value for name, value in plain.items() if name not in hidden}
 
     def identity(self, strengths: Sequence[float], seed: int) -> str:
@@ -204,14 +220,14 @@ class _Work:
             identity=identity,
             method=self.method.tag,
             settings=self.settings,
-            by="group" if self.by_groups else "site",
+            by=self.method.part,
             metric=self.task.main,
             higher_is_better=main.higher_is_better,
             start=self._measured("", 0.0, self.subject),
         )
 
     def entry(self, name: str, strength: float) -> Entry:
-        alone = {"groups" if self.by_groups else "include": (_literal(name),)}
+        alone = {self.method.picks: (_literal(name),)}
         method = msgspec.structs.replace(at(self.method, strength), **alone)
         plan = method.plan(self.subject, self.collector.get(self.subject, method.needs))
         changed = apply(self.subject, plan)
@@ -221,28 +237,31 @@ class _Work:
 
     def _measured(self, name: str, strength: float, subject: Subject, skipped: str = "") -> Entry:
         figures = evaluate(subject, self.task, "validation", samples=self.samples)
-        tensors = to_artifact(freeze(subject)).tensors
         return Entry(
             name=name,
             strength=strength,
             loss=figures["loss"],
             metric=figures[self.task.main],
-            bytes=sum(nbytes(tensor) for tensor in tensors.values()),
+            bytes=coded_bytes(subject),
             macs=subject.graph.macs,
-            milliseconds=self._timed(subject, self.target) if self.target is not None and name else None,
+            milliseconds=timed(subject, self.subject, self.target) if self.target is not None and name else None,
             skipped=skipped,
         )
 
-    def _timed(self, subject: Subject, target: OnnxRuntime) -> tuple[float, float]:
-        """Return the median milliseconds of a pass of ``subject``, and of the model as it is."""
-        with tempfile.TemporaryDirectory() as folder:
-            files: dict[str, Artifact | str | Path] = dict(
-                _files(Path(folder), {"cut": subject, "whole": self.subject})
-            )
-            inputs = arrays_of(assemble(load(Path(folder) / "whole.goss")), self.subject.args, self.subject.kwargs)
-            found = target.measure(files, inputs)
-        cut, whole = (1e3 * float(found[name].run.latency.median.value) for name in ("cut", "whole"))
-        return cut, whole
+
+def coded_bytes(subject: Subject) -> int:
+    """Return the bytes of all coded tensors."""
+    return sum(nbytes(tensor) for tensor in to_artifact(freeze(subject)).tensors.values())
+
+
+def timed(subject: Subject, whole: Subject, target: OnnxRuntime) -> tuple[float, float]:
+    """Return the median milliseconds of a pass of ``subject``, and of ``whole`` in the same turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        files: dict[str, Artifact | str | Path] = dict(_files(Path(folder), {"cut": subject, "whole": whole}))
+        inputs = arrays_of(assemble(load(Path(folder) / "whole.goss")), whole.args, whole.kwargs)
+        found = target.measure(files, inputs)
+    cut, before = (1e3 * float(found[name].run.latency.median.value) for name in ("cut", "whole"))
+    return cut, before
 
 
 def _files(folder: Path, subjects: dict[str, Subject]) -> Iterator[tuple[str, Path]]:

@@ -10,11 +10,11 @@ from gossamer import artifact as artifacts
 from gossamer.artifact import Artifact
 from gossamer.codings import Coding, Dense, describe
 from gossamer.codings.nodes import Array
-from gossamer.errors import TargetError
+from gossamer.errors import TargetError, about
 from gossamer.figure import Figure, computed, measured
 from gossamer.targets.cpu import read_cpu
 from gossamer.targets.exact import needs_exact
-from gossamer.targets.graph import lower_artifact, parse_graph
+from gossamer.targets.graph import lower_artifact
 from gossamer.targets.horowitz import Energy, energy
 from gossamer.targets.levels import weight_levels
 from gossamer.targets.processes import Run, Timing, measure
@@ -105,7 +105,9 @@ class OnnxRuntime(msgspec.Struct, frozen=True, kw_only=True):
             ArtifactError: the file is not a valid artifact.
         """
         proto = self.model(artifact)
-        return run_session(open_session(proto, threads=self.threads), inputs)
+        with about(_source(artifact)):
+            session = open_session(proto, threads=self.threads)
+        return run_session(session, inputs)
 
     def model(self, artifact: Artifact | str | Path) -> onnx.ModelProto:
         """Return the ONNX model that ``artifact`` becomes here.
@@ -114,7 +116,9 @@ class OnnxRuntime(msgspec.Struct, frozen=True, kw_only=True):
             TargetError: the artifact holds no graph, or one that does not fit.
             ArtifactError: the file is not a valid artifact.
         """
-        return lower_artifact(_read(artifact), quantized=self.quantized).proto
+        found = artifact if isinstance(artifact, Artifact) else artifacts.load(artifact)
+        with about(_source(artifact)):
+            return lower_artifact(found, quantized=self.quantized).proto
 
     def processor(self, proto: onnx.ModelProto) -> str:
         """Return what the processor does with 8-bit products, and what was chosen for ``proto``."""
@@ -160,7 +164,5 @@ class OnnxRuntime(msgspec.Struct, frozen=True, kw_only=True):
         return self.quantized and not isinstance(weight_levels(coding), str)
 
 
-def _read(artifact: Artifact | str | Path) -> Artifact:
-    found = artifact if isinstance(artifact, Artifact) else artifacts.load(artifact)
-    parse_graph(found)
-    return found
+def _source(artifact: Artifact | str | Path) -> str | Path | None:
+    return None if isinstance(artifact, Artifact) else artifact

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from gossamer.errors import SettingError
-from gossamer.settings import Settings
+from gossamer.settings import Settings, parse
 from gossamer.train.settings import Training
 
 
@@ -27,9 +27,11 @@ class Config(Settings, frozen=True):
             SettingError: not TOML, an unknown name, or a value out of range.
         """
         try:
-            return msgspec.toml.decode(text, type=cls)
-        except msgspec.MsgspecError as error:
-            raise SettingError(f"{where}: {error}") from error
+            plain = msgspec.toml.decode(text)
+        except msgspec.DecodeError as error:
+            raise SettingError(f"{where}: not TOML: {error}") from error
+        training = parse(Training, plain.pop("training", {}), f"{where}, training")
+        return msgspec.structs.replace(parse(cls, plain, where), training=training)
 
     def changed(self, changes: dict[str, Any]) -> Training:
         """Return the training with some settings replaced.
@@ -37,7 +39,4 @@ class Config(Settings, frozen=True):
         Raises:
             SettingError: an unknown name, or a value out of range.
         """
-        try:
-            return msgspec.convert(msgspec.to_builtins(self.training) | changes, Training)
-        except msgspec.ValidationError as error:
-            raise SettingError(f"training: {error}") from error
+        return parse(Training, msgspec.to_builtins(self.training) | changes, "training")

@@ -8,7 +8,7 @@ Lightning Fabric.
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gossamer.errors import TrainingError
+from gossamer.lock import locked
 from gossamer.model.penalty import StepContext
 from gossamer.model.subject import Subject
 from gossamer.task import Batch, Change, Task, evaluate
@@ -72,12 +73,14 @@ def train(
     Raises:
         TrainingError: a loss that is not finite; nothing to train; a checkpoint that does not fit.
         TaskError: outputs or data that do not fit the task.
+        BusyError: another training is going on in ``folder``.
         KeyboardInterrupt: after the step under way, with a checkpoint left in ``folder``.
     """
     fabric = fabric or Fabric(accelerator="auto", devices=1, precision=training.precision)
     module = subject if isinstance(subject, nn.Module) else subject.model
     check_fit(module, task)
-    with _as_before(module), _own_randomness(training.seed), deferred() as interrupt:
+    alone = locked(folder) if folder is not None and fabric.is_global_zero else nullcontext()
+    with alone, _as_before(module), _own_randomness(training.seed), deferred() as interrupt:
         optimizer = make_optimizer(module, training)
         wrapped, wrapped_optimizer = fabric.setup(module, optimizer)
         run = _Run(

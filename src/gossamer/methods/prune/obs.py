@@ -16,7 +16,7 @@ Eliminations are put off and done for a block of steps at once, as in blocked Ch
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 import torch
@@ -62,6 +62,10 @@ class Obs(Method, frozen=True, tag="prune.obs"):
         """Check the fields one by one, then the sparsity against the pattern."""
         super().__post_init__()
         check_pattern(type(self).__name__, self.pattern, self.sparsity)
+
+    def by_itself(self) -> Self:
+        """Return the method with a scope that is within each site."""
+        return msgspec.structs.replace(self, scope="layer") if self.scope == "global" else self
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return a mask and new values for every chosen site whose inputs are known.

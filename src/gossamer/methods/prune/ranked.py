@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import msgspec
 import torch
@@ -50,6 +50,10 @@ class Ranked(Method, frozen=True, tag="prune.ranked"):
         """Check the fields one by one, then the sparsity against the pattern."""
         super().__post_init__()
         check_pattern(type(self).__name__, self.pattern, self.sparsity)
+
+    def by_itself(self) -> Self:
+        """Return the method with a scope that is within each site."""
+        return msgspec.structs.replace(self, scope="layer") if self.scope == "global" else self
 
     def scores(self, subject: Subject, evidence: Evidence | None, sites: tuple[Site, ...]) -> Scores:
         """Return the scores of ``sites``; those of weights that are zero do not matter."""

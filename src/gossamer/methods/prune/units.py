@@ -9,7 +9,7 @@ least squares and by measuring batch norms anew.
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 import numpy as np
@@ -32,6 +32,8 @@ class Units(Method, frozen=True, tag="prune.units"):
     """
 
     strength: ClassVar[str | None] = "amount"
+    part: ClassVar[Literal["site", "group"]] = "group"
+    picks: ClassVar[str] = "groups"
     identity: ClassVar[Mapping[str, Any] | None] = MappingProxyType({"amount": 0.0})
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"amount": 0.4})
 
@@ -68,6 +70,10 @@ class Units(Method, frozen=True, tag="prune.units"):
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Evidence of the criterion, and of the repair."""
         return CRITERIA[self.criterion].needs | (REPAIR_NEEDS if self.repair else frozenset())
+
+    def by_itself(self) -> Self:
+        """Return the method so that its amount is a share of each group's units."""
+        return msgspec.structs.replace(self, scope="group", of="units")
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return the cut, with repaired readers.
