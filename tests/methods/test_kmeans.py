@@ -14,7 +14,7 @@ from gossamer.methods.share.kmeans import share, shared_bits
 from gossamer.methods.share.lloyd import nearest
 from gossamer.methods.share.optimal import BINS, optimal
 from gossamer.methods.share.starts import STARTS, clustered
-from gossamer.model import Subject, apply, live_weight, settle, trainable
+from gossamer.model import Subject, apply, live_weight, retarget, settle, trainable
 
 
 def slow_lloyd(values, count):
@@ -201,28 +201,24 @@ def test_ten_million_weights():
     assert 0.0024 < error < 0.003
 
 
-def test_reassigned_weights_move_to_the_nearest_center_and_settle():
-    layer = nn.Linear(4, 1, bias=False)
-    layer.weight.data = torch.tensor([[0.0, 0.9, 1.1, 2.0]])
-    plain = Subject.of(layer, torch.ones(1, 4))
-    plan = KMeans(bits=1, trained=False, reassigned=True).plan(plain)
-    shared = apply(plain, plan)
-    before = shared.constraints["weight"].codebook
-    assert before is not None
-    assert before.loose
-    torch.testing.assert_close(before.centers, torch.tensor([1.0, 2.0]))
-    shared.model(torch.tensor([[0.0, 4.0, 1.0, 1.0]])).sum().backward()
-    hidden = trainable(shared, "weight")
-    assert hidden.grad.tolist() == [[0.0, 4.0, 1.0, 1.0]]  # straight through, for each weight by itself
+def test_weights_are_shared_little_by_little_the_largest_first():
+    layer = nn.Linear(5, 1, bias=False)
+    layer.weight.data = torch.tensor([[0.0, 0.8, 1.2, 2.0, 2.2]])
+    plain = Subject.of(layer, torch.ones(1, 5))
+    live = apply(plain, KMeans(bits=1, portion=0.5).plan(plain))
+    torch.testing.assert_close(live_weight(live, "weight"), torch.tensor([[0.0, 0.8, 1.2, 2.1, 2.1]]))
+    live.model(torch.tensor([[7.0, 4.0, 1.0, 1.0, 2.0]])).sum().backward()
+    hidden = trainable(live, "weight")
+    assert hidden.grad.tolist() == [[0.0, 4.0, 1.0, 0.0, 0.0]]  # of the weights that are free
     with torch.no_grad():
-        hidden -= 0.2 * torch.tensor([[0.0, -4.0, 1.0, 1.0]])
-    torch.testing.assert_close(live_weight(shared, "weight"), torch.tensor([[0.0, 2.0, 1.0, 2.0]]))
-    settle(shared)
-    after = shared.constraints["weight"].codebook
-    assert after is not None
-    assert not after.loose
-    with torch.no_grad():
-        hidden.fill_(2.0)
-    torch.testing.assert_close(live_weight(shared, "weight"), torch.tensor([[0.0, 2.0, 1.0, 2.0]]))
-    with pytest.raises(PlanError, match="loose codebook would part"):
-        apply(shared, plan)
+        hidden -= 0.25 * torch.tensor([[0.0, -4.0, 1.0, 0.0, 0.0]])  # 0.8 grows to 1.8, and 1.2 becomes 0.95
+    retarget(live, KMeans(bits=1, portion=0.75).plan(live))
+    torch.testing.assert_close(live_weight(live, "weight"), torch.tensor([[0.0, 2.1, 0.95, 2.1, 2.1]]))
+    whole = apply(plain, KMeans(bits=1).plan(plain))
+    part = KMeans(bits=1, portion=0.5).plan(plain)
+    with pytest.raises(PlanError, match="would part those that are shared already"):
+        apply(whole, part)
+    settle(live)
+    assert live.constraints["weight"].codebook.shared is None
+    torch.testing.assert_close(live_weight(live, "weight"), torch.tensor([[0.0, 2.1, 1.0, 2.1, 2.1]]))
+    assert not hidden.requires_grad

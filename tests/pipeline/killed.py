@@ -20,7 +20,7 @@ RECIPE = Recipe(
         Step(method=Logits(alpha=0.3)),
         Step(method=Magnitude(sparsity=0.6), schedule=Cubic(end=0.6, every=3), train=SHORT),
         Step(method=Feedback(sparsity=0.8), schedule=Cubic(end=0.5, every=2, initial=0.6), train=SHORT),
-        Step(method=KMeans(bits=3, start="optimal", reassigned=True), train=SHORT),
+        Step(method=KMeans(bits=3, start="optimal"), schedule=Cubic(end=0.8, every=4, initial=0.5), train=SHORT),
         Step(method=Magnitude(sparsity=0.85), train=SHORT),
     ),
 )

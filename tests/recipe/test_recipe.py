@@ -148,8 +148,8 @@ def test_built_in_recipes_are_valid_and_named_after_their_files(name: str):
             ["step 1", "initial", "0.8", "sparsity (0.3)"],
         ),
         (
-            "name='x'\n[[step]]\nmethod='share.kmeans'\n[step.schedule]\nend=0.2\n[step.train]\nepochs=1",
-            ["step 1", "share.kmeans", "strength", "prune.magnitude"],
+            "name='x'\n[[step]]\nmethod='quantize.post_training'\n[step.schedule]\nend=0.2\n[step.train]\nepochs=1",
+            ["step 1", "quantize.post_training", "strength", "prune.magnitude"],
         ),
     ],
 )

@@ -70,7 +70,7 @@ def retarget(subject: Subject, plan: Plan) -> None:
 
 
 def settle(subject: Subject) -> None:
-    """Make splices and loose codebooks of ``subject`` final, in place, once the training that moved them is over."""
+    """Make splices and unfinished codebooks of ``subject`` final, in place, once the training they live for is over."""
     for _, _, live, parameter in live_parts(subject.model):
         live.settle(parameter)
 

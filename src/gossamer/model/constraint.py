@@ -43,6 +43,12 @@ def _along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
     return values if axis is None else values.view([-1 if i == axis else 1 for i in range(ndim)])
 
 
+def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
+    """Return the index of the center nearest to each value; ``centers`` need not be in order."""
+    ordered, order = centers.sort()
+    return order[torch.bucketize(values, (ordered[1:] + ordered[:-1]) / 2)]
+
+
 @dataclass(frozen=True, eq=False)
 class Mask:
     """Zero every value where ``keep`` is false.
@@ -91,14 +97,14 @@ class Codebook:
         codes: integer tensor of the site's shape; each entry is an index into ``centers``.
         centers: float tensor of shape ``(K,)``.
         trained: whether training moves the centers (their gradient is the sum over their members).
-        loose: whether, for the time being, a value is the center nearest to what trains behind it, so that training
-            moves it from center to center. Lives while a step trains; ``settle`` leaves the codes as they are then.
+        shared: bool tensor of the site's shape: which values are shared so far, while the others train as they are;
+            None for all. Lives while a step trains; ``settle`` gives each of the others its nearest center.
     """
 
     codes: Tensor
     centers: Tensor
     trained: bool = True
-    loose: bool = False
+    shared: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.codes.is_floating_point() or self.codes.dtype == torch.bool:
@@ -110,6 +116,11 @@ class Codebook:
             raise PlanError("Codebook.centers: wanted finite values")
         if self.codes.numel() and not 0 <= int(self.codes.min()) <= int(self.codes.max()) < len(self.centers):
             raise PlanError(f"Codebook.codes: wanted indices below {len(self.centers)}, got {int(self.codes.max())}")
+        if self.shared is not None and (self.shared.dtype != torch.bool or self.shared.shape != self.codes.shape):
+            got = f"{self.shared.dtype} {tuple(self.shared.shape)}"
+            raise PlanError(f"Codebook.shared: wanted a bool tensor of the codes' shape, got {got}")
+        if self.shared is not None:
+            object.__setattr__(self, "shared", self.shared.detach().cpu())
         object.__setattr__(self, "codes", self.codes.detach().to("cpu", torch.int64))
         object.__setattr__(self, "centers", self.centers.detach().cpu())
 

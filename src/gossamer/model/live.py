@@ -2,8 +2,8 @@
 
 The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * grid(original)`` without a codebook.
 Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
-straight through (Bengio, Leonard and Courville 2013), and so do a splice, a mask that is not final, and a loose
-codebook, whose codes are those of the centers nearest to the original.
+straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final. Where a codebook
+does not share all values yet, the others are the original's.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice, snap
+from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice, nearest_center, snap
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
 
@@ -27,17 +27,17 @@ class Live(nn.Module):
     keep: Tensor | None
     splice: Tensor | None
     codes: Tensor | None
+    shared: Tensor | None
     scale: Tensor | None
     zero: Tensor | None
     centers: nn.Parameter | None
 
     def __init__(self, *, trains: bool) -> None:
         super().__init__()
-        for name in ("keep", "splice", "codes", "scale", "zero"):
+        for name in ("keep", "splice", "codes", "shared", "scale", "zero"):
             self.register_buffer(name, None)
         self.register_parameter("centers", None)
         self.trains = trains
-        self.loose = False
         self.bits, self.signed = 0, True
         self.axis: int | None = None
 
@@ -45,12 +45,10 @@ class Live(nn.Module):
         """Return the constrained value of ``original``, in its dtype."""
         value = original
         if self.codes is not None and self.centers is not None:
-            if self.loose:
-                self._choose(original)
             flat = self.centers.index_select(0, self.codes.flatten())
             value = flat.view(self.codes.shape).to(original.dtype)
-            if self.loose:
-                value = value + (original - original.detach())
+            if self.shared is not None:
+                value = torch.where(self.shared, value, original)
         if self.scale is not None and self.zero is not None:
             value = straight_through_snap(
                 value, scale=self.scale, zero=self.zero, bits=self.bits, signed=self.signed, axis=self.axis
@@ -67,7 +65,8 @@ class Live(nn.Module):
         codebook = grid = None
         if self.codes is not None and self.centers is not None:
             centers = self.centers.detach().clone()
-            codebook = Codebook(self.codes.clone(), centers, self.centers.requires_grad, self.loose)
+            shared = None if self.shared is None else self.shared.clone()
+            codebook = Codebook(self.codes.clone(), centers, self.centers.requires_grad, shared)
         if self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
@@ -89,29 +88,23 @@ class Live(nn.Module):
                 else:
                     self.centers = nn.Parameter(centers)
                 self.centers.requires_grad_(constraint.trained and self.trains)
-                self.loose = constraint.loose
-                original.requires_grad_(self.loose and self.trains)
+                self.shared = None if constraint.shared is None else constraint.shared.clone().to(device)
+                original.requires_grad_(self.shared is not None and self.trains)
             case Grid():
                 self.scale = constraint.scale.clone().to(device)
                 self.zero = constraint.zero.clone().to(device)
                 self.bits, self.signed, self.axis = constraint.bits, constraint.signed, constraint.axis
 
     def settle(self, original: nn.Parameter) -> None:
-        """Make final what training could take back: the splice becomes part of the mask, codes stay as they are."""
-        if self.loose:
-            self._choose(original)
-            self.loose = False
+        """Make final what the step's training could change: the splice joins the mask, every value is shared."""
+        if self.shared is not None and self.codes is not None and self.centers is not None:
+            nearest = nearest_center(original.detach(), self.centers.detach())
+            self.codes = torch.where(self.shared, self.codes, nearest.to(self.codes.dtype))
+            self.shared = None
             original.requires_grad = False
         if self.splice is not None:
             self.keep = self.splice if self.keep is None else self.keep & self.splice
             self.splice = None
-
-    @torch.no_grad()
-    def _choose(self, original: Tensor) -> None:
-        """Let the codes be those of the centers nearest to ``original``."""
-        if self.centers is not None:
-            centers, order = self.centers.sort()
-            self.codes = order[torch.bucketize(original, (centers[1:] + centers[:-1]) / 2)].int()
 
 
 class _Snap(torch.autograd.Function):

@@ -69,10 +69,10 @@ def _want_one_scale(site: Site, grid: Grid) -> None:
 
 def _want_coarser(site: Site, held: Constraints, new: Codebook) -> None:
     """Refuse a codebook that gives two values to members of one old center."""
-    if held.codebook is None or held.codebook.loose:
+    if held.codebook is None or held.codebook.shared is not None:
         return
-    if new.loose:
-        raise PlanError(f"{site.name}: a loose codebook would part values that are shared already")
+    if new.shared is not None:
+        raise PlanError(f"{site.name}: a codebook of some values would part those that are shared already")
     kept = torch.ones(site.shape, dtype=torch.bool) if held.mask is None else held.mask.keep
     old, codes = held.codebook.codes[kept], new.codes[kept]
     low = torch.full((held.codebook.size,), new.size).scatter_reduce(0, old, codes, "amin")

@@ -147,7 +147,8 @@ def _describe(constraint: Constraint) -> str:
             return f"keep {int(constraint.keep.sum())} of {constraint.keep.numel()} for now"
         case Codebook():
             how = "" if constraint.trained else ", fixed"
-            return f"share {constraint.size} values{how}{', for now' if constraint.loose else ''}"
+            so_far = "" if constraint.shared is None else f", {int(constraint.shared.sum())} weights so far"
+            return f"share {constraint.size} values{how}{so_far}"
         case Grid():
             along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
             return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}"
@@ -164,7 +165,9 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
         case Codebook():
             arrays[f"{at}/codes"] = constraint.codes.numpy()
             arrays[f"{at}/centers"] = _to_numpy(constraint.centers)
-            return {"kind": "codebook", "trained": constraint.trained, "loose": constraint.loose}
+            if constraint.shared is not None:
+                arrays[f"{at}/shared"] = constraint.shared.numpy()
+            return {"kind": "codebook", "trained": constraint.trained}
         case Grid():
             arrays[f"{at}/scale"] = constraint.scale.numpy()
             arrays[f"{at}/zero"] = constraint.zero.numpy()
@@ -181,7 +184,8 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
         case "splice":
             return Splice(tensor("keep"))
         case "codebook":
-            return Codebook(tensor("codes"), tensor("centers"), data["trained"], data["loose"])
+            shared = tensor("shared") if f"{at}/shared" in arrays else None
+            return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared)
         case "grid":
             return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"])
         case kind:

@@ -151,7 +151,7 @@ def trainable(subject: Subject, site: str) -> nn.Parameter:
     module, attribute = owner_of(subject, site)
     for owner, found, live, parameter in live_parts(subject.model):
         if found is module and owner.attribute == attribute:
-            return parameter if live.centers is None or live.loose else live.centers
+            return parameter if live.centers is None or live.shared is not None else live.centers
     parameter = getattr(module, attribute)
     if not isinstance(parameter, nn.Parameter):
         raise ModelError(f"{site}: wanted a parameter, got {type(parameter).__name__}")

@@ -10,7 +10,7 @@ from rich.progress import Progress
 
 from gossamer.calibrate import reset_batch_norm
 from gossamer.errors import RecipeError
-from gossamer.model import Evidence, Mask, Method, Penalty, Plan, Splice, Subject, apply, retarget, settle
+from gossamer.model import Codebook, Evidence, Mask, Method, Penalty, Plan, Splice, Subject, apply, retarget, settle
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.recipe import Step
 from gossamer.recipe.rewind import rewound
@@ -105,9 +105,9 @@ def _plan(step: Step, subject: Subject, evidence: Evidence | None) -> Plan | Non
         return final
     parts = [part for site in final.constraints for part in final.on(site)]
     others = (final.edits, final.tensors, final.penalties, final.activations)
-    if any(others) or not all(isinstance(part, Mask | Splice) for part in parts):
+    if any(others) or not all(isinstance(part, Mask | Splice | Codebook) for part in parts):
         raise RecipeError(
-            f"{step.name}: a schedule can ramp masks during training, and this method makes other changes",
+            f"{step.name}: a schedule can ramp masks and sharing during training, and this method makes other changes",
             hint="leave out the schedule",
         )
     first = at(step.method, step.schedule.initial).plan(subject, evidence)

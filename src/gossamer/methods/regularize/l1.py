@@ -85,7 +85,7 @@ class L1Penalty:
         if not self.with_proximal:
             return
         for _, parameter, live in self._found(subject):
-            centers = None if live is None or live.loose else live.centers
+            centers = None if live is None or live.shared is not None else live.centers
             if live is not None and live.codes is not None and centers is not None:
                 if centers.requires_grad:
                     codes = live.codes if live.keep is None else live.codes[live.keep]

@@ -2,10 +2,9 @@
 
 Han, Mao and Dally, "Deep Compression", ICLR 2016 (arXiv 1510.00149), section 3: per site, never across sites; centers
 start at equal distances, unless told otherwise; a center's gradient is the sum of its members' gradients (the live
-constraint sees to that); zeros of pruning stay out of it. With ``reassigned``, each weight goes on training behind its
-shared value, which is at any time the one nearest to it, and the gradient of the shared value passes straight through
-to the weight, as in the quantized distillation of Polino, Pascanu and Alistarh, ICLR 2018 (arXiv 1802.05668,
-algorithm 1).
+constraint sees to that); zeros of pruning stay out of it. A schedule shares the weights little by little, the largest
+first, while the others go on training and make up for it: the incremental quantization of Zhou, Yao, Guo, Xu and Chen,
+ICLR 2017 (arXiv 1702.03044), with k-means for its powers of two.
 """
 
 import math
@@ -22,7 +21,19 @@ from torch import Tensor
 from gossamer.errors import ModelError
 from gossamer.methods.share.lloyd import nearest
 from gossamer.methods.share.starts import Start, clustered
-from gossamer.model import Codebook, Constraint, Constraints, Evidence, Mask, Method, Plan, Skip, Subject, live_weight
+from gossamer.model import (
+    Codebook,
+    Constraint,
+    Constraints,
+    Evidence,
+    Mask,
+    Method,
+    Plan,
+    Skip,
+    Subject,
+    live_weight,
+    nearest_center,
+)
 
 
 class KMeans(Method, frozen=True, tag="share.kmeans"):
@@ -32,6 +43,7 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
     so with enough bits nothing changes.
     """
 
+    strength: ClassVar[str | None] = "portion"
     identity: ClassVar[Mapping[str, Any] | None] = MappingProxyType({"bits": 16})
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"bits": 2})
 
@@ -42,9 +54,10 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
     ] = "linear"
     seed: Annotated[int, msgspec.Meta(ge=0, lt=2**31, description="seed of a drawn start")] = 0
     trained: Annotated[bool, msgspec.Meta(description="let training move the shared values")] = True
-    reassigned: Annotated[
-        bool, msgspec.Meta(description="let the step's own training move weights from one shared value to another")
-    ] = False
+    portion: Annotated[
+        float,
+        msgspec.Meta(ge=0.0, le=1.0, description="part of the weights shared before training ends, the largest first"),
+    ] = 1.0
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return a codebook for every chosen site that sharing makes smaller.
@@ -76,11 +89,13 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
             return "all its weights are zero"
         if held.grid is not None and held.grid.axis is not None:
             return "it is on a grid with a scale per channel, which has no shared values"
+        if held.codebook is not None and held.codebook.shared is not None:
+            return (grown(held.codebook, held.codebook.shared, weight, self.portion),)
         if held.codebook is not None and held.codebook.size <= 2**self.bits:
             return f"it shares {held.codebook.size} values already"
         codebook = share(weight, 2**self.bits, start=self.start, seed=self.seed, trained=self.trained)
-        if self.reassigned and held.codebook is None:
-            codebook = replace(codebook, loose=True)
+        if self.portion < 1.0 and held.codebook is None:
+            codebook = grown(codebook, torch.zeros_like(keep), weight, self.portion)
         width = 8 * weight.element_size()
         if shared_bits(members, codebook.size, width) >= width * members:
             return f"{codebook.size} shared values for {members} weights would save nothing"
@@ -110,6 +125,23 @@ def share(weight: Tensor, limit: int, *, start: Start = "linear", seed: int = 0,
     kept = np.unique(nearest(values, grid))
     codes = nearest(plain, grid[kept])
     return Codebook(torch.from_numpy(codes).reshape(weight.shape), centers[torch.from_numpy(kept)], trained)
+
+
+def grown(codebook: Codebook, shared: Tensor, weight: Tensor, portion: float) -> Codebook:
+    """Return ``codebook`` with more values shared: those that are, then the largest of ``weight`` that are not.
+
+    Args:
+        codebook: its centers stay, and the codes of what is shared.
+        shared: bool, which values are shared so far.
+        weight: the live values; zeros do not count.
+        portion: part of the values that are not zero that shall be shared.
+    """
+    there = weight != 0
+    size = torch.where(shared & there, torch.inf, weight.abs().float())
+    largest = size.flatten().argsort(descending=True, stable=True)[: round(portion * int(there.sum()))]
+    more = shared.flatten().index_fill(0, largest, value=True).view(weight.shape)
+    codes = torch.where(shared, codebook.codes, nearest_center(weight, codebook.centers.to(weight.dtype)))
+    return replace(codebook, codes=codes, shared=more)
 
 
 def shared_bits(members: int, centers: int, width: int) -> int:
