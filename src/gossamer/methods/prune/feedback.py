@@ -17,8 +17,8 @@ class Feedback(Magnitude, frozen=True, tag="prune.feedback"):
     """Zero the weights smallest in absolute value, and bring back those that outgrow others while training.
 
     Needs a training in the same step, and a schedule to choose again; what is zero when the training ends stays zero.
-    Without a training it is ``prune.magnitude``. Weights behind the mask drift with the learning rate: the paper trains by
-    SGD; a high rate of AdamW has driven a recurrent network apart.
+    Without a training it is ``prune.magnitude``. Weights behind the mask drift with the learning rate: the paper trains
+    by SGD; a high rate of AdamW has driven a recurrent network apart.
     """
 
     revisits: ClassVar[bool] = True
