@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gossamer.cli.app import EXAMPLES, RESUMES, app
+from gossamer.figure import measured
 from gossamer.lock import locked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -203,6 +204,19 @@ def test_measure_shows_what_is_computed(folder):
     assert shown.exit_code == 0
     assert "accuracy, test split" in shown.stdout
     assert "* computed; every other figure was measured" in shown.stdout
+
+
+def test_measure_shows_the_energy_of_a_counter_where_there_is_one(folder, monkeypatch):
+    def counted(run):
+        run()
+        return measured(1.0, "J")
+
+    monkeypatch.setattr("gossamer.targets.processes.measure_energy", lambda _: None)
+    assert "whole sockets" not in invoke("measure", folder / "out.goss", "--rounds", 1).stdout
+    monkeypatch.setattr("gossamer.targets.processes.measure_energy", counted)
+    shown = invoke("measure", folder / "out.goss", "--rounds", 2)
+    (line,) = (line for line in shown.stdout.splitlines() if "energy of one run, whole sockets" in line)
+    assert line.endswith("50 mJ")  # 2 turns of 20 runs
 
 
 @pytest.mark.parametrize("command", ["compress", "inspect", "measure", "recipes", "groups", "run", "diff"])

@@ -15,12 +15,14 @@ from gossamer import recipe as recipes
 from gossamer.errors import BusyError, RecipeError, TargetError
 from gossamer.methods.distill import Logits
 from gossamer.methods.prune import Magnitude
+from gossamer.methods.quantize import PostTraining
 from gossamer.methods.regularize import L1
 from gossamer.methods.share import KMeans
 from gossamer.model import Subject, live_weight, load
 from gossamer.recipe import Cubic, Gauge, Recipe, Step
 from gossamer.recipe.journal import fingerprint
 from gossamer.recipe.run import Outcome, _Run
+from gossamer.report import sentences
 from gossamer.targets import OnnxRuntime
 from gossamer.task import Arrays, Task
 from gossamer.train import Training
@@ -235,3 +237,18 @@ def test_a_file_without_a_graph_cannot_be_shipped_as_self_contained(subject, tas
     run(recipe, subject, task, tmp_path)
     with pytest.raises(TargetError, match="the run that left this folder was asked for none"):
         run(recipe, subject, task, tmp_path, gauge=Gauge(ship="self-contained"))
+
+
+def test_what_is_multiplied_in_floats_after_all_is_said(subject, task, tmp_path):
+    """Values that were shared keep their codebook, whose products the target does not take in integers."""
+    integers = Recipe(name="i", steps=(Step(method=PostTraining()),))
+    shared = Recipe(name="s", steps=(Step(method=KMeans(bits=3)), Step(method=PostTraining())))
+    alone, after = (
+        run(recipe, subject, task, tmp_path / recipe.name, gauge=Gauge()).report for recipe in (integers, shared)
+    )
+    assert alone.end.floats == ()
+    assert [one.site for one in after.end.floats] == ["0.weight", "2.weight"]
+    said = [text for text in sentences(after) if "products are taken in floats" in text]
+    reason = "its shared values are not stored on a grid of integers"
+    assert said == [f"Inputs are in 8 bits but products are taken in floats at 0.weight, 2.weight: {reason}."]
+    assert not any("floats" in text for text in sentences(alone))

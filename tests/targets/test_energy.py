@@ -1,8 +1,11 @@
 """Modelled energy by hand from the published table; the counter from a folder made like the kernel's."""
 
+import numpy as np
+import onnx
 import pytest
 
-from gossamer.targets import Work, energy, measure_energy
+from gossamer.figure import measured
+from gossamer.targets import Timing, Work, energy, measure_energy, processes
 from gossamer.targets.horowitz import PICOJOULES
 
 
@@ -56,3 +59,26 @@ def test_no_counter_is_no_figure(tmp_path):
     ran = []
     assert measure_energy(lambda: ran.append(1), tmp_path) is None
     assert not ran
+
+
+@pytest.mark.parametrize("joules", [0.5, 0.0])
+def test_a_counter_that_moves_gives_the_energy_of_one_run(monkeypatch, joules):
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])],
+        "relu",
+        [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [2])],
+        [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [2])],
+    )
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)], ir_version=9)
+
+    def counted(run):
+        run()
+        return measured(joules, "J")
+
+    how = {"models": {"relu": proto}, "inputs": [np.zeros(2, np.float32)], "timing": Timing(warmup=1, rounds=3, runs=4)}
+    monkeypatch.setattr(processes, "measure_energy", counted)
+    run = processes.measure(**how)["relu"]
+    assert run.latency.runs == 12
+    assert run.energy == (measured(3 * joules / 12, "J") if joules else None)
+    monkeypatch.setattr(processes, "measure_energy", lambda _: None)
+    assert processes.measure(**how)["relu"].energy is None

@@ -25,8 +25,8 @@ def measure(
 ) -> None:
     """Measure one file, or two against each other.
 
-    Time and memory on ONNX Runtime in fresh processes that take turns, sizes, work and modelled energy; with data, also
-    the metrics on the test split.
+    Time and memory on ONNX Runtime in fresh processes that take turns, sizes, work and modelled energy, and measured
+    energy of the sockets where the machine exposes a counter (RAPL); with data, also the metrics on the test split.
     """
     from gossamer.targets import OnnxRuntime, Timing
 
@@ -95,5 +95,7 @@ def _rows(found: "Mapping[str, Measurement]", metrics: Mapping[str, Mapping[str,
         ("multiply-accumulates", *(cell(computed(one.macs.value)) for one in every)),
         ("energy of one run", *(cell(one.energy.total) for one in every)),
     ]
+    if any(one.run.energy is not None for one in every):
+        rows.append(("energy of one run, whole sockets", *(cell(one.run.energy) for one in every)))
     shown = next(iter(metrics.values()), {})
     return rows + [(f"{name}, test split", *(f"{metrics[file][name]:.4f}" for file in found)) for name in shown]

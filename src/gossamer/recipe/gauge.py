@@ -13,8 +13,8 @@ from gossamer.codings import nbytes
 from gossamer.errors import TargetError
 from gossamer.figure import Figure, computed, measured
 from gossamer.model import Edit, Frozen, Subject, freeze, live_weight, plain_copy, to_artifact
-from gossamer.report import SiteState, State
-from gossamer.targets import OnnxRuntime, arrays_of, assemble, frozen_graph
+from gossamer.report import SiteState, Skipped, State
+from gossamer.targets import OnnxRuntime, arrays_of, assemble, frozen_graph, lower_artifact
 from gossamer.task import Task, evaluate
 
 WEIGHTS_ONLY = "model.goss"
@@ -77,8 +77,11 @@ class Gauge:
         written = save(folder / WEIGHTS_ONLY, artifact)
         graph = graphs.of(subject, frozen) if self.graph or self.ship == "self-contained" else None
         whole = None
+        floats: tuple[Skipped, ...] = ()
         if isinstance(graph, bytes):
-            whole = measured(save(folder / SELF_CONTAINED, replace(artifact, graph=graph)), "B")
+            complete = replace(artifact, graph=graph)
+            whole = measured(save(folder / SELF_CONTAINED, complete), "B")
+            floats = _in_floats(complete)
         macs = subject.graph.macs
         return State(
             sites=site_states(subject, artifact),
@@ -88,6 +91,7 @@ class Gauge:
             refused=str(graph) if isinstance(graph, TargetError) else "",
             parameters=measured(parameters(subject)),
             macs=None if macs is None else computed(macs),
+            floats=floats,
         )
 
     def file(self, folder: Path, state: State) -> Path:
@@ -129,6 +133,15 @@ class Gauge:
             for name, one in found.items()
         }
         return [taken.get(name) for name in files]
+
+
+def _in_floats(artifact: Artifact) -> tuple[Skipped, ...]:
+    """Return the sites with input grids that the target does not multiply in integers."""
+    if not artifact.activations:
+        return ()
+    lowered = lower_artifact(artifact)
+    asked = set(artifact.activations) - set(lowered.integer)
+    return tuple(Skipped(reason.what, reason.why) for reason in lowered.reasons if reason.what in asked)
 
 
 def metrics(subject: Subject, task: Task, split: Literal["validation", "test"]) -> dict[str, Figure]:

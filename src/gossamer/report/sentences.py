@@ -1,9 +1,10 @@
 """Plain sentences about a run: above all, which step gained nothing or made things worse."""
 
 from collections import Counter
+from collections.abc import Sequence
 
 from gossamer.figure import Figure
-from gossamer.report.structs import Report, State, StepReport, effect
+from gossamer.report.structs import Report, Skipped, State, StepReport, effect
 
 SCALES = {
     "B": ((1e6, "MB"), (1e3, "kB"), (1.0, "B")),
@@ -20,6 +21,8 @@ def sentences(report: Report) -> list[str]:
     said = [text for step in report.steps for text in step_sentences(report, step)]
     if report.end.refused:
         said.append(f"No self-contained file could be written: {report.end.refused}.")
+    if report.end.floats:
+        said.append(f"Inputs are in 8 bits but products are taken in floats at {_grouped(report.end.floats)}.")
     uncounted = sorted({name for state in _states(report) for name in state.uncounted})
     if uncounted:
         said.append(f"The energy leaves out operators without a rule: {', '.join(uncounted)}.")
@@ -73,7 +76,7 @@ def step_sentences(report: Report, step: StepReport) -> list[str]:
     if was is not None and now is not None and now.value - was.value > _noise(before, step.after):
         said.append(f"{who} made it slower: {amount(was)} before, {amount(now)} after.")
     if step.skipped:
-        said.append(f"{who} left out {_skipped(step)}.")
+        said.append(f"{who} left out {_grouped(step.skipped)}.")
     return said
 
 
@@ -108,7 +111,7 @@ def _scaled(value: float, scales: tuple[tuple[float, str], ...]) -> str:
 
 def _why_nothing(report: Report, step: StepReport, before: State) -> str:
     reasons = {
-        f"it left out every site ({_skipped(step)})": not step.treated and bool(step.skipped),
+        f"it left out every site ({_grouped(step.skipped)})": not step.treated and bool(step.skipped),
         "what it asks for acts in the training of the steps after it": bool(step.lasting),
         "it treated no site and trained nothing": not step.treated and not step.trained,
         "it only trained, which by itself makes no value cheaper to store": not step.treated,
@@ -129,11 +132,11 @@ def _why_larger(before: State, after: State) -> str:
     return f"{worst.site} grew most, from {amount(Figure(was[worst.site], 'measured', 'B'))} to {amount(worst.bytes)}"
 
 
-def _skipped(step: StepReport) -> str:
-    reasons = Counter(skip.reason for skip in step.skipped)
+def _grouped(skips: Sequence[Skipped]) -> str:
+    reasons = Counter(skip.reason for skip in skips)
     parts = []
     for reason, count in reasons.items():
-        names = [skip.site for skip in step.skipped if skip.reason == reason]
+        names = [skip.site for skip in skips if skip.reason == reason]
         shown = ", ".join(names[:3]) + (f" and {count - 3} more" if count > 3 else "")
         parts.append(f"{shown}: {reason}")
     return "; ".join(parts)

@@ -38,6 +38,13 @@ class SiteState(msgspec.Struct, frozen=True, kw_only=True):
     bytes: Figure
 
 
+class Skipped(msgspec.Struct, frozen=True):
+    """A site that was not treated as asked, and why."""
+
+    site: str
+    reason: str
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """The whole subject at one moment.
 
@@ -54,6 +61,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         spread: range between the quartiles of that time.
         memory: peak memory of the process that ran it.
         uncounted: operators of the target that multiply and are not counted in the energy.
+        floats: sites with inputs in 8 bits that the target nevertheless multiplies in floats, each with the reason.
     """
 
     sites: tuple[SiteState, ...]
@@ -68,13 +76,7 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     spread: Figure | None = None
     memory: Figure | None = None
     uncounted: tuple[str, ...] = ()
-
-
-class Skipped(msgspec.Struct, frozen=True):
-    """A site that a step did not treat, and why."""
-
-    site: str
-    reason: str
+    floats: tuple[Skipped, ...] = ()
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):

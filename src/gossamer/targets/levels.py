@@ -62,7 +62,9 @@ def weight_levels(coding: Coding) -> Weight | str:
     """
     found = _affine(coding)
     if found is None:
-        return "it is not stored on a grid of integers"
+        values = coding.values if isinstance(coding, Sparse) else coding
+        what = "its shared values are" if isinstance(values, Codebook) else "it is"
+        return f"{what} not stored on a grid of integers"
     codes, scale, zero, axis = found
     if codes.size == 0:
         return "it is empty"

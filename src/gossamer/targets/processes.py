@@ -16,6 +16,7 @@ import onnx
 from gossamer.errors import TargetError
 from gossamer.figure import Figure, measured
 from gossamer.settings import Settings
+from gossamer.targets.rapl import measure_energy
 from gossamer.targets.session import Inputs, feed, open_session, prepare
 
 
@@ -73,10 +74,18 @@ class Memory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Run(msgspec.Struct, frozen=True, kw_only=True):
-    """What was measured of one model."""
+    """What was measured of one model.
+
+    Attributes:
+        latency: of one run.
+        memory: of the process.
+        energy: joules of one run, taken by the whole sockets while it ran: idle power and all other processes are in
+            it. None where the machine exposes no counter, or where the turns were too short for it to move.
+    """
 
     latency: Latency
     memory: Memory
+    energy: Figure | None = None
 
 
 def measure(models: Mapping[str, onnx.ModelProto], inputs: Inputs, timing: Timing | None = None) -> dict[str, Run]:
@@ -104,10 +113,20 @@ def measure(models: Mapping[str, onnx.ModelProto], inputs: Inputs, timing: Timin
         for label, worker in workers.items():
             _ask(label, worker, how.warmup)
         taken: dict[str, list[int]] = {label: [] for label in workers}
+        joules = dict.fromkeys(workers, 0.0)
         for _ in range(how.rounds):
             for label, worker in workers.items():
-                taken[label] += _ask(label, worker, how.runs)
-    return {label: Run(latency=_latency(times, how.threads), memory=memories[label]) for label, times in taken.items()}
+                times, spent = _turn(label, worker, how.runs)
+                taken[label] += times
+                joules[label] += spent
+    return {
+        label: Run(
+            latency=_latency(times, how.threads),
+            memory=memories[label],
+            energy=measured(joules[label] / len(times), "J") if joules[label] else None,
+        )
+        for label, times in taken.items()
+    }
 
 
 @contextmanager
@@ -152,6 +171,15 @@ def _ask(label: str, worker: "subprocess.Popen[str]", runs: int) -> list[int]:
     except BrokenPipeError:
         raise _SilentError(label) from None
     return [int(value) for value in _answer(label, worker)]
+
+
+def _turn(label: str, worker: "subprocess.Popen[str]", runs: int) -> tuple[list[int], float]:
+    """Return the nanoseconds of each run, and the joules of all of them: 0 where there is no counter."""
+    times: list[int] = []
+    spent = measure_energy(lambda: times.extend(_ask(label, worker, runs)))
+    if spent is None:
+        return _ask(label, worker, runs), 0.0
+    return times, float(spent.value)
 
 
 def _answer(label: str, worker: "subprocess.Popen[str]") -> Any:
