@@ -236,7 +236,7 @@ def test_tables_fit_80_columns(folder, command):
     paths = {str(folder), "…", "written"}
     lines = [line for line in shown.stdout.splitlines() if not any(part in line for part in paths)]
     assert max(map(len, lines)) <= 80
-    whole = {"inspect": ["24x64", "10x24"], "groups": ["4,930"], "recipes": ["deep-compression-recurrent"]}
+    whole = {"inspect": ["24x64", "10x24"], "groups": ["4,930"], "recipes": ["deep-compression-small"]}
     for word in whole.get(command, []):
         assert any(word in line.split() for line in lines), shown.stdout
 
