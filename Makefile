@@ -50,4 +50,7 @@ bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results (takes 
 	$(BIN)/python benchmarks/int8.py lenet5 lenet300
 	$(BIN)/python benchmarks/cut_zoo.py
 	$(BIN)/python benchmarks/structured.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torch-pruning==1.6.1
+	$(BIN)/python benchmarks/torch_pruning.py
 	$(BIN)/python benchmarks/deep_compression.py lenet5 lenet300 char-lstm char-gru

@@ -33,7 +33,7 @@ LIMIT = 3600
 
 def asked(tool: str, network: str, *options: str) -> dict[str, Any]:
     """Return what a fresh process says of a network."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "cutters" / "run.py"), tool, network, *options]
+    command = [sys.executable, str(ROOT / "benchmarks" / "cutters" / "fresh.py"), tool, network, *options]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=LIMIT)
     except subprocess.TimeoutExpired:

@@ -121,8 +121,8 @@ def _latency() -> Iterator[str]:
     result = json.loads(path.read_text())
     yield (
         "fp32, one sample a run, one process per graph, taking turns. `ratio` is the median over repeats with new "
-        "processes, each a ratio of medians; beside it the least and the most of them. `apart` is the range between the "
-        "quartiles of the cut network's runs over their median, `load` the load average of the machine."
+        "processes, each a ratio of medians; beside it the least and the most of them. `apart` is the range between "
+        "the quartiles of the cut network's runs over their median, `load` the load average of the machine."
     )
     yield _origin(result)
     head = ("network", "operations left", "whole", "cut", "ratio", "least to most", "wanted", "apart", "load", "commit")
@@ -158,6 +158,8 @@ def _torch_pruning() -> Iterator[str]:
         "`left` is the share of multiply-accumulates by the same counter for both. `groups right` is how many groups "
         "leave all outputs as they are when units that nothing reads are cut, of those no normalisation mixes."
     )
+    for tool, name in TOOLS.items():
+        yield f"{name}: {', '.join(sorted({one[tool]['with'] for one in result['networks'] if 'with' in one[tool]}))}."
     yield _origin(result)
     rows = [_verdict(one["network"], tool, one[tool]) for one in result["networks"] for tool in TOOLS]
     yield table(("network", "tool", "left", "runs", "trains", "ONNX", "groups right"), rows)

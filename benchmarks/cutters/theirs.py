@@ -2,8 +2,9 @@
 
 Fang, Ma, Song, Mi & Wang, "DepGraph: Towards Any Structural Pruning", CVPR 2023 (arXiv 2301.12900). The pruner takes a
 share of channels, so the share that leaves half of the multiply-accumulates is searched beforehand and given: the
-search counts neither in time nor in memory. Attention is named by ``num_heads``; where the model reads the number of
-heads from its weights and keeps their size, whole heads go, where it is the other way round, dimensions of heads.
+search counts neither in time nor in memory. Attention that is written out is named by ``num_heads`` and whole heads go,
+for the model keeps their size; torch's own keeps their number, and is named by ``out_channel_groups``, with which more
+can be cut than with ``num_heads``.
 """
 
 import copy
@@ -18,7 +19,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from gossamer.zoo.transformer import Attention, TransformerWritten
 
-SETTINGS = "BasePruner with GroupMagnitudeImportance(p=2), global_pruning=False, last layer ignored, num_heads given"
+SETTINGS = "BasePruner with GroupMagnitudeImportance(p=2), global_pruning=False, last layer ignored, heads named"
 FIRST, TRIALS, NEAR = 0.3, 10, 0.002
 """Of the search: the first share, how many are tried, and how near to what is asked it may stop."""
 
@@ -26,6 +27,7 @@ FIRST, TRIALS, NEAR = 0.3, 10, 0.002
 def pruner_of(model: nn.Module, args: tuple[Any, ...], ratio: float) -> Any:
     """Return a pruner with the model's graph analysed."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | _ConvNd)]
+    attention = [module for module in model.modules() if isinstance(module, nn.MultiheadAttention)]
     whole_heads = isinstance(model, TransformerWritten)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -37,6 +39,9 @@ def pruner_of(model: nn.Module, args: tuple[Any, ...], ratio: float) -> Any:
             pruning_ratio=ratio,
             ignored_layers=layers[-1:],
             num_heads=_heads(model),
+            out_channel_groups={
+                one: one.num_heads for one in model.modules() if isinstance(one, nn.MultiheadAttention)
+            },
             prune_num_heads=whole_heads,
             prune_head_dims=not whole_heads,
             head_pruning_ratio=ratio if whole_heads else 0.0,
@@ -44,14 +49,8 @@ def pruner_of(model: nn.Module, args: tuple[Any, ...], ratio: float) -> Any:
 
 
 def _heads(model: nn.Module) -> dict[nn.Module, int]:
-    heads: dict[nn.Module, int] = {}
-    for module in model.modules():
-        if isinstance(module, nn.MultiheadAttention):
-            heads[module] = module.num_heads
-        elif isinstance(module, Attention):
-            parts = (module.query, module.key, module.value)
-            heads |= {part: part.out_features // module.size for part in parts}
-    return heads
+    written = [module for module in model.modules() if isinstance(module, Attention)]
+    return {part: part.out_features // one.size for one in written for part in (one.query, one.key, one.value)}
 
 
 def cut(model: nn.Module, args: tuple[Any, ...], ratio: float) -> nn.Module:

@@ -1,4 +1,4 @@
-"""One network cut by one tool, in a process of its own: ``python run.py TOOL NETWORK`` checks, ``--setting X`` times.
+"""One network cut by one tool, in a process of its own: ``python fresh.py TOOL NETWORK`` checks, ``--setting X`` times.
 
 This folder is beside the driver so that ``import torch_pruning`` finds the package, not the benchmark of that name.
 """
@@ -36,7 +36,7 @@ def verdict(tool: Any, name: str) -> dict[str, Any]:
     """Return what the tool makes of a network: what is left, what works, whether its groups are right."""
     model, args = network(name)
     dense = macs(model, args)
-    row: dict[str, Any] = {"macs": dense}
+    row: dict[str, Any] = {"with": tool.SETTINGS, "macs": dense}
     try:
         row["setting"] = tool.setting_for(model, args, dense)
         row |= checked(tool.cut(model, args, row["setting"]), args, dense)
