@@ -51,6 +51,6 @@ bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results (takes 
 	$(BIN)/python benchmarks/cut_zoo.py
 	$(BIN)/python benchmarks/structured.py
 	$(BIN)/python benchmarks/latency.py
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps torch-pruning==1.6.1
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torch-pruning
 	$(BIN)/python benchmarks/torch_pruning.py
 	$(BIN)/python benchmarks/deep_compression.py lenet5 lenet300 char-lstm char-gru

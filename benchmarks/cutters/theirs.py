@@ -39,9 +39,7 @@ def pruner_of(model: nn.Module, args: tuple[Any, ...], ratio: float) -> Any:
             pruning_ratio=ratio,
             ignored_layers=layers[-1:],
             num_heads=_heads(model),
-            out_channel_groups={
-                one: one.num_heads for one in model.modules() if isinstance(one, nn.MultiheadAttention)
-            },
+            out_channel_groups={module: module.num_heads for module in attention},
             prune_num_heads=whole_heads,
             prune_head_dims=not whole_heads,
             head_pruning_ratio=ratio if whole_heads else 0.0,
