@@ -54,7 +54,7 @@ def one(network: str, repeats: int) -> dict[str, Any]:
         for tool in cutting:
             times[tool].append(asked(tool, network, "--setting", str(row[tool]["setting"])))
     for tool, runs in times.items():
-        for figure in ("seconds", "warm_seconds", "memory_ratio"):
+        for figure in ("seconds", "cpu_seconds", "warm_cpu_seconds", "memory_ratio"):
             values = [run[figure] for run in runs if figure in run]
             if values:
                 row[tool][figure] = {"median": statistics.median(values), "least": min(values), "most": max(values)}
