@@ -57,7 +57,8 @@ def one(network: str, repeats: int) -> dict[str, Any]:
         for figure in ("seconds", "cpu_seconds", "warm_cpu_seconds", "memory_ratio"):
             values = [run[figure] for run in runs if figure in run]
             if values:
-                row[tool][figure] = {"median": statistics.median(values), "least": min(values), "most": max(values)}
+                middle, least, most = statistics.median(values), min(values), max(values)
+                row[tool][figure] = {"median": middle, "least": least, "most": most, "processes": len(values)}
     return {**row, "load": os.getloadavg()[1], "commit": commit("src/gossamer", "benchmarks/cutters")}
 
 
@@ -65,11 +66,10 @@ def written(rows: dict[str, dict[str, Any]], repeats: int) -> None:
     """Write the results so far."""
     record = {
         "title": "Half the operations of every network in the zoo, with Torch-Pruning beside",
-        "command": "python benchmarks/torch_pruning.py",
+        "command": f"python benchmarks/torch_pruning.py --repeats {repeats}",
         "torch_pruning": importlib.metadata.version("torch-pruning"),
         "asked": 0.5,
         "seed": 0,
-        "repeats": repeats,
         "threads": 2,
         "machine": machine(),
         "networks": [rows[name] for name in sorted(rows)],
