@@ -50,4 +50,9 @@ bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results (takes 
 	$(BIN)/python benchmarks/int8.py lenet5 lenet300
 	$(BIN)/python benchmarks/cut_zoo.py
 	$(BIN)/python benchmarks/structured.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torch-pruning
+	$(BIN)/python benchmarks/torch_pruning.py
 	$(BIN)/python benchmarks/deep_compression.py lenet5 lenet300 char-lstm char-gru
+	$(BIN)/python benchmarks/retraining.py lenet5-98 lenet300-95 resnet20-half resnet20-quarter
+	$(BIN)/python benchmarks/retraining.py char-lstm-90 char-gru-90 char-lstm-half char-gru-half

@@ -8,8 +8,16 @@ from typing import Any
 RESULTS = Path(__file__).resolve().parent.parent / "benchmarks" / "results"
 ABOUT = {"command", "commit", "machine", "title", "note", "seeds", "threads", "recipe_sha256"}
 """Keys that say where figures come from."""
-OWN = ("deep_compression_*.json", "retraining_*.json", "reference.json", "int8.json")
+OWN = (
+    "deep_compression_*.json",
+    "retraining_*.json",
+    "reference.json",
+    "int8.json",
+    "latency.json",
+    "torch_pruning.json",
+)
 """Results that have a table of their own."""
+NONE = "No results are committed yet."
 
 
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
@@ -33,15 +41,17 @@ def compressed() -> str:
         "change",
         "seeds",
     )
-    return table(head, rows) if rows else "No results are committed yet."
+    return table(head, rows) if rows else NONE
 
 
 def everything() -> str:
-    """Return the whole page: deep compression, the reference networks, 8 bits, then every other result."""
+    """Return the whole page: results that have a table of their own, then every other one."""
     parts = ["## Deep compression of the reference networks", compressed(), *_origins("deep_compression_*.json")]
     parts += ["## Pruning with retraining", _retrained(), *_origins("retraining_*.json")]
     parts += ["## The reference networks", _reference()]
     parts += ["## 8-bit integers on ONNX Runtime", _int8()]
+    parts += ["## Latency of networks cut to half", *_latency()]
+    parts += ["## Cutting beside Torch-Pruning", *_torch_pruning()]
     known = {path for pattern in OWN for path in RESULTS.glob(pattern)}
     for path in sorted(set(RESULTS.glob("*.json")) - known):
         parts += [f"## {path.stem.replace('_', ' ').capitalize()}", *_other(json.loads(path.read_text()))]
@@ -79,7 +89,7 @@ def _retrained() -> str:
         "change",
         "seeds",
     )
-    return table(head, rows) if rows else "No results are committed yet."
+    return table(head, rows) if rows else NONE
 
 
 def _figure(metric: str, value: float) -> str:
@@ -96,7 +106,7 @@ def _reference() -> str:
     path = RESULTS / "reference.json"
     entries = json.loads(path.read_text()) if path.exists() else {}
     if not entries:
-        return "No results are committed yet."
+        return NONE
     rows = []
     for name, one in entries.items():
         test = ", ".join(f"{key} {_figure(key, value)}" for key, value in one["test"].items() if key != "loss")
@@ -120,7 +130,7 @@ def _int8() -> str:
     path = RESULTS / "int8.json"
     entries = json.loads(path.read_text()) if path.exists() else {}
     if not entries:
-        return "No results are committed yet."
+        return NONE
     rows = []
     for name, one in entries.items():
         sizes = [f"{one['onnx_bytes'][kind] / 1000:,.1f} kB" for kind in ("fp32", "int8")]
@@ -132,6 +142,97 @@ def _int8() -> str:
     head = ("network", "ONNX fp32", "int8", "test fp32", "int8", "latency fp32", "int8", "command", "commit")
     machines = sorted({_machine(one["machine"]) for one in entries.values()})
     return table(head, rows) + "\n\nOne sample a run, median. On " + "; ".join(machines) + "."
+
+
+def _latency() -> Iterator[str]:
+    path = RESULTS / "latency.json"
+    if not path.exists():
+        yield NONE
+        return
+    result = json.loads(path.read_text())
+    yield (
+        "fp32, one sample a run, one process per graph, taking turns. `ratio` is the median over repeats with new "
+        "processes, each a ratio of medians; beside it the least and the most of them. `apart` is the range between "
+        "the quartiles of the cut network's runs over their median, `load` the load average of the machine."
+    )
+    yield _origin(result)
+    head = ("network", "operations left", "whole", "cut", "ratio", "least to most", "wanted", "apart", "load", "commit")
+    rows = [
+        (
+            one["network"],
+            f"{100 * one['macs_left']:.1f} %",
+            f"{one['whole_ms']:.2f} ms",
+            f"{one['cut_ms']:.2f} ms",
+            f"{one['ratio']:.2f}",
+            f"{one['ratio_least']:.2f} to {one['ratio_most']:.2f}",
+            f"{one['bar']}",
+            f"{100 * one['cut_quartiles_apart']:.0f} %",
+            f"{one['load']:.1f}",
+            one["commit"],
+        )
+        for one in result["networks"]
+    ]
+    yield table(head, rows)
+
+
+TOOLS = {"ours": "Gossamer", "theirs": "Torch-Pruning"}
+
+
+def _torch_pruning() -> Iterator[str]:
+    path = RESULTS / "torch_pruning.json"
+    if not path.exists():
+        yield NONE
+        return
+    result = json.loads(path.read_text())
+    yield (
+        f"Half of the operations asked for, Torch-Pruning {result['torch_pruning']} called as its README shows. "
+        "`left` is the share of multiply-accumulates by the same counter for both. `groups right` is how many groups "
+        "leave all outputs as they are when units that nothing reads are cut, of those no normalisation mixes."
+    )
+    for tool, name in TOOLS.items():
+        yield f"{name}: {', '.join(sorted({one[tool]['with'] for one in result['networks'] if 'with' in one[tool]}))}."
+    yield _origin(result)
+    rows = [_verdict(one["network"], tool, one[tool]) for one in result["networks"] for tool in TOOLS]
+    yield table(("network", "tool", "left", "runs", "trains", "ONNX", "groups right"), rows)
+    yield (
+        "Time and peak memory of analysis and cut, medians of fresh processes in turns; the search for the share of "
+        "channels that Torch-Pruning is to be given is left out. `CPU` is the processor's time over all threads, which "
+        "other work disturbs less than wall time, `warm` of a second cut in the same process; memory is the peak of "
+        "the process over the bytes of the network, what it takes to build it included."
+    )
+    head = tuple(f"{name} {what}" for what in ("time", "CPU", "warm CPU", "memory") for name in TOOLS.values())
+    figures = (("seconds", " s"), ("cpu_seconds", " s"), ("warm_cpu_seconds", " s"), ("memory_ratio", " ×"))
+    yield table(
+        ("network", *head, "load", "commit"),
+        [
+            (
+                one["network"],
+                *(_median(one[tool].get(figure), unit) for figure, unit in figures for tool in TOOLS),
+                f"{one['load']:.1f}",
+                one["commit"],
+            )
+            for one in result["networks"]
+        ],
+    )
+
+
+def _verdict(network: str, tool: str, found: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a row: what is left and what works, or the error."""
+    left = f"{100 * found['macs_left']:.1f} %" if found.get("macs_left") else "-"
+    cut = {"yes": left, "nothing": "100 %: nothing is cut"}.get(found["cut"], found["cut"])
+    proof = found.get("proof", "-")
+    if isinstance(proof, Mapping):
+        whole = proof["groups"] - proof["mixed"]
+        proof = f"{proof['right']} of {whole}" if whole else "none to check"
+    return (network, TOOLS[tool], cut, *(found.get(what, "-") for what in ("runs", "trains", "exports")), proof)
+
+
+def _median(figure: Mapping[str, float] | None, unit: str) -> str:
+    return "-" if figure is None else f"{figure['median']:.3g}{unit}"
+
+
+def _origin(result: Mapping[str, Any]) -> str:
+    return f"`{result['command']}`; {_machine(result['machine'])}."
 
 
 def _other(result: Mapping[str, Any]) -> Iterator[str]:
