@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import torch
-from deep_compression import commit, machine
+from provenance import commit, machine
 
 from gossamer import artifact, datasets, zoo
 from gossamer.calibrate import calibrate
