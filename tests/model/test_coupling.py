@@ -324,3 +324,22 @@ def test_what_a_cut_would_make_wrong_is_stuck(model, shape, name):
 )
 def test_attention_and_grouped_convolutions_can_be_cut(model, shape):
     assert check_unread_units_can_go(Subject.of(model, torch.randn(*shape))) >= 1
+
+
+def _compared(m, x):
+    states = m["a"](x)
+    return m["c"](states) + states @ m["b"](x).transpose(1, 2)
+
+
+def _compared_by_letters(m, x):
+    states = m["a"](x)
+    return m["c"](states) + torch.einsum("bsu,btu->bst", states, m["b"](x))
+
+
+@pytest.mark.parametrize("function", [_compared, _compared_by_letters])
+def test_units_that_two_activations_are_compared_by_are_mixed(function):
+    layers = {"a": nn.Linear(6, 16), "b": nn.Linear(6, 16), "c": nn.Linear(16, 5)}
+    subject = Subject.of(Reads(function, **layers), torch.randn(2, 5, 6))
+    (group,) = [group for group in subject.groups if not group.stuck]
+    assert group.mixed.all()
+    assert check_unread_units_can_go(subject) == 1

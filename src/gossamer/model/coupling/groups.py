@@ -70,7 +70,8 @@ class Group:
         size: number of units.
         slices: every dimension that the units touch, in the model's order.
         lanes: rows of units that must lose equally many, or None.
-        mixed: per unit, whether a normalisation or sum mixes it with others, so that it is never quite unread.
+        mixed: per unit, whether a normalisation, a sum or a product of two activations mixes it with others, so that it
+            is never quite unread.
         stuck: why the group cannot be cut; empty if it can.
         constants: integers that change with a cut.
         suspects: sizes that may be constants.

@@ -67,7 +67,7 @@ class Space:
         stuck: labels that cannot be cut, with the reason.
         grids: grids of labels that a program sees as a rectangle: it must stay one.
         lanes: rows of labels that must lose equally many.
-        mixed: labels whose positions a normalisation or a sum mixes with others.
+        mixed: labels whose positions a normalisation, a sum or a product of activations mixes with others.
         reads: labels of weights' positions that multiply an input.
         makes: labels of weights' positions that make an output.
     """

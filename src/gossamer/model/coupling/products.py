@@ -1,4 +1,7 @@
-"""Index rules of operators that multiply with a weight: one side reads units, the other makes them."""
+"""Index rules of operators that multiply with a weight: one side reads units, the other makes them.
+
+A product of two activations sums over units that no weight reads there: such units are mixed, as by a normalisation.
+"""
 
 from collections.abc import Sequence
 
@@ -34,6 +37,8 @@ def _product(call: Call, left: Tagged, right: Tagged, shape: tuple[int, ...]) ->
     for one, labels in ((left, inner), (right, other)):
         if one.weight and labels is not None:
             space.reads.append(labels)
+        if not (left.weight or right.weight) and labels is not None:
+            space.mixed.append(labels)
     outs: list[Labels | None] = []
     if len(left.shape) > 1:
         x, rows = _outer(space, x, -2)
@@ -79,7 +84,9 @@ def einsum(call: Call) -> Tagged | None:
         return None
     terms, _, out = equation.partition("->")
     names: dict[str, Labels | None] = {}
+    weighted: set[str] = set()
     for term, tensor in zip(terms.split(","), call.get("tensors"), strict=True):
+        weighted |= set(term) if tensor.weight else set()
         for dim, letter in enumerate(term):
             tensor, labels = call.space.alone(tensor, dim)  # noqa: PLW2901  # a grid must be seen letter by letter
             if letter in names:
@@ -87,6 +94,7 @@ def einsum(call: Call) -> Tagged | None:
             names[letter] = labels if names.get(letter) is None else names[letter]
             if tensor.weight and labels is not None:
                 (call.space.makes if letter in out else call.space.reads).append(labels)
+    call.space.mixed += [x for letter, x in names.items() if letter not in {*out, *weighted} and x is not None]
     found = Tagged(call.shape)
     for dim, letter in enumerate(out):
         found = tagged(call.shape, dim, names[letter], rest=found)
