@@ -70,7 +70,7 @@ def written(rows: dict[str, dict[str, Any]], repeats: int) -> None:
         "torch_pruning": importlib.metadata.version("torch-pruning"),
         "asked": 0.5,
         "seed": 0,
-        "threads": 2,
+        "threads": 1,
         "machine": machine(),
         "networks": [rows[name] for name in sorted(rows)],
     }

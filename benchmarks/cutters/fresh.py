@@ -14,7 +14,7 @@ from shared import bytes_of, checked, macs, network, said, used
 
 from gossamer.targets.worker import peak_bytes
 
-THREADS = 2
+THREADS = 1
 
 
 def timed(tool: Any, name: str, setting: float) -> dict[str, Any]:
