@@ -61,7 +61,8 @@ def _one_seed(case: Case, seed: int, folder: Path) -> dict[str, Any]:
     out = folder / f"{case.network}-{seed}.goss"
     result = compress(model, task, case.recipe, out=out, seed=seed, report=True, progress=sys.stderr.isatty())
     print(f"{case.name}, seed {seed}: {summary(result.report)}", flush=True)
-    return {"seed": seed, "file_bytes": result.path.stat().st_size, **_figures(result.report), "commit": commit()}
+    origin = {"commit": commit(), "machine": machine(), "threads": torch.get_num_threads()}
+    return {"seed": seed, "file_bytes": result.path.stat().st_size, **_figures(result.report), **origin}
 
 
 def _figures(report: Report) -> dict[str, Any]:

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from gossamer.methods.prune import Feedback, Magnitude
+from gossamer.methods.share import KMeans
 from gossamer.model import Mask, Plan, Splice, Subject, apply, live_weight, retarget, settle, trainable
 
 
@@ -47,3 +48,12 @@ def test_without_training_it_is_magnitude_pruning():
         (splice,), (mask,) = ours.on(site), plain_masks.on(site)
         assert isinstance(splice, Splice)
         assert torch.equal(splice.keep, mask.keep)
+
+
+def test_shared_values_are_left_alone():
+    torch.manual_seed(0)
+    plain = Subject.of(nn.Sequential(nn.Linear(9, 7), nn.Linear(7, 5)), torch.randn(1, 9))
+    shared = apply(plain, KMeans(bits=2, include=("0.weight",)).plan(plain))
+    plan = Feedback(sparsity=0.5).plan(shared)
+    assert list(plan.constraints) == ["1.weight"]
+    assert "values are shared" in plan.skipped[0].reason

@@ -14,7 +14,20 @@ from gossamer.methods.share.kmeans import share, shared_bits
 from gossamer.methods.share.lloyd import nearest
 from gossamer.methods.share.optimal import BINS, optimal
 from gossamer.methods.share.starts import STARTS, clustered
-from gossamer.model import Subject, apply, live_weight, retarget, settle, trainable
+from gossamer.model import (
+    Cut,
+    Plan,
+    Subject,
+    apply,
+    freeze,
+    live_weight,
+    nearest_center,
+    retarget,
+    settle,
+    to_artifact,
+    trainable,
+)
+from gossamer.model.arrays import to_tensor
 
 
 def slow_lloyd(values, count):
@@ -222,3 +235,33 @@ def test_weights_are_shared_little_by_little_the_largest_first():
     assert live.constraints["weight"].codebook.shared is None
     torch.testing.assert_close(live_weight(live, "weight"), torch.tensor([[0.0, 2.1, 1.0, 2.1, 2.1]]))
     assert not hidden.requires_grad
+
+
+def test_what_shares_in_part_is_stored_and_cut_as_it_is():
+    torch.manual_seed(0)
+    plain = Subject.of(network(), torch.randn(2, 16))
+    part = apply(plain, KMeans(bits=2, portion=0.5).plan(plain))
+    stored = to_artifact(freeze(part)).tensors
+    for name in plain.sites:
+        assert torch.equal(to_tensor(stored[name]), live_weight(part, name))
+    group = next(group for group in part.groups if not group.stuck and group.size == 12)
+    cut = apply(part, Plan("t", edits=(Cut(keep=((group.name, tuple(range(7))),)),)))
+    assert torch.equal(live_weight(cut, "0.weight"), live_weight(part, "0.weight")[:7])
+    coarser = apply(part, KMeans(bits=1).plan(part))
+    assert len(live_weight(coarser, "0.weight").unique()) <= 2
+
+
+def test_a_schedule_ramps_what_a_scan_does_not():
+    assert KMeans.strength is None
+    assert KMeans.ramped() == "portion"
+
+
+def test_many_centers_start_by_density():
+    weight = torch.randn(3000, generator=torch.Generator().manual_seed(0))
+    ours, theirs = (share(weight, 1024, start=start).centers for start in ("optimal", "density"))
+    assert torch.equal(ours, theirs)
+
+
+def test_the_nearest_center_does_not_overflow_in_half_precision():
+    centers = torch.tensor([20000.0, 60000.0, 64000.0], dtype=torch.float16)
+    assert nearest_center(torch.tensor([61000.0], dtype=torch.float16), centers).tolist() == [1]

@@ -7,6 +7,7 @@ from torch import nn
 from gossamer import artifact, zoo
 from gossamer.errors import ModelError, PatternError, PlanError
 from gossamer.model import (
+    Cut,
     Drop,
     Grid,
     Mask,
@@ -314,3 +315,20 @@ def test_layers_of_torch_s_encoder_go(paths, masked, tmp_path):
     assert small.model.training
     if not masked:
         assert compare(filled, to_onnx(freeze(small), given), given) <= 1e-4
+
+
+def test_a_cut_of_what_a_drop_took_away_is_told():
+    torch.manual_seed(0)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(6, 9), nn.Linear(9, 6)
+
+        def forward(self, x):
+            return x + self.b(torch.relu(self.a(x)))
+
+    subject = Subject.of(nn.Sequential(Block(), Block(), nn.Linear(6, 2)), torch.randn(2, 6))
+    name = next(group.name for group in subject.groups if group.size == 9)
+    with pytest.raises(PlanError, match="an edit before it took"):
+        apply(subject, Plan("x", edits=(Drop("0"), Cut(keep=((name, tuple(range(7))),)))))

@@ -221,3 +221,18 @@ def test_the_scan_of_another_model_is_refused(found):
 def test_every_strength_is_checked_before_any_work(subject):
     with pytest.raises(SettingError, match=r"Magnitude\.sparsity"):
         scan(subject, None, Magnitude(sparsity=0.5), strengths=(0.5, 1.5))
+
+
+def test_the_budget_of_the_cheapest_choices_is_met_and_less_is_not():
+    costs = [-0.1, -0.2, -0.3, -0.7, -0.05]
+    choices = {str(n): [Choice(0.0, 0.0, 0.0), Choice(0.5, 1.0, cost)] for n, cost in enumerate(costs)}
+    least = 1 + sum(costs)
+    assert all(choice.strength == 0.5 for choice in allocate(choices, least - 1).values())
+    with pytest.raises(RecipeError, match="cannot be met"):
+        allocate(choices, least - 1.001)
+
+
+def test_a_budget_that_is_really_missed_is_an_error(subject):
+    found = scan(subject, task(), Magnitude(sparsity=0.5), strengths=(0.5, 0.9))
+    with pytest.raises(RecipeError, match=r"cannot be met: 90\.0% were left at least"):
+        spread(found, 0.6, exact=lambda strengths: 0.9 if strengths else 1.0)

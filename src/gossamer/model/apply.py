@@ -14,7 +14,7 @@ from gossamer.model.input_grid import name_input_grids, put_input_grid, why_no_i
 from gossamer.model.live import constrain, live_parts
 from gossamer.model.merge import merge
 from gossamer.model.plan import Plan
-from gossamer.model.resize import take
+from gossamer.model.resize import stored_tensors, take
 from gossamer.model.run import run_example
 from gossamer.model.site import Site, find_sites, owned_parameters
 from gossamer.model.subject import Subject
@@ -137,7 +137,13 @@ def _cut(subject: Subject, edit: Cut) -> Edit:
     """Cut units of the subject's groups, which must be those of its structure before the plan."""
     groups = subject.groups
     kept = kept_units(groups, edit.keep)
-    return take(subject.model, positions(groups, kept), constants(groups, kept))
+    index = positions(groups, kept)
+    gone = sorted(set(index) - set(stored_tensors(subject.model)))
+    if gone:
+        raise PlanError(
+            f"{', '.join(kept)}: an edit before it took {gone[0]} away", hint="cut in a plan of its own, made after it"
+        )
+    return take(subject.model, index, constants(groups, kept))
 
 
 def _fill(subject: Subject, plan: Plan) -> None:

@@ -45,8 +45,11 @@ def hint_of(original: Tensor, held: Constraints) -> codings.Coding:
     """Return the coding that says how ``original`` becomes the value that ``held`` allows; it decodes to that value."""
     keep = None if held.keep is None or bool(held.keep.all()) else held.keep
     value = original.detach().cpu()
-    if held.codebook is not None and held.codebook.shared is None:
-        return _shared(held.codebook, held.grid, keep, value.dtype)
+    if held.codebook is not None:
+        if held.codebook.shared is None:
+            return _shared(held.codebook, held.grid, keep, value.dtype)
+        centers = held.codebook.centers.to(value.dtype)
+        value = torch.where(held.codebook.shared, centers[held.codebook.codes], value)
     if held.grid is not None:
         return _on_grid(value, held.grid, keep)
     return to_dense(value) if keep is None else _sparse(keep, to_dense(value[keep]))

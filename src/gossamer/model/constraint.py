@@ -45,8 +45,8 @@ def _along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
 
 def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
     """Return the index of the center nearest to each value; ``centers`` need not be in order."""
-    ordered, order = centers.sort()
-    return order[torch.bucketize(values, (ordered[1:] + ordered[:-1]) / 2)]
+    ordered, order = centers.double().sort()
+    return order[torch.bucketize(values.double(), (ordered[1:] + ordered[:-1]) / 2)]
 
 
 @dataclass(frozen=True, eq=False)

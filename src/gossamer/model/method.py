@@ -32,6 +32,9 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     strength: ClassVar[str | None] = None
     """The field that says how much is done, which a schedule ramps, or None if there is no such number."""
 
+    ramps: ClassVar[str | None] = None
+    """The field that a schedule ramps, where it is not :attr:`strength` because the outcome does not depend on it."""
+
     revisits: ClassVar[bool] = False
     """Whether a schedule goes on asking for a plan after its ramp, since masks can be taken back."""
 
@@ -54,6 +57,11 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     def tag(self) -> str:
         """The method's name in recipes and plans."""
         return str(self.__struct_config__.tag)
+
+    @classmethod
+    def ramped(cls) -> str | None:
+        """Return the field that a schedule ramps, or None if there is no such number."""
+        return cls.ramps or cls.strength
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Decide what to do with ``subject``; must not change it."""

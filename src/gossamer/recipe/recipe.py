@@ -52,15 +52,15 @@ class Step:
             return
         if self.train is None:
             raise RecipeError(f"{self.name}: a schedule acts during training, and the step has no train table")
-        if self.method is None or self.method.strength is None:
-            known = ", ".join(tag for tag, kind in methods().items() if kind.strength is not None)
+        if self.method is None or self.method.ramped() is None:
+            known = ", ".join(tag for tag, kind in methods().items() if kind.ramped() is not None)
             raise RecipeError(
                 f"{self.name}: a schedule needs a method whose strength it can ramp", hint=f"such methods are: {known}"
             )
-        final = getattr(self.method, self.method.strength)
+        final = getattr(self.method, str(self.method.ramped()))
         if self.schedule.initial > final:
             raise RecipeError(
-                f"{self.name}: the schedule's initial is {self.schedule.initial}, more than {self.method.strength} "
+                f"{self.name}: the schedule's initial is {self.schedule.initial}, more than {self.method.ramped()} "
                 f"({final}), which it ends at"
             )
 

@@ -123,7 +123,7 @@ def _plan(step: Step, subject: Subject, evidence: Evidence | None) -> Plan | Non
 
 def at(method: Method, strength: float) -> Method:
     """Return ``method`` with another strength."""
-    return msgspec.structs.replace(method, **{str(method.strength): strength})
+    return msgspec.structs.replace(method, **{str(method.ramped()): strength})
 
 
 def _ramp(step: Step, subject: Subject, evidence: Evidence | None) -> Callable[[int, int], bool] | None:
@@ -131,7 +131,7 @@ def _ramp(step: Step, subject: Subject, evidence: Evidence | None) -> Callable[[
     if step.method is None or step.schedule is None:
         return None
     method, schedule = step.method, step.schedule
-    final = float(getattr(method, str(method.strength)))
+    final = float(getattr(method, str(method.ramped())))
 
     def ramp(number: int, total: int) -> bool:
         new = schedule.changes(number, total)

@@ -25,6 +25,8 @@ from gossamer.task import Task
 
 STEPS = 100
 """Halvings of the price; more than doubles can tell apart."""
+ROUNDING = 1e-9
+"""By how much a sum of costs may pass a budget that it was computed from."""
 TRIES = 12
 CLOSE = 0.01
 """Corrections of a budget that savings which do not add up have missed, until the share left is this close."""
@@ -50,11 +52,12 @@ def allocate(choices: Mapping[str, Sequence[Choice]], budget: float) -> dict[str
         RecipeError: even the cheapest choices cost more.
     """
     least = sum(min(choice.cost for choice in each) for each in choices.values())
-    if least > budget:
+    if least > budget + ROUNDING:
         raise RecipeError(
             f"the budget of {budget:.6g} cannot be met: the cheapest choices sum up to {least:.6g}",
             hint="scan higher strengths, or allow more",
         )
+    budget = max(budget, least) + ROUNDING
 
     def at_price(price: float) -> dict[str, Choice]:
         return {
@@ -149,7 +152,11 @@ def _strengths(choices: Mapping[str, Sequence[Choice]], keep: float) -> dict[str
 def _corrected(
     choices: Mapping[str, Sequence[Choice]], keep: float, exact: Callable[[Mapping[str, float]], float]
 ) -> dict[str, float]:
-    """Return the strengths of which most is really left within ``keep`` and :data:`CLOSE`, or else least."""
+    """Return the strengths of which most is really left within ``keep`` and :data:`CLOSE`.
+
+    Raises:
+        RecipeError: nothing tried was.
+    """
     least = 1 + sum(min(choice.cost for choice in each) for each in choices.values())
     left: dict[tuple[tuple[str, float], ...], float] = {}
     wanted = keep
@@ -163,8 +170,13 @@ def _corrected(
             return strengths
         wanted += 0.7 * missed
     within = [key for key, share in left.items() if share <= keep + CLOSE]
-    chosen = max(within, key=lambda key: left[key]) if within else min(left, key=lambda key: left[key])
-    return dict(chosen)
+    if not within:
+        raise RecipeError(
+            f"the budget of {100 * keep:.1f}% cannot be met: {100 * min(left.values()):.1f}% were left at least",
+            hint="scan higher strengths, or allow more",
+        )
+    closest = max(within, key=lambda key: left[key])
+    return dict(closest)
 
 
 def really_left(

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import ClassVar
 
 from gossamer.methods.prune.magnitude import Magnitude
-from gossamer.model import Evidence, Mask, Plan, Splice, Subject
+from gossamer.methods.prune.ranked import Scores
+from gossamer.model import Evidence, Mask, Plan, Site, Splice, Subject
 
 
 class Feedback(Magnitude, frozen=True, tag="prune.feedback"):
@@ -22,6 +23,16 @@ class Feedback(Magnitude, frozen=True, tag="prune.feedback"):
     """
 
     revisits: ClassVar[bool] = True
+
+    def scores(self, subject: Subject, evidence: Evidence | None, sites: tuple[Site, ...]) -> Scores:
+        """Return the absolute values, or why nothing trains behind a mask."""
+        held = subject.constraints
+        shared = {site.name for site in sites if site.name in held and held[site.name].codebook is not None}
+        free = tuple(site for site in sites if site.name not in shared)
+        return {
+            **super().scores(subject, evidence, free),
+            **dict.fromkeys(shared, "its values are shared, so they do not grow one by one"),
+        }
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return a mask that can be taken back for every chosen site.

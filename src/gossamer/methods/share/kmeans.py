@@ -43,7 +43,7 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
     so with enough bits nothing changes.
     """
 
-    strength: ClassVar[str | None] = "portion"
+    ramps: ClassVar[str | None] = "portion"
     identity: ClassVar[Mapping[str, Any] | None] = MappingProxyType({"bits": 16})
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"bits": 2})
 
@@ -89,7 +89,7 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
             return "all its weights are zero"
         if held.grid is not None and held.grid.axis is not None:
             return "it is on a grid with a scale per channel, which has no shared values"
-        if held.codebook is not None and held.codebook.shared is not None:
+        if held.codebook is not None and held.codebook.shared is not None and held.codebook.size <= 2**self.bits:
             return (grown(held.codebook, held.codebook.shared, weight, self.portion),)
         if held.codebook is not None and held.codebook.size <= 2**self.bits:
             return f"it shares {held.codebook.size} values already"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gossamer.methods.share.lloyd import lloyd
-from gossamer.methods.share.optimal import optimal
+from gossamer.methods.share.optimal import BINS, optimal
 
 Start = Literal["linear", "density", "forgy", "optimal"]
 Values = NDArray[np.float64]
@@ -24,7 +24,8 @@ def clustered(values: Values, count: int, start: Start, seed: int) -> Values:
         values: sorted, finite, at least one.
         count: most centers, at least 1.
         start: "linear", at equal distances over the range; "density", at equal steps of the cumulative distribution;
-            "forgy", at values drawn at random; each followed by Lloyd's iterations; "optimal", without a start.
+            "forgy", at values drawn at random; each followed by Lloyd's iterations; "optimal", without a start; of more
+            than 512 centers, which no longer matter much where they lie, "density".
         seed: of the draw.
     """
     return STARTS[start](values, count, seed)
@@ -44,8 +45,8 @@ def _forgy(values: Values, count: int, seed: int) -> Values:
     return lloyd(values, np.sort(drawn))
 
 
-def _optimal(values: Values, count: int, _seed: int) -> Values:
-    return optimal(values, count)
+def _optimal(values: Values, count: int, seed: int) -> Values:
+    return optimal(values, count) if count <= BINS // 8 else _density(values, count, seed)
 
 
 STARTS: dict[Start, Callable[[Values, int, int], Values]] = {
