@@ -17,7 +17,7 @@ from gossamer.model.method import Method, Revise, choose
 from gossamer.model.penalty import Penalty, StepContext
 from gossamer.model.plan import Plan, Skip
 from gossamer.model.site import Owner, Site, find_sites
-from gossamer.model.subject import Subject, live_weight, plain_copy, trainable
+from gossamer.model.subject import Subject, hidden_weight, live_weight, plain_copy, trainable
 
 __all__ = [
     "Activity",
@@ -67,6 +67,7 @@ __all__ = [
     "find_sites",
     "foldable",
     "freeze",
+    "hidden_weight",
     "live_weight",
     "load",
     "nearest_center",

@@ -16,7 +16,7 @@ from gossamer.model.coupling import Group, Unseen, find_groups
 from gossamer.model.edits import Edit
 from gossamer.model.graph import Graph
 from gossamer.model.input_grid import input_grids, take_input_grid
-from gossamer.model.live import bake, live_parts
+from gossamer.model.live import Live, bake, live_parts
 from gossamer.model.penalty import Penalty
 from gossamer.model.plan import Skip
 from gossamer.model.run import run_example
@@ -149,13 +149,35 @@ def trainable(subject: Subject, site: str) -> nn.Parameter:
         ModelError: the subject has no such site.
     """
     module, attribute = owner_of(subject, site)
-    for owner, found, live, parameter in live_parts(subject.model):
-        if found is module and owner.attribute == attribute:
-            return parameter if live.centers is None or live.shared is not None else live.centers
+    found = _live_at(subject, module, attribute)
+    if found is not None:
+        live, original = found
+        return original if live.centers is None or live.shared is not None else live.centers
     parameter = getattr(module, attribute)
     if not isinstance(parameter, nn.Parameter):
         raise ModelError(f"{site}: wanted a parameter, got {type(parameter).__name__}")
     return parameter
+
+
+def hidden_weight(subject: Subject, site: str) -> Tensor:
+    """Return what trains behind a mask of ``site`` that can be taken back, else its live values; detached.
+
+    What another mask zeroes is zero.
+
+    Raises:
+        ModelError: the subject has no such site.
+    """
+    found = _live_at(subject, *owner_of(subject, site))
+    if found is None or found[0].splice is None:
+        return live_weight(subject, site)
+    hidden, keep = trainable(subject, site).detach(), found[0].keep
+    return hidden if keep is None else hidden * keep
+
+
+def _live_at(subject: Subject, module: nn.Module, attribute: str) -> tuple[Live, nn.Parameter] | None:
+    """Return the constraints on an attribute of a module with the original under them; None if there are none."""
+    parts = live_parts(subject.model)
+    return next((part[2:] for part in parts if part[1] is module and part[0].attribute == attribute), None)
 
 
 def plain_copy(subject: Subject) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gossamer.errors import EvidenceError, ModelError, SettingError
 from gossamer.methods.prune.pattern import Few, parse
 from gossamer.methods.prune.ranking import Scope, Scored, masks
-from gossamer.model import Evidence, Layout, Method, Plan, Reading, Site, Skip, Subject, live_weight, trainable
+from gossamer.model import Evidence, Layout, Method, Plan, Reading, Site, Skip, Subject, hidden_weight
 
 Scores = Mapping[str, Tensor | str]
 """By site: one score per weight, not negative, or the reason why there is none."""
@@ -107,11 +107,7 @@ def weight_of(subject: Subject, site: str) -> Tensor:
     Raises:
         ModelError: one of them is not finite.
     """
-    held = subject.constraints.get(site)
-    weight = live_weight(subject, site) if held is None or held.splice is None else trainable(subject, site).detach()
-    weight = weight.to("cpu", torch.float32)
-    if held is not None and held.splice is not None and held.mask is not None:
-        weight = weight * held.mask.keep
+    weight = hidden_weight(subject, site).to("cpu", torch.float32)
     if not bool(torch.isfinite(weight).all()):
         raise ModelError(f"{site}: a weight is not finite, so weights cannot be ranked")
     return weight
