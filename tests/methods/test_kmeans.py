@@ -11,7 +11,6 @@ from gossamer.errors import ModelError, PlanError, SettingError
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.share import KMeans
 from gossamer.methods.share.kmeans import share, shared_bits
-from gossamer.methods.share.lloyd import nearest
 from gossamer.methods.share.optimal import BINS, optimal
 from gossamer.methods.share.starts import STARTS, clustered
 from gossamer.model import (
@@ -62,7 +61,8 @@ def test_against_one_number_at_a_time(count):
 
 
 def distortion(values, centers):
-    return float(np.square(values - centers[nearest(values, centers)]).sum())
+    codes = nearest_center(torch.from_numpy(values), torch.from_numpy(centers))
+    return float(np.square(values - centers[codes]).sum())
 
 
 def slow_optimum(values, count):
@@ -107,7 +107,7 @@ def test_a_drawn_start_follows_its_seed():
 
 
 def test_middle_belongs_to_the_lower():
-    assert nearest(np.array([0.0, 0.5, 0.6, 1.0]), np.array([0.0, 1.0])).tolist() == [0, 0, 1, 1]
+    assert nearest_center(torch.tensor([0.0, 0.5, 0.6, 1.0]), torch.tensor([0.0, 1.0])).tolist() == [0, 0, 1, 1]
 
 
 def test_every_weight_gets_its_nearest_center():

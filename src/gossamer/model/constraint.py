@@ -44,7 +44,7 @@ def _along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
 
 
 def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
-    """Return the index of the center nearest to each value; ``centers`` need not be in order."""
+    """Return the index of the center nearest to each value, in the middle the lower; ``centers`` in any order."""
     ordered, order = centers.double().sort()
     return order[torch.bucketize(values.double(), (ordered[1:] + ordered[:-1]) / 2)]
 

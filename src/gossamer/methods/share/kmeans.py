@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import ModelError
-from gossamer.methods.share.lloyd import nearest
 from gossamer.methods.share.starts import Start, clustered
 from gossamer.model import (
     Codebook,
@@ -121,10 +120,8 @@ def share(weight: Tensor, limit: int, *, start: Start = "linear", seed: int = 0,
     distinct = values[np.diff(values, prepend=-np.inf) > 0]
     found = distinct if distinct.size <= limit else clustered(values, limit, start, seed)
     centers = torch.unique(torch.from_numpy(found).to(weight.dtype))
-    grid = centers.to(torch.float64).numpy()
-    kept = np.unique(nearest(values, grid))
-    codes = nearest(plain, grid[kept])
-    return Codebook(torch.from_numpy(codes).reshape(weight.shape), centers[torch.from_numpy(kept)], trained)
+    kept = centers[torch.unique(nearest_center(torch.from_numpy(values), centers))]
+    return Codebook(nearest_center(weight, kept), kept, trained)
 
 
 def grown(codebook: Codebook, shared: Tensor, weight: Tensor, portion: float) -> Codebook:

@@ -34,9 +34,3 @@ def lloyd(values: NDArray[np.float64], centers: NDArray[np.float64]) -> NDArray[
         members = np.diff(edges)
         centers = np.where(members > 0, np.diff(prefix[edges]) / np.maximum(members, 1), centers)
     return centers
-
-
-def nearest(values: NDArray[np.floating], centers: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Return the index of the center nearest to each value; ``centers`` are sorted, in the middle the lower wins."""
-    middles = (centers[1:].astype(np.float64) + centers[:-1]) / 2
-    return np.searchsorted(middles, values.astype(np.float64), side="left")
