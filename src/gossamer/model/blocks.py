@@ -118,10 +118,11 @@ def _form(value: Any) -> str:
 
 
 def _reasons(subject: Subject, calls: Mapping[str, list[_Call]]) -> dict[str, str | None]:
-    return {name: _reason(subject, name, seen) for name, seen in calls.items()}
+    paths = _paths(subject.model)
+    return {name: _reason(subject, name, paths[name], seen) for name, seen in calls.items()}
 
 
-def _reason(subject: Subject, name: str, calls: list[_Call]) -> str | None:
+def _reason(subject: Subject, name: str, paths: tuple[str, ...], calls: list[_Call]) -> str | None:
     if not name:
         return "the model itself cannot be dropped, only a module inside it"
     if len(calls) != 1:
@@ -131,7 +132,7 @@ def _reason(subject: Subject, name: str, calls: list[_Call]) -> str | None:
         return f"it makes {call.made} of {call.given}, and only one tensor made of one can be passed by"
     if call.given != call.made:
         return f"it makes {call.made} of {call.given}, so its input cannot take the place of its output"
-    if not _staying(subject, _paths(subject.model)[name]):
+    if not _staying(subject, paths):
         return "the model has no other parameters"
     return None
 

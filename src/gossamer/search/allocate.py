@@ -205,9 +205,8 @@ def really_left(
         if of == "milliseconds":
             cut, whole = timed(changed, subject, OnnxRuntime())
             return cut / whole
-        sizes = [coded_bytes(one) if of == "bytes" else one.graph.macs for one in (changed, subject)]
-        cut, whole = (_known(size) for size in sizes)
-        return cut / whole
+        left = coded_bytes(changed) if of == "bytes" else changed.graph.macs
+        return _known(left) / _amount(scanned.start, of)
 
     return share
 
