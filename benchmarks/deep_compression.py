@@ -8,12 +8,7 @@ weights-only file and the figures on test data before and after, with their mean
 A run that was stopped continues; a seed that is recorded for the same recipe is not run again.
 """
 
-import argparse
-from pathlib import Path
-
-import torch
-from provenance import ROOT
-from seeds import Case, run
+from seeds import Case, main
 
 from gossamer.recipe import find
 
@@ -25,20 +20,8 @@ RECIPES = {
 }
 
 
-def main() -> None:
-    """Compress the networks named on the command line, one after another."""
-    parser = argparse.ArgumentParser(description="Deep Compression of the reference networks.")
-    parser.add_argument("networks", nargs="+", choices=sorted(RECIPES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "deep_compression", help="for journals")
-    parser.add_argument("--threads", type=int, default=2)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    for network in given.networks:
-        command = f"python benchmarks/deep_compression.py {network} --seeds {' '.join(map(str, given.seeds))}"
-        case = Case(f"deep_compression_{network}", network, find(RECIPES[network]), command)
-        run(case, given.seeds, given.folder)
-
-
 if __name__ == "__main__":
-    main()
+    main(
+        "Deep Compression of the reference networks.",
+        {network: Case("deep_compression", network, network, find(recipe)) for network, recipe in RECIPES.items()},
+    )

@@ -9,34 +9,16 @@ weights and records in benchmarks/results/retraining_<case>.json what deep_compr
 and that of multiply-accumulates. A run that was stopped continues.
 """
 
-import argparse
-from pathlib import Path
-
-import torch
 from provenance import ROOT
-from seeds import Case, run
+from seeds import Case, main
 
 from gossamer.recipe import Recipe
 
-RECIPES = ROOT / "benchmarks" / "recipes"
-
-
-def main() -> None:
-    """Run the cases named on the command line, one after another."""
-    known = sorted(path.stem for path in RECIPES.glob("*.toml"))
-    parser = argparse.ArgumentParser(description="Pruning with retraining.")
-    parser.add_argument("cases", nargs="+", choices=known)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "retraining", help="for journals")
-    parser.add_argument("--threads", type=int, default=1)
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    for name in given.cases:
-        command = f"python benchmarks/retraining.py {name} --seeds {' '.join(map(str, given.seeds))}"
-        network = name.rpartition("-")[0]
-        case = Case(f"retraining_{name}", network, Recipe.load(RECIPES / f"{name}.toml"), command)
-        run(case, given.seeds, given.folder)
+RECIPES = {path.stem: path for path in (ROOT / "benchmarks" / "recipes").glob("*.toml")}
 
 
 if __name__ == "__main__":
-    main()
+    main(
+        "Pruning with retraining.",
+        {name: Case("retraining", name, name.rpartition("-")[0], Recipe.load(path)) for name, path in RECIPES.items()},
+    )

@@ -1,8 +1,10 @@
 """A recipe run on a reference network over several seeds: what is recorded of it, and how it goes on when stopped."""
 
+import argparse
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from provenance import ROOT, commit, machine
 from gossamer import compress, datasets, zoo
 from gossamer.recipe import Recipe
 from gossamer.report import Report, summary
+from gossamer.task import Task
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -22,16 +25,21 @@ class Case:
     """What is run.
 
     Attributes:
-        name: of the result, ``<name>.json``, and of the folder of the journals.
+        script: of benchmarks/, and the first part of the result's name.
+        name: what the command line calls it.
         network: a trained network of the zoo that has a data set.
         recipe: what is done to it.
-        command: what a reader types to see it again.
     """
 
+    script: str
     name: str
     network: str
     recipe: Recipe
-    command: str
+
+    @property
+    def title(self) -> str:
+        """The name of the result's file and of the folder of the journals."""
+        return f"{self.script}_{self.name}"
 
     @property
     def fingerprint(self) -> str:
@@ -40,27 +48,40 @@ class Case:
         return hashlib.sha256(self.recipe.to_toml().encode() + weights).hexdigest()[:16]
 
 
+def main(about: str, cases: Mapping[str, Case]) -> None:
+    """Run the cases named on the command line, one after another."""
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("cases", nargs="+", choices=sorted(cases))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs", help="for journals")
+    parser.add_argument("--threads", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    for name in given.cases:
+        run(cases[name], given.seeds, given.folder)
+
+
 def run(case: Case, seeds: list[int], folder: Path) -> None:
     """Run every seed that is not recorded yet and write the result anew after each."""
-    path = RESULTS / f"{case.name}.json"
+    path = RESULTS / f"{case.title}.json"
     known = json.loads(path.read_text()) if path.exists() else {}
     same = known.get("run_sha256") == case.fingerprint
     done = {row["seed"]: row for row in known.get("seeds", [])} if same else {}
-    place = folder / f"{case.name}-{case.fingerprint}"
+    place = folder / f"{case.title}-{case.fingerprint}"
     place.mkdir(parents=True, exist_ok=True)
-    for seed in seeds:
-        if seed not in done:
-            done[seed] = _one_seed(case, seed, place)
-        RESULTS.mkdir(exist_ok=True)
-        path.write_text(json.dumps(_record(case, [done[key] for key in sorted(done)]), indent=2) + "\n")
-
-
-def _one_seed(case: Case, seed: int, folder: Path) -> dict[str, Any]:
     task = datasets.load(str(zoo.network(case.network).data))
+    for seed in (seed for seed in seeds if seed not in done):
+        done[seed] = _one_seed(case, task, seed, place)
+        RESULTS.mkdir(exist_ok=True)
+        record = _record(case, task.main, seeds, [done[key] for key in sorted(done)])
+        path.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _one_seed(case: Case, task: Task, seed: int, folder: Path) -> dict[str, Any]:
     model = zoo.build(case.network, pretrained=True)
     out = folder / f"{case.network}-{seed}.goss"
     result = compress(model, task, case.recipe, out=out, seed=seed, report=True, progress=sys.stderr.isatty())
-    print(f"{case.name}, seed {seed}: {summary(result.report)}", flush=True)
+    print(f"{case.title}, seed {seed}: {summary(result.report)}", flush=True)
     origin = {"commit": commit(), "machine": machine(), "threads": torch.get_num_threads()}
     return {"seed": seed, "file_bytes": result.path.stat().st_size, **_figures(result.report), **origin}
 
@@ -93,9 +114,8 @@ def _count(shape: tuple[int, ...]) -> int:
     return int(torch.Size(shape).numel())
 
 
-def _record(case: Case, rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _record(case: Case, main: str, seeds: list[int], rows: list[dict[str, Any]]) -> dict[str, Any]:
     dense = 4 * zoo.network(case.network).parameters
-    main = datasets.load(str(zoo.network(case.network).data)).main
 
     def mean(values: list[float]) -> float:
         return sum(values) / len(values)
@@ -106,7 +126,7 @@ def _record(case: Case, rows: list[dict[str, Any]]) -> dict[str, Any]:
         "network": case.network,
         "recipe": case.recipe.name,
         "run_sha256": case.fingerprint,
-        "command": case.command,
+        "command": f"python benchmarks/{case.script}.py {case.name} --seeds {' '.join(map(str, seeds))}",
         "machine": machine(),
         "threads": torch.get_num_threads(),
         "dense_bytes": dense,

@@ -17,6 +17,8 @@ OWN = (
     "torch_pruning.json",
 )
 """Results that have a table of their own."""
+OUTCOME = ("metric", "test before", "test after", "change", "seeds")
+"""Columns about what a recipe did to a network, over several seeds."""
 NONE = "No results are committed yet."
 
 
@@ -29,19 +31,7 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
 def compressed() -> str:
     """Return one row per network that a built-in recipe compressed, means over the seeds."""
     rows = [_compressed_row(result) for result in _read("deep_compression_*.json")]
-    head = (
-        "network",
-        "recipe",
-        "dense fp32",
-        "file",
-        "ratio",
-        "metric",
-        "test before",
-        "test after",
-        "change",
-        "seeds",
-    )
-    return table(head, rows) if rows else NONE
+    return table(("network", "recipe", "dense fp32", "file", "ratio", *OUTCOME), rows) if rows else NONE
 
 
 def everything() -> str:
@@ -64,10 +54,8 @@ def _read(pattern: str) -> list[dict[str, Any]]:
 
 def _compressed_row(result: Mapping[str, Any]) -> tuple[str, ...]:
     mean = result["mean"]
-    figures = (_figure(result["metric"], mean[f"test_{when}"]) for when in ("before", "after", "change"))
     sizes = (f"{result['dense_bytes'] / 1000:,.1f} kB", f"{mean['file_bytes'] / 1000:,.1f} kB")
-    seeds = str(len(result["seeds"]))
-    return (result["network"], result["recipe"], *sizes, f"{mean['ratio']:.1f}", result["metric"], *figures, seeds)
+    return (result["network"], result["recipe"], *sizes, f"{mean['ratio']:.1f}", *_outcome(result))
 
 
 def _retrained() -> str:
@@ -76,20 +64,14 @@ def _retrained() -> str:
     for result in _read("retraining_*.json"):
         mean = result["mean"]
         shares = (f"{100 * mean['zeros']:.1f} %", f"{100 * (mean['macs_left'] or 1):.1f} %", f"{mean['ratio']:.1f}")
-        figures = (_figure(result["metric"], mean[f"test_{when}"]) for when in ("before", "after", "change"))
-        rows.append((result["recipe"], *shares, result["metric"], *figures, str(len(result["seeds"]))))
-    head = (
-        "recipe",
-        "zeros",
-        "MACs left",
-        "ratio of the file",
-        "metric",
-        "test before",
-        "test after",
-        "change",
-        "seeds",
-    )
-    return table(head, rows) if rows else NONE
+        rows.append((result["recipe"], *shares, *_outcome(result)))
+    return table(("recipe", "zeros", "MACs left", "ratio of the file", *OUTCOME), rows) if rows else NONE
+
+
+def _outcome(result: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the cells under `OUTCOME`."""
+    figures = (_figure(result["metric"], result["mean"][f"test_{when}"]) for when in ("before", "after", "change"))
+    return (result["metric"], *figures, str(len(result["seeds"])))
 
 
 def _figure(metric: str, value: float) -> str:
