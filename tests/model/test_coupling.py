@@ -1,5 +1,7 @@
 """Groups of units that must be cut together: what they are, and the proof that they are right."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -273,7 +275,19 @@ def _attended(m, x):
     return m["b"](m["attend"](h, h, h)[0])
 
 
+def _last(m, x, width=None):
+    states = m["a"](x)
+    index = torch.tensor([3, 1])[:, None, None].expand(-1, 1, width or states.shape[2])
+    return m["b"](torch.gather(states, 1, index)[:, 0])
+
+
+def test_units_behind_a_gather_that_follows_can_go():
+    layers = {"a": nn.Linear(4, 6), "b": nn.Linear(6, 2)}
+    assert check_unread_units_can_go(Subject.of(Reads(_last, **layers), torch.randn(2, 5, 4))) == 1
+
+
 STUCK = [
+    (Reads(partial(_last, width=6), a=nn.Linear(4, 6), b=nn.Linear(6, 2)), (2, 5, 4), "a"),
     (Reads(_unequal, a=nn.Linear(4, 10), b=nn.Linear(10, 3)), (2, 4), "a"),
     (
         Reads(
@@ -302,7 +316,9 @@ STUCK = [
 ]
 
 
-@pytest.mark.parametrize(("model", "shape", "name"), STUCK, ids=["unequal split", "extra keys", "as space", "gather"])
+@pytest.mark.parametrize(
+    ("model", "shape", "name"), STUCK, ids=["size of a gather", "unequal split", "extra keys", "as space", "gather"]
+)
 def test_what_a_cut_would_make_wrong_is_stuck(model, shape, name):
     groups = groups_of(model, torch.randn(*shape))
     assert all(group.stuck for key, group in groups.items() if key.endswith(name))

@@ -219,6 +219,18 @@ def index_select(call: Call) -> Tagged | None:
     return None if x.block(dim) is not None else Tagged(call.shape, x.blocks, x.weight)
 
 
+def gather(call: Call) -> Tagged | None:
+    """Chosen positions of a dimension of fixed size, others for each position of the rest: as many as there are."""
+    x, index = call.tensor("self"), call.tensor("index")
+    dim = int(call.get("dim", 0)) % max(len(x.shape), 1)
+    if x.block(dim) is not None or index.blocks or any(len(block.dims) > 1 for block in x.blocks):
+        return None
+    if any(index.shape[d] != x.shape[d] for block in x.blocks for d in block.dims):
+        return None
+    call.sizes(x)  # the index must be as large as what is left
+    return Tagged(call.shape, x.blocks, x.weight)
+
+
 def shuffle(call: Call) -> Tagged:
     """Pixel shuffle: r² neighbouring channels become one."""
     x = drop_from(call, call.tensor("self"), 2)

@@ -58,6 +58,7 @@ RULES: dict[str, Rule] = {
     **_for(moves.fixed, "arange", "scalar_tensor", "rand", "randn", "tril_indices"),
     **_for(moves.indexed, "index"),
     **_for(moves.index_select, "index_select"),
+    **_for(moves.gather, "gather"),
     **_for(moves.shuffle, "pixel_shuffle"),
     **_for(moves.unshuffle, "pixel_unshuffle"),
     **_for(channels.glu, "glu"),
