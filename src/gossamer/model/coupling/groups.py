@@ -100,7 +100,7 @@ class Group:
 def build_groups(walk: Walk) -> tuple[Group, ...]:
     """Return the groups of a walked model, those that cannot be cut included, in the model's order."""
     space = walk.space
-    lanes = settle_lanes(space)
+    lanes = agreed_lanes(space)
     roots = space.roots()
     reasons: dict[int, str] = {}
     for labels, reason in space.stuck:
@@ -229,7 +229,7 @@ def _named(groups: Sequence[Group]) -> list[Group]:
     return [replace(group, name=name) for name, group in zip(names, groups, strict=True)]
 
 
-def settle_lanes(space: Space) -> list[Labels]:
+def agreed_lanes(space: Space) -> list[Labels]:
     """Return rows of labels whose units must be cut in equal number, no two of them at odds.
 
     Where rows overlap, or two partitions cross, their labels are cut together by place instead: less free, but right.
