@@ -10,8 +10,8 @@ made once and given to all. What is counted:
 - zstd, xz and brotli: one stream of all tensors' bytes one after the other (int8 where all of a tensor fits, else
   int16), nothing else; names and shapes are not in it. xz at preset 9 extreme, brotli with a window of 16 MB;
 - NNCodec 2.1.3: the arithmetic-coded bytes of each tensor by its coder (DeepCABAC), the smallest of all its settings
-  tried for each tensor (`nncodec_settings`) that its own decoder reads back, without unit headers and entry points (which
-  some scan orders need). Only its compiled extension is used, so nothing that NNCodec imports for its sample data sets
+  tried for each tensor (`nncodec_settings`) that its own decoder reads back, without unit headers and entry points (needed by
+  some scan orders). Only its compiled extension is used, so nothing that NNCodec imports for its sample data sets
   is needed.
 
 Everything is decoded and compared. Times are one process's, the search for the smallest form included, one run each.
