@@ -10,9 +10,9 @@ made once and given to all. What is counted:
 - zstd, xz and brotli: one stream of all tensors' bytes one after the other (int8 where all of a tensor fits, else
   int16), nothing else; names and shapes are not in it. xz at preset 9 extreme, brotli with a window of 16 MB;
 - NNCodec 2.1.3: the arithmetic-coded bytes of each tensor by its coder (DeepCABAC), the smallest of all its settings
-  tried for each tensor (`nncodec_settings`) that its own decoder reads back, without unit headers and entry points (needed by
-  some scan orders). Only its compiled extension is used, so nothing that NNCodec imports for its sample data sets
-  is needed.
+  tried for each tensor (`nncodec_settings`) that its own decoder reads back, without unit headers and without the entry
+  points that some scan orders need. Only its compiled extension is used, so nothing that NNCodec imports for its sample
+  data sets is needed.
 
 Everything is decoded and compared. Times are one process's, the search for the smallest form included, one run each.
 """
@@ -105,7 +105,7 @@ def mean_entropy(tensors: Tensors) -> float:
 
 def narrow(codes: np.ndarray) -> np.ndarray:
     """Return ``codes`` in the least of int8 and int16 that holds them."""
-    return codes.astype(np.int8 if -128 <= codes.min() and codes.max() <= 127 else np.int16)
+    return codes.astype(np.int8 if codes.min() >= -128 and codes.max() <= 127 else np.int16)
 
 
 WAYS: dict[str, Callable[[Tensors], Tensors]] = {
@@ -154,9 +154,9 @@ def general(tensors: Tensors, pack: Pack, unpack: Pack) -> dict[str, float]:
     return {"bytes": len(data), "encode_seconds": coded - began, "decode_seconds": time.process_time() - coded}
 
 
-def nncodec_settings() -> Iterator[tuple[int, int, bool, int]]:
+def nncodec_settings() -> Iterator[tuple[int, int, int, int]]:
     """Yield what is tried: fit of the context models, rows of zeros skipped, known range, scan order."""
-    yield from itertools.product((0, 1), (0, 1), (False, True), range(5))
+    yield from itertools.product((0, 1), (0, 1), (0, 1), range(5))
 
 
 def nncodec(tensors: Tensors) -> dict[str, float]:
@@ -176,7 +176,7 @@ UNARY = 10  # NNCodec's own number of greater-than flags
 OFF = (HdspMode.AlwaysOff, np.zeros(2, np.int8))
 
 
-def _cabac(codes: np.ndarray, fit: int, skip: int, ranged: bool, scan: int) -> np.ndarray:
+def _cabac(codes: np.ndarray, fit: int, skip: int, ranged: int, scan: int) -> np.ndarray:
     """Return the coded bytes of ``codes``."""
     wide = np.ascontiguousarray(codes, np.int32)
     coder = Encoder()
@@ -190,7 +190,7 @@ def _cabac(codes: np.ndarray, fit: int, skip: int, ranged: bool, scan: int) -> n
     return coder.finish()
 
 
-def _uncabac(data: np.ndarray, codes: np.ndarray, ranged: bool, scan: int) -> np.ndarray:
+def _uncabac(data: np.ndarray, codes: np.ndarray, ranged: int, scan: int) -> np.ndarray:
     back = np.zeros(codes.shape, np.int32)
     coder = Decoder()
     coder.setStream(data)
@@ -199,7 +199,7 @@ def _uncabac(data: np.ndarray, codes: np.ndarray, ranged: bool, scan: int) -> np
     return back.astype(codes.dtype)
 
 
-def _range(codes: np.ndarray, ranged: bool) -> tuple[int, int]:
+def _range(codes: np.ndarray, ranged: int) -> tuple[int, int]:
     low, high = min(int(codes.min()), 0), max(int(codes.max()), 0)
     return (high - low + 1, -low) if ranged else (0, 0)
 

@@ -1,7 +1,7 @@
 """Golden files of format version 1, one for each kind of coding: written once, read bit by bit forever.
 
 The arrays are made by whole-number arithmetic, the same on every machine and with every version of numpy.
-``python tests/artifact/test_golden.py`` writes the files of cases that have none yet and never touches one that is there.
+``python tests/artifact/test_golden.py`` writes files of cases that have none, and touches no other.
 """
 
 from collections.abc import Callable
@@ -147,8 +147,8 @@ def sparse() -> dict[str, tuple[Coding, np.ndarray]]:
 def planes() -> dict[str, tuple[Coding, np.ndarray]]:
     """The bytes of float32 and of bfloat16 apart."""
     made = {}
-    for name, array in (("float32", (draws(40) - 16000) / np.float32(4096)), ("bfloat16", draws(40).astype(np.uint16))):
-        array = array.astype(DTYPES[name]).reshape(5, 8)
+    for name, numbers in (("float32", (draws(40) - 16000) / 4096), ("bfloat16", draws(40))):
+        array = numbers.astype(DTYPES[name]).reshape(5, 8)
         columns = bit_view(array).reshape(-1, 1).view(np.uint8)
         parts = tuple(np.ascontiguousarray(columns[:, k]).reshape(5, 8) for k in range(array.dtype.itemsize))
         made[name] = (Planes(parts, name), array)
