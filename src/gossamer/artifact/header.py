@@ -171,7 +171,7 @@ class Header(_Record, frozen=True):
     padding: Count
 
 
-def record(node: Coding) -> Record:  # noqa: PLR0911 one return per node
+def record(node: Coding) -> Record:  # noqa: C901, PLR0911 one return per node
     """Return the header's record of ``node``; shapes that follow from the parent are left out."""
     match node:
         case Dense():

@@ -168,7 +168,7 @@ class Payload:
                 return Planes(tuple(planes), NAMES[record.dtype])
             case HashRecord():
                 buckets = inner(record.buckets, (record.count,), "buckets")
-                support = None if record.support is None else inner(record.support, dims, "support")
-                return Hash(buckets, record.seed, dims, support)
+                zeroed = None if record.support is None else inner(record.support, dims, "support")
+                return Hash(buckets, record.seed, dims, zeroed)
             case _:
                 assert_never(record)

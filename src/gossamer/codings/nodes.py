@@ -2,7 +2,8 @@
 
 Every node is a way to write down one array. Leaves hold bytes (`Dense`, `Packed`, `Entropy`); inner nodes hold other
 nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Hash`), and any slot holds any node.
-Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition: ``Sparse(Gaps(Entropy), Codebook(Entropy, Dense))``.
+Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition: ``Sparse(Gaps(Entropy), Codebook(Entropy,
+Dense))``.
 
 numpy has no bfloat16 and no 8-bit floats: such arrays are kept as their bit patterns (``uint16``, ``uint8``) and named
 by the node's dtype.
@@ -286,7 +287,7 @@ class Hash:
             _adopt(self, "support")
         if dtype(self.buckets) not in FLOATS or len(shape(self.buckets)) != 1 or size(self.buckets) >= 1 << 32:
             raise CodingError(f"Hash: buckets must be 1-d floats, fewer than 2^32, got {_say(self.buckets)}")
-        if not size(self.buckets) and prod(self.shape):
+        if size(self.buckets) == 0 and 0 not in self.shape:
             raise CodingError(f"Hash: {self.shape} needs at least one bucket, got none")
         if not 0 <= self.seed < 1 << 32:
             raise CodingError(f"Hash: seed must be 0 to 2^32 - 1, got {self.seed}")

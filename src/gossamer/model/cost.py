@@ -28,8 +28,8 @@ class SiteCost:
     Attributes:
         values: how many values it has.
         nonzeros: how many of them are not zero.
-        bits: bits to hold the nonzeros and what they share (centers, buckets, scales); without positions, headers or entropy
-            coding, so this is no size of a file.
+        bits: bits to hold the nonzeros and what they share (centers, buckets, scales); without positions, headers or
+            entropy coding, so this is no size of a file.
         macs: multiply-accumulates of one pass of the example; None if the graph was not seen.
         used_macs: of these, those whose weight is not zero.
     """

@@ -4,8 +4,8 @@ The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * gr
 Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
 straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final. Where a codebook
 does not share all values yet, the others are the original's. A hashed site's centers are its buckets, whose codes and
-signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and a bucket's gradient is the sum of its members' gradients,
-each with its sign (Chen et al. 2015, section 4.3).
+signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and a bucket's gradient is the sum of its members'
+gradients, each with its sign (Chen et al. 2015, section 4.3).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,7 +33,7 @@ from gossamer.model.site import Owner, owned_parameters
 class Live(nn.Module):
     """The constraints of one site, applied at each access of its weight.
 
-    Buffers and the centers are part of the constrained model's ``state_dict``. ``flipped`` is there on hashed sites only.
+    Buffers and the centers are part of the constrained model's ``state_dict``. Only hashed sites have ``flipped``.
     """
 
     keep: Tensor | None
@@ -115,7 +115,7 @@ class Live(nn.Module):
                 self.codes, self.flipped = (part.to(device) for part in constraint.places)
                 self._put_centers(constraint.buckets, original, trained=True)
                 self.seed = constraint.seed
-                original.requires_grad_(False)
+                original.requires_grad = False
             case Grid():
                 self.scale = constraint.scale.clone().to(device)
                 self.zero = constraint.zero.clone().to(device)

@@ -13,8 +13,6 @@ from gossamer.errors import PlanError
 from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Hash, Mask, Splice
 from gossamer.model.site import Site
 
-_BUCKETS = "to shorten buckets, put them on a grid"
-
 
 def merge(site: Site, held: Constraints, new: Constraint) -> Constraints:
     """Return the constraints of ``site`` once ``new`` joins those it ``held``.
@@ -32,26 +30,14 @@ def merge(site: Site, held: Constraints, new: Constraint) -> Constraints:
             return replace(held, splice=new)
         case Codebook():
             _want_shape(site, "codebook", new.codes)
-            if held.hash is not None:
-                raise PlanError(f"{site.name}: its values are hashed, a codebook would part them", hint=_BUCKETS)
-            if held.grid is not None:
-                _want_one_scale(site, held.grid)
-            if held.codebook is not None:
-                _want_coarser(site, held, new)
+            _want_codebook(site, held, new)
             return replace(held, codebook=new)
         case Hash():
             _want_hash(site, held, new)
             return replace(held, hash=new)
         case Grid():
             _want_axis(site, new)
-            if held.hash is not None:
-                _want_symmetric(site, new)
-            if held.codebook is not None:
-                _want_one_scale(site, new)
-            if held.grid is not None and new.bits > held.grid.bits:
-                raise PlanError(
-                    f"{site.name}: is on a {held.grid.bits}-bit grid, a {new.bits}-bit grid would undo that"
-                )
+            _want_grid(site, held, new)
             return replace(held, grid=new)
 
 
@@ -75,6 +61,27 @@ def _want_one_scale(site: Site, grid: Grid) -> None:
             f"{site.name}: a grid with a scale per channel and a codebook cannot both hold",
             hint="use one scale for the whole tensor where values are shared",
         )
+
+
+def _want_codebook(site: Site, held: Constraints, new: Codebook) -> None:
+    if held.hash is not None:
+        raise PlanError(
+            f"{site.name}: its values are hashed, a codebook would part them",
+            hint="to shorten the buckets, put them on a grid",
+        )
+    if held.grid is not None:
+        _want_one_scale(site, held.grid)
+    if held.codebook is not None:
+        _want_coarser(site, held, new)
+
+
+def _want_grid(site: Site, held: Constraints, new: Grid) -> None:
+    if held.hash is not None:
+        _want_symmetric(site, new)
+    if held.codebook is not None:
+        _want_one_scale(site, new)
+    if held.grid is not None and new.bits > held.grid.bits:
+        raise PlanError(f"{site.name}: is on a {held.grid.bits}-bit grid, a {new.bits}-bit grid would undo that")
 
 
 def _want_symmetric(site: Site, grid: Grid) -> None:

@@ -154,7 +154,7 @@ def live_weight(subject: Subject, site: str) -> Tensor:
 
 
 def trainable(subject: Subject, site: str) -> nn.Parameter:
-    """Return the parameter that training moves for ``site``: its centers or buckets if its values are shared, else its original.
+    """Return the parameter that training moves for ``site``: its centers or buckets if values are shared, else its own.
 
     Raises:
         ModelError: the subject has no such site.

@@ -85,7 +85,7 @@ def _of_use(codes: Array, scale: Array, zero: Array, axis: int | None) -> Array:
     return np.where(empty, finest if np.isfinite(finest) else _FINE, scale).astype(np.float32)
 
 
-def _affine(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:
+def _affine(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:  # noqa: PLR0911 one per node
     """Return codes of the whole array, scale, zero and axis, if ``coding`` rests on one affine node."""
     match coding:
         case Affine():
@@ -110,7 +110,7 @@ def _affine(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:
 
 
 def _hashed(coding: Hash) -> tuple[Array, Array, Array, None] | None:
-    """Return the levels of a hashed weight whose buckets are on a grid that has a minus for each: 0 is the code of 0.0."""
+    """Return the levels of a hashed weight whose buckets are on a grid symmetric about the code 0."""
     buckets = _affine(coding.buckets)
     if buckets is None or buckets[3] is not None or buckets[2].any():
         return None

@@ -1,12 +1,12 @@
 """HashedNets: the weights of a site share the values that a hash of their positions gives them.
 
 Chen, Wilson, Tyree, Weinberger and Chen, "Compressing Neural Networks with the Hashing Trick", ICML 2015 (arXiv
-1504.04788): weight (i, j) is ξ(i, j) · w_h(i, j), with h a hash into K buckets and ξ one into {-1, +1}, so positions cost
-nothing and the file holds K buckets and a seed. A bucket's gradient is the sum of its weights' gradients, each with its
-sign. h and ξ are those of ``gossamer.codings.hashed``, with another seed for every site. The paper trains from scratch
-(``start = "scratch"``: buckets are drawn as torch draws the weights of such a layer, so every weight starts as it would
-there). From a trained model a bucket starts at the mean of its weights, each with its sign: of all hashed weights, the
-nearest to those that are there.
+1504.04788): weight (i, j) is ξ(i, j) · w_h(i, j), with h a hash into K buckets and ξ one into {-1, +1}, so positions
+cost nothing and the file holds K buckets and a seed. A bucket's gradient is the sum of its weights' gradients, each
+with its sign. h and ξ are those of ``gossamer.codings.hashed``, with another seed for every site. The paper trains from
+scratch (``start = "scratch"``: buckets are drawn as torch draws the weights of such a layer, so every weight starts as
+it would there). From a trained model a bucket starts at the mean of its weights, each with its sign: of all hashed
+weights, the nearest to those that are there.
 """
 
 import math
@@ -107,7 +107,7 @@ def averaged(weight: Tensor, count: int, seed: int) -> Hash:
 
 
 def drawn(site: Site, count: int, seed: int, reach: float) -> Hash:
-    """Return the hash whose buckets are drawn: uniform between minus and plus ``reach``, standard normal if that is 0."""
+    """Return the hash whose buckets are drawn between minus and plus ``reach``, as standard normal if that is 0."""
     generator = torch.Generator().manual_seed(seed)
     if reach:
         buckets = (2 * torch.rand(count, generator=generator) - 1) * reach
@@ -117,7 +117,7 @@ def drawn(site: Site, count: int, seed: int, reach: float) -> Hash:
 
 
 def default_reach(subject: Subject, site: Site) -> float | None:
-    """Return how far from zero torch draws the weights of a new layer, evenly; 0 if standard normal; None if unknown."""
+    """Return how far from zero torch draws a new layer's weights, evenly; 0: as standard normal; None: unknown."""
     match site.kind:
         case "linear" | "conv" | "conv_transpose":
             return 1 / math.sqrt(math.prod(site.shape[1:]))

@@ -86,10 +86,10 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         members = int(keep.sum())
         if not members:
             return "all its weights are zero"
-        if held.grid is not None and held.grid.axis is not None:
-            return "it is on a grid with a scale per channel, which has no shared values"
-        if held.hash is not None:
-            return f"it is hashed into {held.hash.size} buckets"
+        if held.hash is not None or (held.grid is not None and held.grid.axis is not None):
+            return (
+                "it is hashed" if held.hash else "it is on a grid with a scale per channel, which has no shared values"
+            )
         if held.codebook is not None and held.codebook.shared is not None and held.codebook.size <= 2**self.bits:
             return (grown(held.codebook, held.codebook.shared, weight, self.portion),)
         if held.codebook is not None and held.codebook.size <= 2**self.bits:
