@@ -2,11 +2,11 @@
 
     python benchmarks/hashed.py
 
-The experiment of Chen et al., ICML 2015 (arXiv 1504.04788), table 1, with the network of its first figures: 784 inputs,
-1000 rectified units, 10 outputs. `share.hashed` starts from scratch at a ratio of 1/8 and 1/64; the dense network
-beside it has fewer hidden units, as many as give it at least as many free parameters (biases are counted in both). All
-are trained alike, from the same seeds. Records in benchmarks/results/hashed.json the error on test data, in percent, and
-the bytes of the file with the weights only. What is recorded for the same training is not run again.
+The experiment of Chen et al., ICML 2015 (arXiv 1504.04788), on their network of one hidden layer: 784 inputs, 1000
+rectified units, 10 outputs. `share.hashed` starts from scratch at a ratio of 1/8 and 1/64; the dense network beside it
+has fewer hidden units, as many as give it at least as many free parameters (biases are counted in both). All are trained
+alike, from the same seeds. Records in benchmarks/results/hashed.json the error on test data, in percent, and the bytes
+of the file with the weights only. What is recorded for the same training is not run again.
 """
 
 import argparse
@@ -121,8 +121,8 @@ def record(rows: list[dict[str, Any]], seeds: int, digest: str) -> dict[str, Any
                 )
     return {
         "title": "HashedNets against dense networks that are equally large",
-        "note": "Error on the test data of Fashion-MNIST in percent, over the seeds, of a network with one hidden layer. "
-        "Parameters are of those of the dense network with 1000 hidden units.",
+        "note": "Error on the test data of Fashion-MNIST in percent, of a network with one hidden layer. "
+        "`parameters` is the share of those of the dense network with 1000 hidden units.",
         "command": f"python benchmarks/hashed.py --seeds {seeds}",
         "training_sha256": digest,
         "means": means,
