@@ -4,9 +4,9 @@
 
 The experiment of Chen et al., ICML 2015 (arXiv 1504.04788), on their network of one hidden layer: 784 inputs, 1000
 rectified units, 10 outputs. `share.hashed` starts from scratch at a ratio of 1/8 and 1/64; the dense network beside it
-has fewer hidden units, as many as give it at least as many free parameters (biases are counted in both). All are trained
-alike, from the same seeds. Records in benchmarks/results/hashed.json the error on test data, in percent, and the bytes
-of the file with the weights only. What is recorded for the same training is not run again.
+has fewer hidden units, as many as give it at least as many free parameters (biases are counted in both). All are
+trained alike, from the same seeds. Records in benchmarks/results/hashed.json the error on test data, in percent, and
+the bytes of the file with the weights only. What is recorded for the same training is not run again.
 """
 
 import argparse
