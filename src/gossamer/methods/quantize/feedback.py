@@ -11,6 +11,7 @@ curvature once all later ones are free, and takes the whole number with the leas
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,83 +24,47 @@ Codes = NDArray[np.int64]
 _TOGETHER = 64  # columns whose errors are gathered before they move the columns after them
 
 
-@dataclass(frozen=True)
-class Side:
-    """How errors on one side, rows or columns, move what comes later.
-
-    Attributes:
-        moves: (n, n), unit upper triangular, of the blocks: error e of a block moves later ones by -eᵀ moves.
-        left: (n,), curvature of each element once all that comes after its block is free.
-        block: elements rounded at once, which do not make up for each other.
-    """
-
-    moves: Matrix
-    left: Matrix
-    block: int
-
-    @classmethod
-    def of(cls, curvature: Matrix, damping: float, block: int = 1) -> "Side":
-        """Factorize a positive semidefinite matrix, or take a vector as the diagonal of one.
-
-        Args:
-            curvature: (n, n) or (n,).
-            damping: share of the mean diagonal that is added to the diagonal.
-            block: elements rounded at once.
-        """
-        if curvature.ndim == 1:
-            mean = float(curvature.mean()) or 1.0
-            return cls(np.zeros((0, 0)), curvature + damping * mean, len(curvature))
-        n = len(curvature)
-        mean = float(curvature.diagonal().mean()) or 1.0
-        inverse = np.linalg.inv(curvature + damping * mean * np.eye(n))
-        U = np.linalg.cholesky((inverse + inverse.T) / 2).T
-        moves, left = np.eye(n), np.empty(n)
-        for first in range(0, n, block):
-            some = slice(first, min(first + block, n))
-            own = np.linalg.inv(U[some, some])
-            moves[some, some.stop :] = own @ U[some, some.stop :]
-            left[some] = (own @ own.T).diagonal()
-        return cls(moves, left, block)
-
-    @property
-    def plain(self) -> bool:
-        """Whether nothing moves anything."""
-        return self.moves.size == 0
-
-
 @dataclass(frozen=True, eq=False)
 class Part:
     """A matrix W, float64 (outputs, inputs), and how the loss depends on it.
 
     Attributes:
         weight: W.
-        curvature: G, (outputs, outputs) or its diagonal.
-        moment: H, (inputs, inputs) or its diagonal.
-        damping: share of the mean diagonal added to both.
-        block: rows rounded at once.
+        curvature: g, the curvature of the loss in each output, (outputs,).
+        moment: H, (inputs, inputs), or its diagonal, (inputs,).
+        damping: share of the mean diagonal of H that is added to its diagonal before errors are fed back.
     """
 
     weight: Matrix
     curvature: Matrix
     moment: Matrix
     damping: float
-    block: int
 
     @cached_property
-    def rows(self) -> Side:
-        """The side of the outputs."""
-        return Side.of(self.curvature, self.damping, self.block)
+    def _factor(self) -> tuple[Matrix, Matrix]:
+        H = self.moment
+        extra = self.damping * (float(H.mean() if H.ndim == 1 else H.diagonal().mean()) or 1.0)
+        if H.ndim == 1:
+            return np.zeros((0, 0)), H + extra
+        inverse = np.linalg.inv(H + extra * np.eye(len(H)))
+        U = np.linalg.cholesky((inverse + inverse.T) / 2).T
+        diagonal = U.diagonal()
+        return U / diagonal[:, None], diagonal**-2
 
-    @cached_property
-    def columns(self) -> Side:
-        """The side of the inputs."""
-        return Side.of(self.moment, self.damping)
+    @property
+    def moves(self) -> Matrix:
+        """How an error moves what comes after it, (inputs, inputs): U_cl / U_cc; empty if nothing moves."""
+        return self._factor[0]
+
+    @property
+    def left(self) -> Matrix:
+        """Curvature in each input once all after it are free, (inputs,): 1 / U_cc²."""
+        return self._factor[1]
 
     def distortion(self, error: Matrix) -> float:
-        """Return ½ tr(G E Hᵀ Eᵀ), the rise of the loss, for E = ``error``."""
-        left = self.curvature @ error if self.curvature.ndim == 2 else self.curvature[:, None] * error
-        right = error @ self.moment if self.moment.ndim == 2 else error * self.moment
-        return 0.5 * float((left * right).sum())
+        """Return ½ Σ g_r e_r H e_rᵀ, the rise of the loss, e_r being the rows of ``error``."""
+        seen = error * self.moment if self.moment.ndim == 1 else error @ self.moment
+        return 0.5 * float(self.curvature @ (seen * error).sum(1))
 
 
 def rounded(part: Part, step: float, price: float, rates: Rates, free: NDArray[np.bool_]) -> Codes:
@@ -112,67 +77,62 @@ def rounded(part: Part, step: float, price: float, rates: Rates, free: NDArray[n
         rates: bits of each choice, shape of W.
         free: where a number may be other than zero, shape of W.
     """
-    W, Q = part.weight.copy(), np.zeros(part.weight.shape, np.int64)
-    rows, columns = part.rows, part.columns
-    inputs = W.shape[1]
+    W, Q = part.weight.copy(order="F"), np.zeros(part.weight.shape, np.int64)
+    inputs, moves, prices = W.shape[1], part.moves, _Prices.of(price, rates, free)
     for first in range(0, inputs, _TOGETHER):
         last = min(first + _TOGETHER, inputs)
-        errors = np.empty((len(W), last - first))
+        errors = np.empty((len(W), last - first), order="F")
         for c in range(first, last):
-            weigh = _Choice(0.5 * columns.left[c] * step * step, price, rates, free, c)
-            error = _column(W[:, c], Q[:, c], rows, step, weigh)
-            errors[:, c - first] = error
-            if not columns.plain:
-                W[:, c + 1 : last] -= np.outer(error, columns.moves[c, c + 1 : last])
-        if not columns.plain:
-            W[:, last:] -= errors @ columns.moves[first:last, last:]
+            picked = _cheapest(W[:, c], step, prices.column(c, 0.5 * part.left[c] * part.curvature))
+            Q[:, c] = picked
+            errors[:, c - first] = W[:, c] - step * picked
+            if moves.size:
+                W[:, c + 1 : last] -= np.outer(errors[:, c - first], moves[c, c + 1 : last])
+        if moves.size:
+            W[:, last:] -= errors @ moves[first:last, last:]
     return Q
 
 
+class _Column(NamedTuple):
+    """What the numbers of one column cost: of an error of one, of zero, of a sign, of a distance from zero."""
+
+    error: Matrix
+    zero: Matrix
+    below: Matrix
+    above: Matrix
+    distance: Matrix
+
+
 @dataclass(frozen=True)
-class _Choice:
-    """Choice of whole numbers for one column.
+class _Prices:
+    """Prices of bits, a column of the matrix in a row."""
 
-    Attributes:
-        weight: ½ h_c step², the price of a squared error of one step but for g_r.
-        price: λ.
-        rates: bits.
-        free: where not only zero may stand.
-        column: c.
-    """
+    zero: Matrix
+    below: Matrix
+    above: Matrix
+    distance: Matrix
 
-    weight: float
-    price: float
-    rates: Rates
-    free: NDArray[np.bool_]
-    column: int
+    @classmethod
+    def of(cls, price: float, rates: Rates, free: NDArray[np.bool_]) -> "_Prices":
+        """Return ``price`` times the bits; what is not free costs nothing at zero and no end elsewhere."""
+        zero = np.where(free, price * rates.zero, -np.inf)
+        both = [np.ascontiguousarray(price * bits.T) for bits in (rates.below, rates.above)]
+        return cls(np.ascontiguousarray(zero.T), *both, np.append(np.inf, price * rates.distance))
 
-    def __call__(self, x: Matrix, left: Matrix, some: slice) -> Matrix:
-        """Return the cheapest of zero and the two whole numbers about each x, as floats."""
-        c, far = self.column, self.rates.distance
-        m = self.weight * left
-        near = np.minimum(np.rint(np.abs(x)), len(far)).astype(np.int64)
-        lower = np.maximum(near - 1, 0)
-        sign = np.sign(x)
-        bits = np.where(sign > 0, self.rates.above[some, c], self.rates.below[some, c])
-        size = np.abs(x)
-        none = m * x * x + self.price * self.rates.zero[some, c]
-        found = [
-            np.where(k > 0, m * (size - k) ** 2 + self.price * (bits + far[k - 1]), np.inf) for k in (near, lower)
-        ]
-        best = np.where(found[1] < found[0], lower, near)
-        keep = (np.minimum(*found) < none) & self.free[some, c]
-        return np.where(keep, best * sign, 0.0)
+    def column(self, c: int, error: Matrix) -> _Column:
+        """Return the prices of column ``c``, an error of one having the price ``error``."""
+        return _Column(error, self.zero[c], self.below[c], self.above[c], self.distance)
 
 
-def _column(w: Matrix, q: Codes, rows: Side, step: float, choose: _Choice) -> Matrix:
-    """Round the column ``w`` in place of ``q``, block by block, and return the error that later columns see."""
-    error = np.empty_like(w)
-    for first in range(0, len(w), rows.block):
-        some = slice(first, min(first + rows.block, len(w)))
-        picked = choose(w[some] / step, rows.left[some], some)
-        q[some] = picked
-        error[some] = w[some] - picked * step
-        if some.stop < len(w):
-            w[some.stop :] -= error[some] @ rows.moves[some, some.stop :]
-    return error if rows.plain else error @ rows.moves
+def _cheapest(w: Matrix, step: float, prices: _Column) -> Matrix:
+    """Return the cheapest of zero and the two whole numbers about each w / step, as floats."""
+    x = w / step
+    size = np.abs(x)
+    m = prices.error * (step * step)
+    near = np.minimum(size + 0.5, len(prices.distance) - 1).astype(np.int64)
+    lower = np.maximum(near - 1, 0)
+    high = m * (size - near) ** 2 + prices.distance[near]
+    low = m * (size - lower) ** 2 + prices.distance[lower]
+    bits = np.where(x > 0, prices.above, prices.below)
+    kept = np.minimum(high, low) + bits < m * x * x + prices.zero
+    return np.copysign(np.where(low < high, lower, near) * kept, x)

@@ -12,7 +12,7 @@ for each step sets out.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -29,8 +29,7 @@ from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, S
 
 _MOST = 2**15 - 1
 _ROUNDING = 1 / 6  # numbers below one half and this start at zero, for prices to start from
-_TRIAL_SWEEPS, _LAST_SWEEPS = 2, 4
-_FARTHEST = 12  # half octaves that a step may end up from where its search set out
+_LAST_SWEEPS = 3
 
 
 class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
@@ -55,9 +54,9 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
     damping: Annotated[
         float, msgspec.Meta(gt=0.0, description="added to the diagonals of curvature and moment, in shares of the mean")
     ] = 0.01
-    block: Annotated[
-        int, msgspec.Meta(ge=1, description="outputs that are rounded at once and do not make up for each other")
-    ] = 10
+    spread: Annotated[
+        float, msgspec.Meta(ge=0.0, description="added to the curvature of each output, in shares of the site's mean")
+    ] = 0.3
     most_inputs: Annotated[
         int, msgspec.Meta(ge=1, description="sites with more inputs feed no errors from input to input")
     ] = 8192
@@ -120,8 +119,9 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         H = moment.total.double().numpy() / max(moment.count, 1)
         if H.ndim == 2 and len(H) > self.most_inputs:
             H = H.diagonal().copy()
-        G = np.ones(len(matrix)) if curvature is None else curvature.double().numpy()
-        return _Placed(moment.layout, Part(matrix, G, H, self.damping, self.block))
+        g = np.ones(len(matrix)) if curvature is None else curvature.double().numpy()
+        if g.ndim==2: g=g.diagonal()
+        return _Placed(moment.layout, Part(matrix, g + self.spread * g.mean(), H, self.damping))
 
 
 class _Placed(NamedTuple):
@@ -132,11 +132,12 @@ class _Placed(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """Whole numbers, their step, and what they cost: rise of the loss plus price of the bits."""
+    """Whole numbers, their step, what they cost (rise of the loss plus price of the bits), and the rates they make."""
 
     cost: float
     codes: Codes
     step: float
+    rates: Rates
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,36 +147,39 @@ class _Problem:
     weight: Matrix
     free: NDArray[np.bool_]
     parts: Sequence[_Placed]
-    _tried: dict[int, _Found] = field(default_factory=dict)
 
     def solve(self, price: float) -> _Found:
-        """Return the best step of those whose half octaves lie around the one of high rates, and its numbers."""
-        first = self._first_step(price)
+        """Return the best numbers found over steps half an octave apart, setting out from the step of high rates."""
+        best = self._start(self._first_step(price))
+        for _ in range(2):
+            best = self._better(best, price)
+        for factor in (0.5**0.5, 2**0.5):
+            found = self._better(best, price, best.step * factor)
+            moved = found.cost < best.cost
+            while found.cost < best.cost:
+                best, found = found, self._better(found, price, found.step * factor)
+            if moved:
+                break
+        for _ in range(_LAST_SWEEPS):
+            best = min(best, self._better(best, price), key=lambda one: one.cost)
+        return best
 
-        def at(place: int) -> float:
-            if place not in self._tried:
-                self._tried[place] = self.rounded(first * 2 ** (place / 2), price, _TRIAL_SWEEPS)
-            return self._tried[place].cost
-
-        self._tried.clear()
-        way = -1 if at(-1) < at(0) else 1
-        place = min(0, way)
-        while abs(place) < _FARTHEST and at(place + way) < at(place):
-            place += way
-        return self.rounded(self._tried[place].step, price, _LAST_SWEEPS)
-
-    def rounded(self, step: float, price: float, sweeps: int) -> _Found:
-        """Return the cheapest numbers that ``sweeps`` sweeps find."""
-        step = float(np.float32(max(step, float(np.abs(self.weight).max()) / _MOST)))
+    def _start(self, step: float) -> _Found:
+        """Return plain rounding, with a wider zero."""
         size = np.abs(self.weight / step)
         codes = np.where(self.free, np.rint(np.maximum(size - _ROUNDING, 0)) * np.sign(self.weight), 0).astype(np.int64)
-        found = []
-        costs = rates(codes)
-        for _ in range(sweeps):
-            codes = self._swept(codes, step, price, costs)
-            costs = rates(codes)
-            found.append(_Found(self._rise(codes, step) + price * costs.total(codes), codes, step))
-        return min(found, key=lambda one: one.cost)
+        return _Found(math.inf, codes, step, rates(codes))
+
+    def _better(self, before: _Found, price: float, step: float | None = None) -> _Found:
+        """Return what one sweep makes at the rates of ``before``, and at its step if no other is given."""
+        step = self._bounded(step or before.step)
+        codes = self._swept(before.codes, step, price, before.rates)
+        new = rates(codes)
+        return _Found(self._rise(codes, step) + price * new.total(codes), codes, step, new)
+
+    def _bounded(self, step: float) -> float:
+        largest = float(np.abs(self.weight).max())
+        return float(np.float32(min(max(step, largest / _MOST), largest)))
 
     def _swept(self, codes: Codes, step: float, price: float, costs: Rates) -> Codes:
         new = torch.from_numpy(codes.copy())
@@ -191,7 +195,7 @@ class _Problem:
 
     def _first_step(self, price: float) -> float:
         logs = [math.log(6 * price / math.log(2)) - _mean_log(part) for _, part in self.parts]
-        return min(math.exp(float(np.mean(logs)) / 2), float(np.abs(self.weight).max()))
+        return self._bounded(math.exp(float(np.mean(logs)) / 2))
 
 
 def _matrix(layout: Layout, array: NDArray[Any]) -> NDArray[Any]:
@@ -199,4 +203,4 @@ def _matrix(layout: Layout, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _mean_log(part: Part) -> float:
-    return float(np.log(part.rows.left).mean() + np.log(part.columns.left).mean())
+    return float(np.log(part.curvature).mean() + np.log(part.left).mean())
