@@ -74,10 +74,14 @@ def calibrate(
             curved.see(found)
 
     device = next((weight.device for weight in weights.values()), torch.device("cpu"))
-    count = 0
+    count, graded = 0, bool(gradients.weights) or curved is not None
     for args, kwargs, targets in checked_batches(batches, device, "calibrating", progress):
         inputs.batch = count
-        with plain_kernels(), torch.set_grad_enabled(bool(gradients.weights) or curved is not None), Watch(Weights(weights), see):
+        with (
+            plain_kernels(),
+            torch.set_grad_enabled(bool(gradients.weights) or curved is not None),
+            Watch(Weights(weights), see),
+        ):
             outputs = model(*args, **kwargs)
         if curved is not None:
             curved.add(outputs, targets)
@@ -146,7 +150,9 @@ def _checked(needs: Iterable[str], loss: Loss | None, samples: int) -> frozenset
             f"calibration knows no evidence of kind {', '.join(unknown)}",
             hint=f"the kinds are {', '.join(sorted(KINDS))}",
         )
-    asked = "gradients" if wanted & {"gradient", "taylor", "curvature"} else "depths" if block_patterns(wanted) else None
+    asked = (
+        "gradients" if wanted & {"gradient", "taylor", "curvature"} else "depths" if block_patterns(wanted) else None
+    )
     if asked and loss is None:
         raise EvidenceError(f"calibration was asked for {asked} without a loss", hint="pass loss=task.loss")
     if samples < 1:

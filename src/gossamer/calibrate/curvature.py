@@ -2,8 +2,9 @@
 
 Martens and Grosse, "Optimizing Neural Networks with Kronecker-factored Approximate Curvature", ICML 2015 (arXiv
 1503.05671): the Fisher information of a matrix W of weights is near G ⊗ H, with H = E[x xᵀ] the second moment of its
-inputs. Here G is taken from gradients of the weights themselves, so any layer will do, recurrent ones included: if
-F = G ⊗ H then E[∇W ∇Wᵀ] = G · tr H. Targets are drawn from the model's outputs (`task.drawing`), so no label is read.
+inputs. Of G the diagonal g is kept: what an error of one output does to the loss. It is taken from gradients of the
+weights themselves, so any layer will do, recurrent ones included: if F = G ⊗ H then E[‖∇W_r‖²] = g_r tr H. Targets are
+drawn from the model's outputs (`task.drawing`), so no label is read.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -18,12 +19,11 @@ from gossamer.model.layout import Layout
 from gossamer.task.batch import IGNORE
 from gossamer.task.drawing import drawn
 
-
 Loss = Callable[[Any, Any], Tensor]
 
 
 class Curvatures:
-    """Running sums of ∇W ∇Wᵀ, part by part of every site, and of squared gradients of all other parameters.
+    """Running sums of squared gradients: of the rows of each part of every site, and of all other parameters.
 
     Args:
         model: the model that runs.
@@ -67,11 +67,11 @@ class Curvatures:
             if name not in self._layouts:
                 self._squares.setdefault(name, torch.zeros_like(plain)).addcmul_(plain, plain, value=count)
             for layout in self._layouts.get(name, ()):
-                D = layout.matrix(plain)
-                self._totals.setdefault((name, layout), D.new_zeros(len(D), len(D))).addmm_(D, D.T, alpha=count)
+                squares = layout.matrix(plain).double().square().sum(1) * count
+                self._totals[name, layout] = self._totals.get((name, layout), 0) + squares
 
     def curvatures(self, moments: Mapping[str, tuple[Moment, ...]]) -> dict[str, tuple[Tensor, ...]]:
-        """Return G of the parts of each site, in the order of ``moments``, where gradients reached all of them."""
+        """Return g of the parts of each site, in the order of ``moments``, where gradients reached all of them."""
         return {
             site: tuple(self._factor(self._totals[site, part.layout], part) for part in parts)
             for site, parts in moments.items()
@@ -80,7 +80,7 @@ class Curvatures:
 
     def _factor(self, total: Tensor, part: Moment) -> Tensor:
         trace = float(part.diagonal.sum()) / max(part.count, 1)
-        return total / (self._batches * (trace or 1.0))
+        return (total / (self._batches * (trace or 1.0))).float()
 
     def sensitivities(self) -> dict[str, Tensor]:
         """Return the diagonal of the Fisher information of each parameter that is no site."""

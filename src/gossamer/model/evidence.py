@@ -1,9 +1,9 @@
 """Evidence: what one calibration pass saw, per site: second moments, means and ranges of inputs, gradients of weights.
 
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
-equal. Kinds: ``second_moment``, ``mean``, ``range``, ``gradient`` and ``curvature`` of sites, ``activity`` and ``taylor`` of groups of
-units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern names); a method names those
-it uses in ``needs``.
+equal. Kinds: ``second_moment``, ``mean``, ``range``, ``gradient`` and ``curvature`` of sites, ``activity`` and
+``taylor`` of groups of units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern
+names); a method names those it uses in ``needs``.
 """
 
 from collections.abc import Mapping
@@ -144,10 +144,10 @@ class Evidence:
         return self._get("gradient", self.fishers, site)
 
     def curvature(self, site: str) -> tuple[Tensor, ...]:
-        """Return the curvature G of the loss in the outputs of each part of ``site``, parts as in ``second_moment``.
+        """Return the curvature g of the loss in each output of each part of ``site``, parts as in ``second_moment``.
 
-        Float32 (outputs, outputs), such that a change E of the part's matrix raises the loss per target, in nats, by
-        about ½ tr(G E H Eᵀ), H being the mean second moment of its inputs.
+        Float32 (outputs,), such that a change e of row r of the part's matrix raises the loss per target, in nats, by
+        about ½ g_r e H eᵀ, H being the mean second moment of its inputs.
 
         Raises:
             EvidenceError: not collected, or no gradient reached the site.

@@ -6,8 +6,8 @@ are fed back through the factors of both (`feedback`), and the bits are those of
 (`codings.rates`), asked anew after every sweep since it learns from what it codes. One λ for all sites means that
 everywhere the last bit buys as much (Shoham and Gersho 1988). The objective with H alone, in the same greedy form, is
 that of Conzelmann and Bamler, "Reducing Storage of Pretrained Neural Networks by Rate-Constrained Quantization and
-Entropy Coding", 2025 (arXiv 2505.18758). At high rate a uniform step has g h step² = 6 λ / ln 2, from where the search
-for each step sets out.
+Entropy Coding", 2025 (arXiv 2505.18758). At high rate a uniform step has g h step² = 12 λ / ln 2; the search for each
+step sets out half an octave below.
 """
 
 import math
@@ -25,6 +25,7 @@ from torch import Tensor
 from gossamer.codings.rates import Rates, rates
 from gossamer.errors import EvidenceError, ModelError
 from gossamer.methods.quantize.feedback import Codes, Matrix, Part, rounded
+from gossamer.methods.quantize.small import rounded_small
 from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, Subject, live_weight
 
 _MOST = 2**15 - 1
@@ -51,6 +52,9 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         Literal["loss", "outputs"],
         msgspec.Meta(description="errors count by what they do to the loss, or to the outputs of their own layer"),
     ] = "loss"
+    others: Annotated[
+        bool, msgspec.Meta(description="round biases, norms and their statistics too, by the same price")
+    ] = True
     damping: Annotated[
         float, msgspec.Meta(gt=0.0, description="added to the diagonals of curvature and moment, in shares of the mean")
     ] = 0.01
@@ -90,6 +94,8 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
                 continue
             grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), bits)
             tensors[name] = torch.from_numpy(best.codes).float() * step
+        if self.others and problems:
+            tensors |= rounded_small(subject, evidence, self.price / weights)
         return Plan(self.tag, constraints=grids, tensors=tensors, skipped=tuple(skipped))
 
     def _problem(self, subject: Subject, name: str, evidence: Evidence) -> "_Problem | str":
@@ -120,7 +126,6 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         if H.ndim == 2 and len(H) > self.most_inputs:
             H = H.diagonal().copy()
         g = np.ones(len(matrix)) if curvature is None else curvature.double().numpy()
-        if g.ndim==2: g=g.diagonal()
         return _Placed(moment.layout, Part(matrix, g + self.spread * g.mean(), H, self.damping))
 
 
