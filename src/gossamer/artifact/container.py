@@ -97,7 +97,7 @@ class Writer:
         _check_names(self._tensors, rest.aliases)
         for what in ("edits", "activations", "meta"):
             _check_plain(getattr(rest, what), what, MAX_DATA_DEPTH)
-        check_records(rest.edits, rest.activations, rest.meta)
+        check_records(rest.edits, rest.activations, rest.meta, rest.aliases)
         if self._count:
             self._close()
         graph, stored = pack_graph(rest.graph)
@@ -169,7 +169,7 @@ class Reader:
         _check_names(dict.fromkeys(names), header.aliases)
         for what in ("edits", "activations", "meta"):
             _check_plain(getattr(header, what), what, MAX_DATA_DEPTH)
-        check_records(header.edits, header.activations, header.meta)
+        check_records(header.edits, header.activations, header.meta, header.aliases)
         if sum(blob.tensors for blob in header.blobs) != len(header.tensors):
             raise ArtifactError("the blobs do not hold every tensor exactly once", "header")
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
 from gossamer.artifact.artifact import Artifact
 from gossamer.artifact.container import loads, parts
@@ -43,9 +44,20 @@ def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     Raises:
         OSError: the disk refuses; what was at ``path`` is untouched.
     """
+    with placed(path) as file:
+        file.writelines(pieces)
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its place at ``path`` in one move after the block; see `write_file`.
+
+    Raises:
+        OSError: the disk refuses; what was at ``path`` is untouched.
+    """
     with beside(path) as temporary:
         with temporary.open("xb") as file:
-            file.writelines(pieces)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

@@ -184,3 +184,16 @@ def record(node: Coding) -> Record:  # noqa: PLR0911 one return per node
             return PlanesRecord([record(plane) for plane in node.planes], NAMES.index(node.dtype))
         case _:
             assert_never(node)
+
+
+def dtype_of(entry: Record) -> str:
+    """Return the dtype of the array that a record stands for, a name of `DTYPES`."""
+    match entry:
+        case BitmapRecord() | GapsRecord():
+            return "bool"
+        case CodebookRecord():
+            return dtype_of(entry.centers)
+        case SparseRecord():
+            return dtype_of(entry.values)
+        case _:
+            return NAMES[entry.dtype]
