@@ -1,6 +1,7 @@
 """``gossamer pack``: any state dict to a small file, without its model, and without torch unless torch wrote it."""
 
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Annotated
 
@@ -26,7 +27,8 @@ def pack(
         ),
     ] = None,
     size: Annotated[
-        int | None, typer.Option("--bytes", metavar="N", help="Find the grids with which the file has N bytes at most.")
+        int | None,
+        typer.Option("--bytes", min=1, metavar="N", help="Find the grids with which the file has N bytes at most."),
     ] = None,
     exact: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Tensors that lose nothing, such as *.inv_freq.")
@@ -56,7 +58,7 @@ def pack(
 
 def _rows(packed: Packed) -> Iterator[tuple[object, ...]]:
     for one in packed.tensors:
-        bits = 8 * one.bytes / max(_count(one), 1)
+        bits = 8 * one.bytes / max(prod(one.shape), 1)
         shape = "x".join(map(str, one.shape))
         yield one.name, shape, one.dtype, _kept(one), f"{bits:.2f}", one.dense_bytes, one.bytes, one.coding
     yield "header", "", "", "", "", "", packed.header_bytes, ""
@@ -67,10 +69,3 @@ def _kept(one: PackedTensor) -> str:
     if one.step is not None:
         return f"step {one.step:.3g}"
     return "all" if one.significant_bits is None else f"{one.significant_bits} bits"
-
-
-def _count(one: PackedTensor) -> int:
-    count = 1
-    for length in one.shape:
-        count *= length
-    return count
