@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import PlanError
-from gossamer.model.constraint import Codebook, Constraint, Grid, Mask, Splice
+from gossamer.model.constraint import Codebook, Constraint, Grid, Hash, Mask, Splice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
 from gossamer.model.penalty import Penalty
 
@@ -149,6 +149,8 @@ def _describe(constraint: Constraint) -> str:
             how = "" if constraint.trained else ", fixed"
             so_far = "" if constraint.shared is None else f", {int(constraint.shared.sum())} weights so far"
             return f"share {constraint.size} values{how}{so_far}"
+        case Hash():
+            return f"hash into {constraint.size} buckets, seed {constraint.seed}"
         case Grid():
             along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
             return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}"
@@ -168,6 +170,9 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
             if constraint.shared is not None:
                 arrays[f"{at}/shared"] = constraint.shared.numpy()
             return {"kind": "codebook", "trained": constraint.trained}
+        case Hash():
+            arrays[f"{at}/buckets"] = _to_numpy(constraint.buckets)
+            return {"kind": "hash", "seed": constraint.seed, "shape": list(constraint.shape)}
         case Grid():
             arrays[f"{at}/scale"] = constraint.scale.numpy()
             arrays[f"{at}/zero"] = constraint.zero.numpy()
@@ -186,7 +191,9 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
         case "codebook":
             shared = tensor("shared") if f"{at}/shared" in arrays else None
             return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared)
+        case "hash":
+            return Hash(tensor("buckets"), data["seed"], tuple(data["shape"]))
         case "grid":
             return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"])
         case kind:
-            raise PlanError(f"saved plan: wanted a mask, splice, codebook or grid at {at}, got {kind!r}")
+            raise PlanError(f"saved plan: wanted a mask, splice, codebook, hash or grid at {at}, got {kind!r}")

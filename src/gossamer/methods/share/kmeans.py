@@ -84,10 +84,9 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         """Return what shall hold for a site's values, or why nothing can."""
         keep = weight != 0
         members = int(keep.sum())
-        if not members:
-            return "all its weights are zero"
-        if held.grid is not None and held.grid.axis is not None:
-            return "it is on a grid with a scale per channel, which has no shared values"
+        reason = _unfit(held) if members else "all its weights are zero"
+        if reason is not None:
+            return reason
         if held.codebook is not None and held.codebook.shared is not None and held.codebook.size <= 2**self.bits:
             return (grown(held.codebook, held.codebook.shared, weight, self.portion),)
         if held.codebook is not None and held.codebook.size <= 2**self.bits:
@@ -99,6 +98,15 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         if shared_bits(members, codebook.size, width) >= width * members:
             return f"{codebook.size} shared values for {members} weights would save nothing"
         return (codebook,) if members == weight.numel() else (codebook, Mask(keep))
+
+
+def _unfit(held: Constraints) -> str | None:
+    """Return why what holds for a site leaves no room for a codebook, or None if it does."""
+    if held.hash is not None:
+        return f"it is hashed into {held.hash.size} buckets"
+    if held.grid is not None and held.grid.axis is not None:
+        return "it is on a grid with a scale per channel, which has no shared values"
+    return None
 
 
 def share(weight: Tensor, limit: int, *, start: Start = "linear", seed: int = 0, trained: bool = True) -> Codebook:
