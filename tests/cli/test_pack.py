@@ -30,7 +30,7 @@ def test_there_and_back(weights, tmp_path):
     assert shown.exit_code == 0, shown.output
     assert "fc.weight" in shown.stdout
     size = (tmp_path / "w.goss").stat().st_size
-    assert f"{tmp_path / 'w.goss'}: {size} bytes, 1/{12248 / size:.2f} of 12.2 kB, without loss" in shown.stdout
+    assert f"{tmp_path / 'w.goss'}: {size} bytes, 1/{12248 / size:.2f} of 12.25 kB, without loss" in shown.stdout
     shown = invoke("unpack", tmp_path / "w.goss", "-o", tmp_path / "again.safetensors")
     assert shown.exit_code == 0, shown.output
     assert "3 tensors" in shown.stdout
@@ -49,10 +49,10 @@ def test_json(weights, tmp_path):
 
 
 def test_a_size_and_what_is_exact(weights, tmp_path):
-    shown = invoke("pack", weights, "-o", tmp_path / "w.goss", "--bytes", 1500)
+    shown = invoke("pack", weights, "-o", tmp_path / "w.goss", "--size", 1500)
     assert shown.exit_code == 0, shown.output
     assert 1450 < (tmp_path / "w.goss").stat().st_size <= 1500
-    shown = invoke("pack", weights, "-o", tmp_path / "w.goss", "--bytes", 1500, "--exact", "fc.*")
+    shown = invoke("pack", weights, "-o", tmp_path / "w.goss", "--size", 1500, "--exact", "fc.*")
     assert shown.exit_code == 2
     assert "nothing here may lose precision" in shown.stderr
     assert "hint: give at least" in shown.stderr
@@ -64,9 +64,9 @@ def test_a_size_and_what_is_exact(weights, tmp_path):
         (("pack", "none.safetensors", "-o", "w.goss"), "none.safetensors: cannot be read: No such file"),
         (("pack", "w.safetensors", "-o", "w.safetensors"), "wanted an output ending in .goss"),
         (("pack", "junk.safetensors", "-o", "w.goss"), "not a sound safetensors file"),
-        (("pack", "w.safetensors", "-o", "w.goss", "--step", "1", "--bytes", "9"), "both a step and a size"),
+        (("pack", "w.safetensors", "-o", "w.goss", "--step", "1", "--size", "9"), "both a step and a size"),
         (("pack", "w.safetensors", "-o", "w.goss", "--step", "0"), "hint: step is a number above 0 and up to 16"),
-        (("pack", "w.safetensors", "-o", "w.goss", "--bytes", "9"), "even on the coarsest grids the file has"),
+        (("pack", "w.safetensors", "-o", "w.goss", "--size", "9"), "even on the coarsest grids the file has"),
         (("pack", "a.goss", "-o", "a.goss"), "is read by this command, and would be overwritten"),
         (("unpack", "none.goss", "-o", "u.safetensors"), "none.goss: cannot be read: No such file"),
         (("unpack", "w.safetensors", "-o", "u.safetensors"), "not a gossamer file"),
@@ -95,7 +95,7 @@ def test_no_torch_is_imported(weights, tmp_path):
         "    try:\n        main()\n"
         "    except SystemExit as stop:\n"
         "        assert not stop.code, stop.code\n"
-        f"call('pack', {str(weights)!r}, '-o', {str(tmp_path / 'w.goss')!r}, '--bytes', '2000')\n"
+        f"call('pack', {str(weights)!r}, '-o', {str(tmp_path / 'w.goss')!r}, '--size', '2000')\n"
         f"call('unpack', {str(tmp_path / 'w.goss')!r}, '-o', {str(tmp_path / 'u.safetensors')!r})\n"
         "heavy = {'torch', 'onnx', 'onnxruntime', 'onnxscript', 'lightning_fabric'} & set(sys.modules)\n"
         "sys.exit(f'imported: {heavy}' if heavy else 0)\n"

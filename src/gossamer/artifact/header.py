@@ -210,5 +210,7 @@ def dtype_of(entry: Record) -> str:
             return dtype_of(entry.centers)
         case SparseRecord():
             return dtype_of(entry.values)
+        case HashRecord():
+            return dtype_of(entry.buckets)
         case _:
             return NAMES[entry.dtype]

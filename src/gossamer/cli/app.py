@@ -41,7 +41,7 @@ EXAMPLES: dict[Callable[..., Any], str] = {
     measure: "gossamer measure lenet.goss",
     diff: "gossamer diff before.goss after.goss",
     pack: "gossamer pack w.safetensors -o w.goss\n  gossamer pack w.safetensors --step 0.5 -o w.goss\n"
-    "  gossamer pack w.safetensors --bytes 100000 -o w.goss",
+    "  gossamer pack w.safetensors --size 100000 -o w.goss",
     unpack: "gossamer unpack w.goss -o w.safetensors",
     groups: "gossamer groups zoo:resnet20",
     scan: "gossamer scan zoo:lenet5 --method prune.magnitude -o scan.json --plot scan.png",

@@ -28,7 +28,7 @@ def pack(
     ] = None,
     size: Annotated[
         int | None,
-        typer.Option("--bytes", min=1, metavar="N", help="Find the grids with which the file has N bytes at most."),
+        typer.Option(metavar="BYTES", help="Find the grids with which the file has that many bytes at most."),
     ] = None,
     exact: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Tensors that lose nothing, such as *.inv_freq.")
@@ -37,7 +37,7 @@ def pack(
 ) -> None:
     """Pack a state dict, without loss unless told.
 
-    With --step or --bytes, vectors and tensors of fewer than 1,024 elements keep the precision of float16, integers all
+    With --step or --size, vectors and tensors of fewer than 1,024 elements keep the precision of float16, integers all
     theirs. Memory holds one tensor at a time. Undone by gossamer unpack.
     """
     writable(output, suffixes=[".goss"], inputs=[weights])
