@@ -1,13 +1,13 @@
-"""Pack and unpack a large state dict: peak memory against the file and its largest tensor; trained weights against zstd.
+"""Pack and unpack a large state dict: peak memory over the file and its largest tensor; trained weights and zstd.
 
     pip install zstandard==0.25.0
     python benchmarks/pack.py
 
 Memory: safetensors files of layers like those of a transformer (three float32 matrices each, normally distributed) are
-packed without loss and on a grid, and unpacked, each in a fresh process. What is counted is the peak of the process over
-what it was before the first byte was read, so the interpreter and its libraries are left out (they are told beside it).
-The two smaller files show what it depends on: one has a quarter of the tensors of the large one, the other tensors that
-are four times as large. A size to meet needs the memory of a grid: each of its trials is a pass of its own.
+packed without loss and on a grid, and unpacked, each in a fresh process. What is counted is the peak of the process's
+resident memory over what it was before the first byte was read; interpreter and libraries are told beside it. The two
+smaller files show what it depends on: one has a quarter of the tensors of the large one, the other has tensors that are
+four times as large. A size to meet needs the memory of a grid: each of its trials is a pass of its own.
 
 Ratios: the trained networks of the zoo as safetensors, in float32 and rounded to bfloat16, whole files. zstd is one
 stream at level 19 of the same safetensors file. Everything is unpacked and compared byte for byte.
@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -63,18 +62,23 @@ def generate(path: Path, width: int, layers: int, seed: int) -> dict[str, int]:
 
 def one_run(action: str, source: Path, target: Path, step: float | None) -> dict[str, Any]:
     """Pack or unpack in this process; return seconds and bytes of memory before and at the peak."""
-    before, began, cpu = peak(), time.perf_counter(), time.process_time()
+    before = resident("VmRSS")
+    began, cpu = time.perf_counter(), time.process_time()
     if action == "pack":
         gossamer.pack(source, target, step=step)
     else:
         gossamer.unpack(source, target)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    return {"seconds": seconds, "cpu_seconds": cpu, "before": before, "peak": peak()}
+    return {"seconds": seconds, "cpu_seconds": cpu, "before": before, "peak": resident("VmHWM")}
 
 
-def peak() -> int:
-    """Return the peak of this process's memory so far, in bytes."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def resident(what: str) -> int:
+    """Return this process's resident memory in bytes: ``VmRSS`` now, ``VmHWM`` at its peak.
+
+    The peak that ``getrusage`` tells begins with that of the process which started this one.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{what}:"))
 
 
 def fresh(action: str, source: Path, target: Path, step: float | None) -> dict[str, Any]:
@@ -100,7 +104,7 @@ def memory(folder: Path, seed: int) -> Iterator[dict[str, Any]]:
                     "goss_bytes": packed.stat().st_size,
                     "seconds": run["seconds"],
                     "cpu_seconds": run["cpu_seconds"],
-                    "process_before_bytes": run["before"],
+                    "before_bytes": run["before"],
                     "grown_bytes": grown,
                     "grown_over_file": grown / sizes["file_bytes"],
                     "grown_over_largest_tensor": grown / sizes["largest_tensor_bytes"],
@@ -153,8 +157,8 @@ def main() -> None:
         zoo_rows = list(ratios(Path(folder)))
         memory_rows = list(memory(Path(folder), given.seed))
     results = {
-        "note": "Pack and unpack without a model. Memory is the growth of a fresh process's peak over what it had before "
-        "it read the file; ratios are of whole files, without loss.",
+        "note": "Pack and unpack without a model. Memory is the growth of a fresh process's peak over what it had "
+        "before it read the file; ratios are of whole files, without loss.",
         "command": " ".join(["python", "benchmarks/pack.py", *sys.argv[1:]]),
         "commit": commit(),
         "machine": machine() | {"zstandard": zstandard.__version__},
