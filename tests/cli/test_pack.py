@@ -102,3 +102,24 @@ def test_no_torch_is_imported(weights, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["pack", "w.safetensors", "-o", "old.goss"], ["unpack", "w.goss", "-o", "old.safetensors"]]
+)
+def test_a_full_disk_leaves_what_was_there(weights, tmp_path, words):
+    assert invoke("pack", weights, "-o", tmp_path / "w.goss").exit_code == 0
+    (tmp_path / words[-1]).write_bytes(b"old")
+    program = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "from gossamer.cli import main\n"
+        f"sys.argv = ['gossamer', *{words!r}]\n"
+        "main()\n"
+    )
+    before = sorted(tmp_path.iterdir())
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"error: {words[-1]}: cannot be written: File too large" in done.stderr
+    assert (tmp_path / words[-1]).read_bytes() == b"old"
+    assert sorted(tmp_path.iterdir()) == before

@@ -14,7 +14,7 @@ import gossamer
 from gossamer.artifact import load as read_artifact
 from gossamer.artifact import verify
 from gossamer.codings import DTYPES
-from gossamer.errors import ArtifactError, ModelError, PatternError, SettingError, StateError
+from gossamer.errors import ArtifactError, PatternError, SettingError, StateError
 
 
 def tensor(dtype: str, *shape: int) -> torch.Tensor:
@@ -245,11 +245,13 @@ def test_states_that_cannot_be_packed(tmp_path):
         gossamer.pack({"z": np.array([None])}, tmp_path / "w.goss")
     with pytest.raises(StateError, match=r"w\.bin: wanted a file ending in \.safetensors"):
         gossamer.pack(tmp_path / "w.bin", tmp_path / "w.goss")
-    with pytest.raises(StateError, match=r"w\.pt: no such file"):
+    with pytest.raises(StateError, match=r"w\.pt: cannot be read: No such file"):
         gossamer.pack(tmp_path / "w.pt", tmp_path / "w.goss")
     torch.save(nn.Linear(2, 2), tmp_path / "w.pt")
-    with pytest.raises(ModelError, match="cannot be read without running code"):
-        gossamer.pack(tmp_path / "w.pt", tmp_path / "w.goss")
+    for content in ((tmp_path / "w.pt").read_bytes(), b"", b"hi\n", b"\x80", (tmp_path / "w.pt").read_bytes()[:200]):
+        (tmp_path / "w.pt").write_bytes(content)
+        with pytest.raises(StateError, match="damaged, or cannot be read without running code"):
+            gossamer.pack(tmp_path / "w.pt", tmp_path / "w.goss")
 
 
 def test_bars_tell_of_every_tensor(tmp_path):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -46,7 +46,8 @@ class Spool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open.close()
+        with suppress(OSError):  # of a full disk once more, by what is to go anyway
+            self._open.close()
 
     def add(self, name: str, node: Coding) -> int:
         """Write the next tensor's payload and return its bytes.
@@ -63,6 +64,8 @@ class Spool:
         Raises:
             ArtifactError: a part is not plain data, or an alias is not a new name of a stored tensor.
         """
+        with self._writing():
+            self._file.flush()
         self._head, self._tail = self._writer.seal(rest)
         return len(self._head) + self._file.tell() + len(self._tail)
 

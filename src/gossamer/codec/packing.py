@@ -113,8 +113,7 @@ def pack(
         progress: bars to add one of tensors to.
 
     Raises:
-        StateError: the source cannot be read, or holds what cannot be stored.
-        ModelError: a ``.pt`` file is no state dict, or runs code.
+        StateError: the source cannot be read, not without running code, or holds what cannot be stored.
         SettingError: a setting is out of its range, or the size cannot be met.
         PatternError: a pattern matches no tensor.
         ArtifactError: the file cannot be written.
@@ -310,8 +309,6 @@ def _opened(source: str | Path | Mapping[str, Any]) -> Iterator[Source]:
         with SafetensorsFile(path) as file:
             yield file
     elif path.suffix in {".pt", ".pth"}:
-        if not path.is_file():
-            raise StateError(f"{path}: no such file")
         yield _of_torch(path)
     else:
         raise StateError(

@@ -1,5 +1,6 @@
 """State dicts of torch: in memory, or in files of ``torch.save``, read without running code from them."""
 
+import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -11,27 +12,42 @@ from torch import Tensor
 
 from gossamer.codec.source import Entry
 from gossamer.codings import DTYPES, Dense
-from gossamer.errors import ModelError, StateError
+from gossamer.errors import StateError
 from gossamer.model.arrays import to_dense
+
+_FOREIGN = (
+    UnpicklingError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
+"""What torch raises of a file that it does not know, found by damaging files at random."""
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
     """Return the state dict in a ``.pt`` or ``.pth`` file; its tensors stay on disk until they are used.
 
     Raises:
-        ModelError: it holds something else, or cannot be read without running code.
+        StateError: it cannot be read, not without running code, or holds something else.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the form of a file that is refused below
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (UnpicklingError, RuntimeError, EOFError) as error:
+    except OSError as error:
+        raise StateError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except _FOREIGN as error:
         hint = "save the state dict alone, torch.save(model.state_dict(), ...), or use safetensors"
-        raise ModelError(f"{path} cannot be read without running code from it", hint=hint) from error
+        raise StateError(f"{path} is damaged, or cannot be read without running code from it", hint=hint) from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} does not hold a state dict", hint="torch.save(model.state_dict(), ...) makes one")
+        raise StateError(f"{path} does not hold a state dict", hint="torch.save(model.state_dict(), ...) makes one")
     return state
 
 
