@@ -13,7 +13,7 @@ from torch import nn
 import gossamer
 from gossamer.artifact import load as read_artifact
 from gossamer.artifact import verify
-from gossamer.codings import DTYPES
+from gossamer.codings import DTYPES, Sparse, encode
 from gossamer.errors import ArtifactError, PatternError, SettingError, StateError
 
 
@@ -216,8 +216,6 @@ def test_settings_out_of_range(tmp_path, settings):
 
 
 def test_what_compress_writes_is_unpacked_too(tmp_path):
-    from gossamer.codings import Sparse, encode
-
     where = np.arange(600).reshape(20, 30) % 7 == 0
     node = encode(Sparse(where, np.arange(int(where.sum()), dtype=np.float32)))
     gossamer.artifact.save(tmp_path / "m.goss", gossamer.Artifact({"w": node, "where": encode(where)}, {"tied": "w"}))
@@ -252,6 +250,47 @@ def test_states_that_cannot_be_packed(tmp_path):
         (tmp_path / "w.pt").write_bytes(content)
         with pytest.raises(StateError, match="damaged, or cannot be read without running code"):
             gossamer.pack(tmp_path / "w.pt", tmp_path / "w.goss")
+
+
+def test_names_that_cannot_be_stored(tmp_path):
+    with pytest.raises(StateError, match="the name of a tensor is a text, got 3"):
+        gossamer.pack({3: torch.zeros(3)}, tmp_path / "w.goss")
+    with pytest.raises(StateError, match="cannot be stored: 'utf-8' codec"):
+        gossamer.pack({"\ud800": torch.zeros(3)}, tmp_path / "w.goss")
+    gossamer.pack({"__metadata__": torch.zeros(3)}, tmp_path / "w.goss")
+    with pytest.raises(StateError, match="no tensor of a safetensors file can be named __metadata__"):
+        gossamer.unpack(tmp_path / "w.goss", tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("tensor", [torch.eye(3).to_sparse(), torch.empty(3, device="meta")])
+def test_tensors_without_memory_of_their_own(tmp_path, tensor):
+    with pytest.raises(StateError, match="tensor w is sparse or has no values"):
+        gossamer.pack({"w": tensor}, tmp_path / "w.goss")
+
+
+def test_a_copy_of_a_tied_tensor_keeps_its_tie(tmp_path):
+    weight, copy = torch.ones(20, 20), torch.ones(20, 20)
+    made = {"a": weight, "b": copy, "c": copy}
+    assert gossamer.pack(made, tmp_path / "w.goss").aliases == {"c": "b"}
+    gossamer.unpack(tmp_path / "w.goss", tmp_path / "w.safetensors")
+    assert_same(load_file(tmp_path / "w.safetensors"), made)
+
+
+def test_views_of_arrays_are_packed_as_they_look(tmp_path):
+    array = np.arange(3000, dtype=np.int64).reshape(60, 50)
+    made = {"turned": array.T, "reversed": array[::2, ::-1], "columns": np.asfortranarray(array + 1)}
+    gossamer.pack(made, tmp_path / "w.goss")
+    gossamer.unpack(tmp_path / "w.goss", tmp_path / "w.safetensors")
+    back = load_file(tmp_path / "w.safetensors")
+    assert all(np.array_equal(back[name].numpy(), value) for name, value in made.items())
+
+
+def test_a_file_with_many_names_for_a_large_tensor_is_bounded(tmp_path):
+    aliases = {f"a{number}": "w" for number in range(99)}
+    gossamer.artifact.save(tmp_path / "w.goss", gossamer.Artifact({"w": encode(np.zeros(1 << 16))}, aliases))
+    with pytest.raises(ArtifactError, match=r"tensors: unpacks to 5.* bytes, more than the 1000000 allowed"):
+        gossamer.unpack(tmp_path / "w.goss", tmp_path / "w.safetensors", max_bytes=1_000_000)
+    assert list(tmp_path.iterdir()) == [tmp_path / "w.goss"]
 
 
 def test_bars_tell_of_every_tensor(tmp_path):

@@ -70,6 +70,8 @@ def test_every_dtype_has_a_name():
         (file(b'{"w":' + json.dumps(one()).encode() + b',"w":' + json.dumps(one()).encode() + b"}"), "used twice"),
         (file({"w": one("C64")}, bytes(8)), "tensor w has dtype C64, which cannot be stored"),
         (file({"w": one(shape=(3,))}, bytes(8)), "tensor w: wanted bytes 0 to 12, got 0 to 8"),
+        (file({"w": one(shape=(1,) * 40, offsets=(0, 4))}, bytes(4)), "w: a shape has at most 32 dimensions"),
+        (file({"w": one(shape=(0, 1 << 48, 1 << 48), offsets=(0, 0))}), "1099511627776 elements"),
         (file({"w": one(shape=(-1,))}, bytes(8)), "its header is malformed: w: Expected `int` >= 0"),
         (file({"v": one(), "w": one(offsets=(4, 12))}, bytes(12)), "tensor w: wanted bytes 8 to 16, got 4 to 12"),
         (file({"v": one(), "w": one(offsets=(9, 17))}, bytes(17)), "tensor w: wanted bytes 8 to 16, got 9 to 17"),

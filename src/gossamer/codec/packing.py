@@ -1,58 +1,31 @@
 """Pack: any state dict to a ``.goss`` file, without a model; memory holds one tensor at a time.
 
-Without loss by default. With a step, matrices go to the nearest points of a grid. With a size, one Lagrange multiplier
-is sought for all tensors (Shoham and Gersho 1988): there is no evidence of what weights do, so the distortion is the
-squared error over the tensor's variance, weighted by n^(-1/2) for a tensor of n weights. That lies between counting all
-weights alike and all tensors alike, and makes the step of a tensor proportional to its standard deviation and n^(1/4).
+Without loss by default; with a step or a size, see `loss`. A size is met by writing the file once for every step
+that is tried, so what is counted is what is there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from fnmatch import fnmatchcase
 from hashlib import blake2b
+from itertools import chain
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from msgspec import Meta
 from rich.progress import Progress
 
 from gossamer.artifact import Artifact
 from gossamer.artifact.stream import Spool
-from gossamer.codec.grid import PRECISION, bits_for, is_small, keep_bits, on_grid, spread
+from gossamer.codec.loss import EVEN, Loss
 from gossamer.codec.safetensors import SafetensorsFile
 from gossamer.codec.source import Arrays, Entry, Source
 from gossamer.codec.target import search
-from gossamer.codings import Coding, Dense, describe, encode
-from gossamer.errors import CodingError, PatternError, SettingError, StateError
-from gossamer.settings import Settings
-
-_EVEN = 1 << 16
-"""Weights of a tensor whose step is the same whether it was given or sought."""
+from gossamer.codings import describe, encode
+from gossamer.errors import CodingError, SettingError, StateError
 
 _COPY = 64
 """Bytes from which a tensor that equals an earlier one is stored as its further name."""
-
-
-class Loss(Settings, frozen=True, kw_only=True):
-    """What packing may lose; nothing unless a step or a size is given."""
-
-    step: Annotated[
-        Annotated[float, Meta(gt=0, le=16)] | None,
-        Meta(description="grid of every matrix, in its own standard deviations; at most half of it is lost"),
-    ] = None
-    size: Annotated[
-        Annotated[int, Meta(ge=1)] | None, Meta(description="bytes of the file: the steps are sought that meet it")
-    ] = None
-    exact: Annotated[tuple[str, ...], Meta(description="patterns of names of tensors that lose nothing")] = ()
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.step is not None and self.size is not None:
-            raise SettingError(
-                "both a step and a size are given", hint="a size finds the steps itself: give one of them"
-            )
 
 
 class PackedTensor(msgspec.Struct, frozen=True):
@@ -122,10 +95,8 @@ def pack(
     path = Path(path)
     with ExitStack() as stack:
         read = stack.enter_context(_opened(source))
-        for pattern in loss.exact:
-            if not any(fnmatchcase(entry.name, pattern) for entry in read.entries):
-                names = ", ".join(entry.name for entry in read.entries[:8])
-                raise PatternError(f"pattern {pattern!r} matches no tensor", hint=f"the first of them are: {names}")
+        _check_names(read)
+        loss.check([entry.name for entry in read.entries])
         path.parent.mkdir(parents=True, exist_ok=True)
         job = _Job(read, path, loss, stack, progress)
         if size is None:
@@ -170,16 +141,13 @@ class _Job:
         self._kept = stack.enter_context(ExitStack())
         self._best: tuple[Spool, Packed] | None = None
         self._trials = 0
+        self._tied = set(source.aliases.values())  # to store one as a copy would tie its further names to another
         self.dense = sum(entry.nbytes for entry in source.entries)
         self.least = 0
 
     def weights(self) -> int:
         """Return how many elements a step is for."""
-        return sum(
-            prod(entry.shape)
-            for entry in self._source.entries
-            if entry.dtype in PRECISION and not _exact(entry.name, self._loss) and not is_small(entry.shape)
-        )
+        return sum(prod(entry.shape) for entry in self._source.entries if self._loss.grids(entry))
 
     def trial(self, step: float | None) -> int:
         """Write the file with a step, or without loss, keep it if it is the best so far, and return its bytes.
@@ -212,7 +180,7 @@ class _Job:
     def _write(self, spool: Spool, step: float | None, most: int | None) -> Packed | int:
         """Write every tensor; return the bytes so far as soon as they are more than ``most``."""
         so_far = 0
-        seen: dict[bytes, str] = {}
+        seen: dict[object, str] = {}
         aliases, copies, rows = dict(self._source.aliases), {}, []
         for place, entry in self._tracked():
             row, same = self._one(spool, entry, step, seen)
@@ -237,24 +205,20 @@ class _Job:
         )
 
     def _one(
-        self, spool: Spool, entry: Entry, step: float | None, seen: dict[bytes, str]
+        self, spool: Spool, entry: Entry, step: float | None, seen: dict[object, str]
     ) -> tuple[PackedTensor | None, str | None]:
         """Write one tensor and return its row, or the name of an earlier one that is the same."""
         dense = self._source.read(entry)
-        if entry.nbytes >= _COPY:
-            digest = blake2b(dense.array.data, digest_size=16, person=entry.dtype.encode()[:16])
-            digest.update(repr(entry.shape).encode())
-            first = seen.setdefault(digest.digest(), entry.name)
-            if first != entry.name and _exact(first, self._loss) == _exact(entry.name, self._loss):
+        if entry.nbytes >= _COPY and entry.name not in self._tied:
+            digest = blake2b(dense.array.data, digest_size=16).digest()
+            first = seen.setdefault((digest, entry.dtype, entry.shape, self._loss.spares(entry.name)), entry.name)
+            if first != entry.name:
                 return None, first
-        hint: Coding = dense
-        used = bits = None
-        if step is not None and not _exact(entry.name, self._loss):
-            hint, used, bits = _lossy(dense, step, even=self._loss.size is None)
+        hint, used, bits = self._loss.of(entry.name, dense, step)
         del dense
         try:
             # A long tensor on a grid has levels, and looking for another structure takes three times as long.
-            coding = encode(hint, structured=used is not None and prod(entry.shape) > _EVEN)
+            coding = encode(hint, structured=used is not None and prod(entry.shape) > EVEN)
         except CodingError as error:
             raise StateError(f"tensor {entry.name}: {error.message}") from error
         stored = spool.add(entry.name, coding)
@@ -273,28 +237,19 @@ class _Job:
             self._progress.remove_task(bar)
 
 
-def _lossy(dense: Dense, step: float, *, even: bool) -> tuple[Coding, float | None, int | None]:
-    """Return what is stored in place of ``dense``, with the step of its grid or the bits that it keeps.
+def _check_names(source: Source) -> None:
+    """Refuse names and metadata that no file can hold.
 
-    Args:
-        dense: the tensor.
-        step: in standard deviations.
-        even: the same share of them for every tensor, large or small.
+    Raises:
+        StateError: one is no text, or cannot be written as UTF-8.
     """
-    found = spread(dense)
-    if found is None:
-        return dense, None, None
-    wide = step * found.std * (1.0 if even else (max(dense.array.size, 1) / _EVEN) ** 0.25)
-    if is_small(dense.array.shape):
-        bits = bits_for(wide, found)
-        kept = keep_bits(dense, bits)
-        return (dense, None, None) if kept is None else (kept, None, bits)
-    coded = on_grid(dense, wide, found)
-    return (dense, None, None) if coded is None else (coded, wide, None)
-
-
-def _exact(name: str, loss: Loss) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in loss.exact)
+    for text in (*(entry.name for entry in source.entries), *source.aliases, *chain(*source.metadata.items())):
+        if not isinstance(text, str):
+            raise StateError(f"the name of a tensor is a text, got {text!r}")
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise StateError(f"{text!r} cannot be stored: {error}") from None
 
 
 @contextmanager

@@ -18,6 +18,8 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
+from gossamer.artifact.container import MAX_ELEMENTS
+from gossamer.artifact.layout import MAX_DIMENSIONS
 from gossamer.codec.source import Entry
 from gossamer.codings import DTYPES, Dense
 from gossamer.errors import StateError
@@ -170,7 +172,12 @@ def head(entries: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[bytes, 
     Args:
         entries: in the order in which their bytes follow each other.
         metadata: texts to carry along.
+
+    Raises:
+        StateError: a tensor has the name under which the format keeps its metadata.
     """
+    if any(entry.name == _METADATA for entry in entries):
+        raise StateError(f"no tensor of a safetensors file can be named {_METADATA}")
     header: dict[str, Any] = {_METADATA: dict(metadata)} if metadata else {}
     starts, place = [], 0
     for entry in entries:
@@ -186,9 +193,12 @@ def head(entries: Sequence[Entry], metadata: Mapping[str, str]) -> tuple[bytes, 
 
 def _record(name: str, value: Any) -> _Record:
     try:
-        return msgspec.convert(value, _Record)
+        record = msgspec.convert(value, _Record)
     except msgspec.ValidationError as error:
         raise ValueError(f"{name}: {error}") from error
+    if len(record.shape) > MAX_DIMENSIONS or prod(max(length, 1) for length in record.shape) > MAX_ELEMENTS:
+        raise ValueError(f"{name}: a shape has at most {MAX_DIMENSIONS} dimensions and {MAX_ELEMENTS} elements")
+    return record
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -68,6 +68,8 @@ class Tensors:
         for name, tensor in state.items():
             if not isinstance(tensor, Tensor):
                 raise StateError(f"tensor {name}: wanted a tensor, got {type(tensor).__name__}")
+            if tensor.layout != torch.strided or tensor.is_meta:
+                raise StateError(f"tensor {name} is sparse or has no values, which cannot be stored")
             dtype = str(tensor.dtype).removeprefix("torch.")
             if dtype not in DTYPES:
                 raise StateError(f"tensor {name} has dtype {dtype}, which cannot be stored")

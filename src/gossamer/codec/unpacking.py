@@ -42,7 +42,7 @@ def unpack(
     Args:
         path: the artifact.
         output: the file to write; it appears complete or not at all.
-        max_bytes: refuse an artifact whose tensors decode to more than this.
+        max_bytes: refuse an artifact whose tensors, each as often as it has names, come to more than this.
         progress: bars to add one of tensors to.
 
     Raises:
@@ -52,15 +52,18 @@ def unpack(
     output = Path(output)
     try:
         with opened(path, max_bytes=max_bytes) as reader:
-            return _write(reader, output, progress)
+            return _write(reader, output, max_bytes, progress)
     except OSError as error:
         raise StateError(f"{output}: cannot be written: {error.strerror or error}") from error
 
 
-def _write(reader: Reader, output: Path, progress: Progress | None) -> Unpacked:
+def _write(reader: Reader, output: Path, max_bytes: int, progress: Progress | None) -> Unpacked:
     header = reader.header
     entries = _entries(header)
     start, places = head(entries, header.meta.get("safetensors", {}))
+    size = places[-1] + entries[-1].nbytes if entries else len(start)
+    if size > max_bytes:
+        raise ArtifactError(f"unpacks to {size} bytes, more than the {max_bytes} allowed", "tensors")
     where: dict[str, list[int]] = {}
     for entry, place in zip(entries, places, strict=True):
         where.setdefault(header.aliases.get(entry.name, entry.name), []).append(place)
@@ -78,7 +81,6 @@ def _write(reader: Reader, output: Path, progress: Progress | None) -> Unpacked:
             if progress is not None and bar is not None:
                 progress.advance(bar)
         reader.rest()
-    size = places[-1] + entries[-1].nbytes if entries else len(start)
     return Unpacked(str(output), size, len(entries), header.aliases, len(header.edits))
 
 
