@@ -183,14 +183,14 @@ class _Job:
         seen: dict[object, str] = {}
         aliases, copies, rows = dict(self._source.aliases), {}, []
         for place, entry in self._tracked():
-            row, same = self._one(spool, entry, step, seen)
-            if row is not None:
-                rows.append(row)
-                so_far += row.bytes
-                if most is not None and so_far > most:
-                    return so_far
-            elif same is not None:
-                aliases[entry.name], copies[entry.name] = same, place
+            row = self._one(spool, entry, step, seen)
+            if isinstance(row, str):
+                aliases[entry.name], copies[entry.name] = row, place
+                continue
+            rows.append(row)
+            so_far += row.bytes
+            if most is not None and so_far > most:
+                return so_far
         meta: dict[str, Any] = {}
         if copies:
             meta |= {"copies": copies, "dense_bytes": self.dense}
@@ -204,16 +204,14 @@ class _Job:
             str(self._path), total, self.dense, self.dense / total, head, step, self._trials, tuple(rows), aliases
         )
 
-    def _one(
-        self, spool: Spool, entry: Entry, step: float | None, seen: dict[object, str]
-    ) -> tuple[PackedTensor | None, str | None]:
+    def _one(self, spool: Spool, entry: Entry, step: float | None, seen: dict[object, str]) -> PackedTensor | str:
         """Write one tensor and return its row, or the name of an earlier one that is the same."""
         dense = self._source.read(entry)
         if entry.nbytes >= _COPY and entry.name not in self._tied:
             digest = blake2b(dense.array.data, digest_size=16).digest()
             first = seen.setdefault((digest, entry.dtype, entry.shape, self._loss.spares(entry.name)), entry.name)
             if first != entry.name:
-                return None, first
+                return first
         hint, used, bits = self._loss.of(entry.name, dense, step)
         del dense
         try:
@@ -222,9 +220,7 @@ class _Job:
         except CodingError as error:
             raise StateError(f"tensor {entry.name}: {error.message}") from error
         stored = spool.add(entry.name, coding)
-        return PackedTensor(
-            entry.name, entry.shape, entry.dtype, describe(coding), stored, entry.nbytes, used, bits
-        ), None
+        return PackedTensor(entry.name, entry.shape, entry.dtype, describe(coding), stored, entry.nbytes, used, bits)
 
     def _tracked(self) -> Iterator[tuple[int, Entry]]:
         told = "packing" if self._loss.size is None else f"packing, trial {self._trials}"
