@@ -14,6 +14,6 @@ def test_a_benchmark_finds_what_it_imports(script, monkeypatch):
     try:
         assert runpy.run_path(str(script), run_name="benchmark")["__doc__"]
     except SystemExit as stop:
-        assert "this benchmark needs the package" in str(stop)
-        assert "pip install" in script.read_text()
+        if "this benchmark needs the package" not in str(stop):
+            raise
         pytest.skip(str(stop))
