@@ -185,7 +185,7 @@ def test_what_is_written_today_is_read_the_same(case):
 
 
 def test_every_golden_file_has_its_test():
-    assert {path.stem for path in GOLDEN.glob("*.goss")} == {"empty", "example", *CASES}
+    assert {path.stem for path in GOLDEN.glob("*.goss")} == {"empty", "example", "hashed", *CASES}
 
 
 if __name__ == "__main__":

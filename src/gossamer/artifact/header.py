@@ -199,3 +199,18 @@ def record(node: Coding) -> Record:  # noqa: C901, PLR0911 one return per node
             return HashRecord(record(node.buckets), support, size(node.buckets), node.seed)
         case _:
             assert_never(node)
+
+
+def dtype_of(entry: Record) -> str:
+    """Return the dtype of the array that a record stands for, a name of `DTYPES`."""
+    match entry:
+        case BitmapRecord() | GapsRecord():
+            return "bool"
+        case CodebookRecord():
+            return dtype_of(entry.centers)
+        case SparseRecord():
+            return dtype_of(entry.values)
+        case HashRecord():
+            return dtype_of(entry.buckets)
+        case _:
+            return NAMES[entry.dtype]
