@@ -79,7 +79,7 @@ def calibrate(
         inputs.batch = count
         with (
             plain_kernels(),
-            torch.set_grad_enabled(bool(gradients.weights) or curved is not None),
+            torch.set_grad_enabled(graded),
             Watch(Weights(weights), see),
         ):
             outputs = model(*args, **kwargs)

@@ -117,7 +117,7 @@ def _priced(signs: Array, across: bool) -> tuple[float, bool, Array, Array]:  # 
         bits -= float(np.log2(np.where(known, chances, (1 << 16) - chances) / (1 << 16)).sum())
         return known
 
-    Walk(*signs.shape, _best_lag(signs), two_sided=True).run(code)
+    Walk(signs.shape[0], signs.shape[1], _best_lag(signs), two_sided=True).run(code)
     return bits, across, found[0], found[1]
 
 

@@ -63,7 +63,7 @@ def levels(array: Array) -> tuple[Array, Array] | None:
     codes = np.asarray(array / step)
     if np.abs(codes).max() >= 1 << 15 or step < np.finfo(np.float32).tiny:
         return None
-    return codes.astype(np.int16), np.float32(step)[()].reshape(())
+    return codes.astype(np.int16), np.array(step, np.float32)
 
 
 def sparse(where: Array, inside: Option, effort: Effort) -> Option:

@@ -48,8 +48,8 @@ class Part:
             return np.zeros((0, 0)), H + extra
         inverse = np.linalg.inv(H + extra * np.eye(len(H)))
         U = np.linalg.cholesky((inverse + inverse.T) / 2).T
-        diagonal = U.diagonal()
-        return U / diagonal[:, None], diagonal**-2
+        diagonal: Matrix = np.asarray(U.diagonal(), np.float64)
+        return np.asarray(U / diagonal[:, None], np.float64), diagonal**-2
 
     @property
     def moves(self) -> Matrix:
@@ -116,8 +116,9 @@ class _Prices:
     def of(cls, price: float, rates: Rates, free: NDArray[np.bool_]) -> "_Prices":
         """Return ``price`` times the bits; what is not free costs nothing at zero and no end elsewhere."""
         zero = np.where(free, price * rates.zero, -np.inf)
-        both = [np.ascontiguousarray(price * bits.T) for bits in (rates.below, rates.above)]
-        return cls(np.ascontiguousarray(zero.T), *both, np.append(np.inf, price * rates.distance))
+        below, above = price * rates.below, price * rates.above
+        zero, below, above = (np.ascontiguousarray(bits.T) for bits in (zero, below, above))
+        return cls(zero, below, above, np.append(np.inf, price * rates.distance))
 
     def column(self, c: int, error: Matrix) -> _Column:
         """Return the prices of column ``c``, an error of one having the price ``error``."""
@@ -135,4 +136,4 @@ def _cheapest(w: Matrix, step: float, prices: _Column) -> Matrix:
     low = m * (size - lower) ** 2 + prices.distance[lower]
     bits = np.where(x > 0, prices.above, prices.below)
     kept = np.minimum(high, low) + bits < m * x * x + prices.zero
-    return np.copysign(np.where(low < high, lower, near) * kept, x)
+    return np.asarray(np.copysign(np.where(low < high, lower, near) * kept, x))

@@ -42,6 +42,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
 
     needs: ClassVar[frozenset[str]] = frozenset({"curvature"})
     strength: ClassVar[str | None] = "price"
+    strengths: ClassVar[tuple[float, float]] = (1e-4, 1.0)
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"price": 0.001})
 
     price: Annotated[
@@ -189,8 +190,9 @@ class _Problem:
     def _swept(self, codes: Codes, step: float, price: float, costs: Rates) -> Codes:
         new = torch.from_numpy(codes.copy())
         for layout, part in self.parts:
-            place = [_matrix(layout, array) for array in (costs.zero, costs.below, costs.above)]
-            found = rounded(part, step, price, Rates(*place, costs.distance), _matrix(layout, self.free))
+            zero, below, above = (_matrix(layout, bits) for bits in (costs.zero, costs.below, costs.above))
+            there = Rates(zero, below, above, costs.distance)
+            found = rounded(part, step, price, there, _matrix(layout, self.free))
             new = layout.put(new, torch.from_numpy(found))
         return new.numpy()
 
