@@ -55,9 +55,10 @@ def sought(
     sign = 1.0 if task.metrics[task.main].higher_is_better else -1.0
     before = evaluate(subject, task)[task.main]
     best: Method | None = None
+    ratios = low > 0
     bar = None if progress is None else progress.add_task(f"seeking {field}", total=seek.trials)
     for _ in range(seek.trials):
-        middle = math.sqrt(low * high) if low > 0 else (low + high) / 2
+        middle = math.sqrt(low * high) if ratios else (low + high) / 2
         trial = msgspec.structs.replace(method, **{field: middle})
         after = evaluate(apply(subject, trial.plan(subject, evidence)), task)[task.main]
         if sign * (before - after) <= seek.drop:

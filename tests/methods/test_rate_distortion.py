@@ -1,0 +1,216 @@
+"""Rate-distortion quantization: the sweep against a slow one, what is kept, what is skipped, the price of bits."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from gossamer.artifact import dumps, loads
+from gossamer.calibrate import calibrate
+from gossamer.codings.rates import Rates, rates
+from gossamer.errors import EvidenceError, ModelError
+from gossamer.methods.prune import Magnitude
+from gossamer.methods.quantize import PostTraining, RateDistortion
+from gossamer.methods.quantize.feedback import Part, rounded
+from gossamer.methods.share import KMeans
+from gossamer.model import Subject, apply, freeze, live_weight, to_artifact
+from gossamer.model.arrays import to_tensor
+from gossamer.task import Batch, cross_entropy
+
+
+def flat(shape, bits=1.0):
+    every = np.full(shape, bits)
+    return Rates(every, every + 1, every + 1, np.arange(1.0, 40.0))
+
+
+def slow(W, g, H, step, price, costs, free):
+    """One column at a time; all later columns are solved for anew, and every number up to 20 is tried."""
+    rows, inputs = W.shape
+    Q = np.zeros(W.shape, np.int64)
+    for r in range(rows):
+        e = np.zeros(inputs)
+        for c in range(inputs):
+            rest, done = np.arange(c, inputs), np.arange(c)
+            w = W[r, rest] + np.linalg.solve(H[np.ix_(rest, rest)], H[np.ix_(rest, done)] @ e[done])
+            later = np.arange(c + 1, inputs)
+            cross = H[c, later]
+            left = H[c, c] - (cross @ np.linalg.solve(H[np.ix_(later, later)], cross) if len(later) else 0)
+            best = None
+            for k in range(-20, 21) if free[r, c] else [0]:
+                sign = costs.zero[r, c] if k == 0 else (costs.above if k > 0 else costs.below)[r, c]
+                bits = sign + (costs.distance[abs(k) - 1] if k else 0)
+                cost = 0.5 * g[r] * left * (w[0] - k * step) ** 2 + price * bits
+                if best is None or cost < best[0]:
+                    best = cost, k
+            Q[r, c] = best[1]
+            e[c] = W[r, c] - step * best[1]
+    return Q
+
+
+@pytest.mark.parametrize("price", [1e-9, 0.01, 0.05])
+def test_the_sweep_against_one_number_at_a_time(price):
+    rng = np.random.default_rng(0)
+    W, g = rng.normal(size=(3, 7)), rng.uniform(0.5, 2, 3)
+    X = rng.normal(size=(7, 30))
+    H = X @ X.T / 30
+    free = rng.uniform(size=W.shape) < 0.9
+    found = rounded(Part(W, g, H, 0.0), 0.3, price, flat(W.shape), free)
+    np.testing.assert_array_equal(found, slow(W, g, H, 0.3, price, flat(W.shape), free))
+
+
+def test_by_hand():
+    # H is diagonal, so nothing makes up for anything: 1.4 steps at an error price of 1/2 · 4 · 0.25 = 0.5 a square.
+    W, H = np.array([[0.7, -0.2, 0.7]]), np.array([4.0, 4.0, 0.0])
+    costs = Rates(np.zeros((1, 3)), np.ones((1, 3)), np.ones((1, 3)), np.array([1.0, 2.0]))
+    # One: 0.5 · 0.16 + 0.1 · 2 = 0.28; zero: 0.5 · 1.96 = 0.98. At a price of 0.5: 1.08 against 0.98.
+    np.testing.assert_array_equal(rounded(Part(W, np.ones(1), H, 0.0), 0.5, 0.1, costs, W != 0), [[1, 0, 0]])
+    np.testing.assert_array_equal(rounded(Part(W, np.ones(1), H, 0.0), 0.5, 0.5, costs, W != 0), [[0, 0, 0]])
+
+
+def test_feedback_makes_outputs_better():
+    rng = np.random.default_rng(1)
+    W = rng.normal(size=(20, 40))
+    X = rng.normal(size=(40, 10)) @ rng.normal(size=(10, 200)) + 0.1 * rng.normal(size=(40, 200))
+    part = Part(W, np.ones(20), X @ X.T / 200, 0.01)
+    fed = rounded(part, 0.5, 1e-9, flat(W.shape), np.ones(W.shape, bool))
+    plain = np.rint(W / 0.5)
+    assert part.distortion(W - 0.5 * fed) < 0.3 * part.distortion(W - 0.5 * plain)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(11, 8)
+        self.conv = nn.Conv1d(8, 12, 3, groups=2)
+        self.norm = nn.BatchNorm1d(12)
+        self.rnn = nn.LSTM(12, 10, batch_first=True)
+        self.head = nn.Linear(10, 4)
+
+    def forward(self, x):
+        x = self.norm(self.conv(self.table(x).transpose(1, 2)))
+        return self.head(self.rnn(x.transpose(1, 2))[0][:, -1])
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.manual_seed(0)
+    model = Net()
+    tokens = torch.randint(0, 11, (256, 9))
+    targets = tokens[:, 0] % 4
+    optimizer = torch.optim.AdamW(model.parameters(), 0.01)
+    for _ in range(30):
+        optimizer.zero_grad()
+        cross_entropy(model(tokens), targets).backward()
+        optimizer.step()
+    subject = Subject.of(model.eval(), tokens[:1])
+    data = [Batch((tokens[i : i + 8],), {}, targets[i : i + 8]) for i in range(0, 256, 8)]
+    return subject, data, calibrate(subject, data, "curvature", loss=cross_entropy)
+
+
+def size(subject):
+    return len(dumps(to_artifact(freeze(subject))))
+
+
+def loss(subject, data):
+    with torch.no_grad():
+        return float(torch.stack([cross_entropy(subject.model(*b.args), b.targets) for b in data]).mean())
+
+
+def test_every_kind_of_site_goes_and_a_dearer_bit_makes_a_smaller_file(trained):
+    subject, data, evidence = trained
+    sizes, losses = [], []
+    for price in (1e-4, 0.01, 0.5):
+        plan = RateDistortion(price=price).plan(subject, evidence)
+        assert not plan.skipped
+        assert set(plan.constraints) == set(subject.sites)
+        new = apply(subject, plan)
+        sizes.append(size(new))
+        losses.append(loss(new, data))
+    assert sizes[0] > sizes[1] > sizes[2]
+    assert losses[0] == pytest.approx(loss(subject, data), abs=0.01)
+    assert losses[0] < losses[2]
+
+
+def test_values_are_on_the_grid_and_come_back_from_a_file(trained):
+    subject, _, evidence = trained
+    plan = RateDistortion(price=0.01).plan(subject, evidence)
+    new = apply(subject, plan)
+    for name, grid in plan.constraints.items():
+        codes = live_weight(new, name) / grid.scale
+        torch.testing.assert_close(codes, codes.round(), atol=1e-3, rtol=0)
+    frozen = freeze(new)
+    read = loads(dumps(to_artifact(frozen)))
+    for name, tensor in frozen.model.state_dict().items():
+        np.testing.assert_array_equal(read.array(name), tensor.numpy())
+
+
+def test_biases_and_statistics_are_rounded_by_the_price_too(trained):
+    subject, data, evidence = trained
+    plan = RateDistortion(price=0.01).plan(subject, evidence)
+    small = {"conv.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var", "head.bias"}
+    assert small <= set(plan.tensors)
+    for name in small:
+        codes = plan.tensors[name] * 2**20
+        assert bool((codes == codes.round()).all()), name
+    plain = RateDistortion(price=0.01, others=False).plan(subject, evidence)
+    assert not small & set(plain.tensors)
+    one, other = apply(subject, plan), apply(subject, plain)
+    assert size(one) < size(other)
+    assert loss(one, data) == pytest.approx(loss(other, data), abs=0.02)
+
+
+def test_zeros_of_a_mask_stay_and_shared_values_are_left_alone(trained):
+    subject, data, _ = trained
+    pruned = apply(subject, Magnitude(sparsity=0.6, include=("head*", "rnn*")).plan(subject))
+    shared = apply(pruned, KMeans(bits=2, include=("conv*",)).plan(pruned))
+    evidence = calibrate(shared, data, "curvature", loss=cross_entropy)
+    plan = RateDistortion(price=1e-4).plan(shared, evidence)
+    assert [(skip.site, skip.reason) for skip in plan.skipped] == [("conv.weight", "its values are shared")]
+    new = apply(shared, plan)
+    for name in ("head.weight", "rnn.weight_hh_l0"):
+        assert bool((live_weight(new, name)[live_weight(pruned, name) == 0] == 0).all())
+
+
+def test_it_gets_no_finer_than_a_grid_that_holds(trained):
+    subject, data, _ = trained
+    coarse = apply(subject, PostTraining(weight_bits=2, inputs=False, include=("head*",)).plan(subject))
+    evidence = calibrate(coarse, data, "curvature", loss=cross_entropy)
+    plan = RateDistortion(price=1e-4).plan(coarse, evidence)
+    held = plan.constraints.get("head.weight")
+    assert held is None or held.bits <= 2
+
+
+def test_outputs_alone_can_be_what_counts(trained):
+    subject, data, _ = trained
+    evidence = calibrate(subject, data, {"second_moment"})
+    plan = RateDistortion(price=0.05, weigh="outputs", others=False).plan(subject, evidence)
+    assert set(plan.constraints) == set(subject.sites)
+
+
+def test_bad_input_is_told(trained):
+    subject, data, evidence = trained
+    with pytest.raises(EvidenceError, match="given no evidence"):
+        RateDistortion().plan(subject)
+    with pytest.raises(EvidenceError, match="no second_moment was collected"):
+        RateDistortion().plan(subject, calibrate(subject, data, "range"))
+    broken = subject.copy()
+    broken.model.head.weight.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match=r"head\.weight: a weight is not finite"):
+        RateDistortion().plan(broken, evidence)
+
+
+def test_all_zero_weights_are_left_alone():
+    model = nn.Sequential(nn.Linear(4, 3))
+    nn.init.zeros_(model[0].weight)
+    subject = Subject.of(model, torch.zeros(1, 4))
+    data = [Batch((torch.randn(4, 4),), {}, torch.zeros(4, dtype=torch.int64))]
+    plan = RateDistortion().plan(subject, calibrate(subject, data, "curvature", loss=cross_entropy))
+    assert [skip.reason for skip in plan.skipped] == ["all its values are zero"]
+
+
+def test_plans_are_the_same_twice(trained):
+    subject, _, evidence = trained
+    one, two = (RateDistortion(price=0.01).plan(subject, evidence) for _ in range(2))
+    assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
+    assert to_tensor(freeze(apply(subject, one)).tensors["head.weight"]).shape == (4, 10)
+    assert rates(np.zeros((4, 4), np.int64)).zero.shape == (4, 4)

@@ -1,0 +1,60 @@
+"""Steps that seek their strength on validation data."""
+
+import pytest
+
+from gossamer import recipe as recipes
+from gossamer.errors import RecipeError
+from gossamer.methods.prune import Magnitude
+from gossamer.methods.quantize import PostTraining, RateDistortion
+from gossamer.model import apply
+from gossamer.recipe import Gauge, Recipe, Seek, Step, seek
+from gossamer.recipe.seek import sought
+from gossamer.task import evaluate
+from gossamer.train import Training
+
+
+def test_the_greatest_strength_that_will_do_is_found(subject, task):
+    before = evaluate(subject, task)["accuracy"]
+    found = sought(Seek(drop=0.02, trials=6), Magnitude(sparsity=0.0), subject, task, None)
+    assert 0 < found.sparsity < 1
+    assert before - evaluate(apply(subject, found.plan(subject)), task)["accuracy"] <= 0.02
+    assert (found.sparsity * 64).is_integer()
+
+
+def test_ratios_are_halved_where_the_range_does_not_begin_at_zero(subject, task, tmp_path):
+    recipe = Recipe(name="r", steps=(Step(method=RateDistortion(), seek=Seek(drop=1.0, trials=2)),))
+    end = recipes.run(recipe, subject, task, tmp_path, gauge=Gauge(graph=False))
+    # Everything will do: 1e-2 first, then 1e-1, of 1e-4 to 1.
+    assert end.report.steps[0].name == "quantize.rate_distortion, price 0.1"
+    again = recipes.run(recipe, subject, task, tmp_path, gauge=Gauge(graph=False))
+    assert again.report == end.report
+
+
+def test_nothing_will_do(subject, task, monkeypatch):
+    figures = iter([0.9, 0.5, 0.5, 0.5])
+    monkeypatch.setattr(seek, "evaluate", lambda *_: {"accuracy": next(figures)})
+    with pytest.raises(RecipeError, match=r"prune\.magnitude: even sparsity 0\.125 costs more than 0\.1 of accuracy"):
+        sought(Seek(drop=0.1, trials=3), Magnitude(sparsity=0.0), subject, task, None)
+
+
+def test_recipes_say_it(subject):
+    text = """
+name = "r"
+[[step]]
+method = "prune.magnitude"
+sparsity = 0.5
+[step.seek]
+drop = 0.01
+"""
+    recipe = Recipe.from_toml(text)
+    assert recipe.steps[0].seek == Seek(drop=0.01, trials=8)
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    with pytest.raises(RecipeError, match="seek, field drop"):
+        Recipe.from_toml(text.replace("0.01", "-1.0"))
+
+
+def test_what_cannot_seek_is_refused():
+    with pytest.raises(RecipeError, match="cannot train"):
+        Step(method=Magnitude(sparsity=0.5), train=Training(epochs=1), seek=Seek(drop=0.1))
+    with pytest.raises(RecipeError, match="needs a method with a strength"):
+        Step(method=PostTraining(), seek=Seek(drop=0.1))
