@@ -11,6 +11,7 @@ from torch import nn
 
 from gossamer.model import Subject, freeze
 from gossamer.recipe import Gauge, Recipe, find, run
+from gossamer.recipe.evidence import SAMPLES
 from gossamer.recipe.journal import write
 from gossamer.report import Report, save
 from gossamer.task import Task
@@ -40,6 +41,7 @@ def compress(
     folder: str | Path | None = None,
     seed: int | None = None,
     gauge: Gauge | None = None,
+    samples: int = SAMPLES,
     report: bool = False,
     progress: Progress | bool = True,
     on_resume: Callable[[int], None] | None = None,
@@ -57,6 +59,7 @@ def compress(
         folder: the journal of the run; ``OUT.run`` beside the file if not given.
         seed: of everything random; the recipe's own if not given.
         gauge: what is measured, and whether the file is self-contained; see :class:`gossamer.recipe.Gauge`.
+        samples: samples of the train split that methods which calibrate see.
         report: also write ``OUT.report.json``.
         progress: bars to add to; or whether to show any, on the terminal's error stream.
         on_resume: called with the number of the last finished step if the run is continued.
@@ -84,7 +87,16 @@ def compress(
     with _bars(progress=progress) as bars:
         steps = find(recipe)
         outcome = run(
-            steps, subject, task, journal, seed=seed, gauge=gauge, progress=bars, on_step=keep, on_resume=on_resume
+            steps,
+            subject,
+            task,
+            journal,
+            seed=seed,
+            gauge=gauge,
+            samples=samples,
+            progress=bars,
+            on_step=keep,
+            on_resume=on_resume,
         )
     return Result(freeze(outcome.subject).model, outcome.report, path)
 

@@ -252,3 +252,10 @@ def test_what_is_multiplied_in_floats_after_all_is_said(subject, task, tmp_path)
     reason = "its shared values are not stored on a grid of integers"
     assert said == [f"Inputs are in 8 bits but products are taken in floats at 0.weight, 2.weight: {reason}."]
     assert not any("floats" in text for text in sentences(alone))
+
+
+def test_a_run_that_calibrates_on_more_samples_is_another(subject, task, tmp_path):
+    recipe = Recipe(name="one", steps=(Step(method=Magnitude(sparsity=0.5)),))
+    run(recipe, subject, task, tmp_path, samples=32)
+    with pytest.raises(RecipeError, match=r"samples calibration sees \(32 there, 64 here\)"):
+        run(recipe, subject, task, tmp_path, samples=64)

@@ -27,6 +27,7 @@ def compress(
         bool, typer.Option("--resume/--restart", help="Continue the run kept there, if there is one, or drop it.")
     ] = True,
     seed: Annotated[int | None, typer.Option(min=0, help="Of everything random; by default the recipe's own.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Training samples that methods which calibrate see.")] = 512,
     report: Annotated[bool, typer.Option("--report", help="Also write the report to OUT.goss.report.json.")] = False,
     weights_only: Annotated[
         bool, typer.Option("--weights-only", help="Leave the graph out: smaller, but the model's class is needed.")
@@ -74,6 +75,7 @@ def compress(
             folder=work,
             seed=seed,
             gauge=gauge,
+            samples=samples,
             report=report,
             progress=bars,
             on_resume=lambda step: bars.console.print(

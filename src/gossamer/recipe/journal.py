@@ -25,6 +25,7 @@ from gossamer.errors import RecipeError
 from gossamer.figure import decode
 from gossamer.lock import locked
 from gossamer.model import Subject
+from gossamer.recipe.evidence import SAMPLES
 from gossamer.recipe.recipe import Recipe
 from gossamer.task import Task
 from gossamer.task.digest import digest
@@ -43,9 +44,10 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     weights: str
     task: str
     data: str = ""
+    samples: int = SAMPLES
 
     @classmethod
-    def of(cls, recipe: Recipe, subject: Subject, task: Task) -> "Identity":
+    def of(cls, recipe: Recipe, subject: Subject, task: Task, samples: int) -> "Identity":
         """Return the identity of a run."""
         sizes = [len(split) for split in (task.train, task.validation, task.test) if split is not None]
         return cls(
@@ -54,6 +56,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
             weights=fingerprint(subject),
             task=f"{task.name} ({', '.join(map(str, sizes))} samples)",
             data=digest(task),
+            samples=samples,
         )
 
     def differences(self, other: "Identity") -> list[str]:
@@ -64,6 +67,8 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
             found.append(f"the task ({self.task} there, {other.task} here)")
         elif self.data != other.data:
             found.append(f"the data of {self.task}")
+        if self.samples != other.samples:
+            found.append(f"how many samples calibration sees ({self.samples} there, {other.samples} here)")
         return found
 
 
@@ -75,14 +80,15 @@ class Journal:
         recipe: the recipe as it runs.
         subject: the subject before the first step.
         task: the task.
+        samples: samples that calibration sees.
 
     Raises:
         RecipeError: the folder holds another run, or something that is no journal.
     """
 
-    def __init__(self, folder: Path, recipe: Recipe, subject: Subject, task: Task) -> None:
+    def __init__(self, folder: Path, recipe: Recipe, subject: Subject, task: Task, samples: int) -> None:
         self.folder = folder
-        mine = Identity.of(recipe, subject, task)
+        mine = Identity.of(recipe, subject, task, samples)
         kept = folder / "journal.json"
         if kept.exists():
             _check(kept, mine)

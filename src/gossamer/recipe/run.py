@@ -70,7 +70,7 @@ def run(
     """
     recipe = recipe.seeded(recipe.seed if seed is None else seed)
     with locked(Path(folder)):
-        journal = Journal(Path(folder), recipe, subject, task)
+        journal = Journal(Path(folder), recipe, subject, task, samples)
         if on_resume is not None and journal.finished > 0:
             on_resume(journal.finished)
         work = _Run(recipe, subject, task, journal, gauge or Gauge(), Collector(task, recipe.seed, samples), progress)
