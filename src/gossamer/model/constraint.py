@@ -43,12 +43,6 @@ def _along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
     return values if axis is None else values.view([-1 if i == axis else 1 for i in range(ndim)])
 
 
-def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
-    """Return the index of the center nearest to each value, in the middle the lower; ``centers`` in any order."""
-    ordered, order = centers.double().sort()
-    return order[torch.bucketize(values.double(), (ordered[1:] + ordered[:-1]) / 2)]
-
-
 @dataclass(frozen=True, eq=False)
 class Mask:
     """Zero every value where ``keep`` is false.

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice, nearest_center, snap
+from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice, snap
+from gossamer.model.nearest import nearest_center
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
 

@@ -14,11 +14,11 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
 from gossamer.errors import ModelError
+from gossamer.methods.share.points import summed
 from gossamer.methods.share.starts import Start, clustered
 from gossamer.model import (
     Codebook,
@@ -116,11 +116,10 @@ def share(weight: Tensor, limit: int, *, start: Start = "linear", seed: int = 0,
     """
     flat = weight.flatten()
     plain = flat.to(torch.promote_types(flat.dtype, torch.float32)).numpy()
-    values = np.sort(plain[plain != 0]).astype(np.float64)
-    distinct = values[np.diff(values, prepend=-np.inf) > 0]
-    found = distinct if distinct.size <= limit else clustered(values, limit, start, seed)
+    points = summed(plain, limit=limit)
+    found = points.at if points.at.size <= limit else clustered(points, limit, start, seed)
     centers = torch.unique(torch.from_numpy(found).to(weight.dtype))
-    kept = centers[torch.unique(nearest_center(torch.from_numpy(values), centers))]
+    kept = centers[torch.unique(nearest_center(torch.from_numpy(points.at), centers))]
     return Codebook(nearest_center(weight, kept), kept, trained)
 
 
