@@ -10,7 +10,7 @@ from torch import nn
 from gossamer.errors import ModelError, PlanError, SettingError
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.share import KMeans
-from gossamer.methods.share.kmeans import share, shared_bits
+from gossamer.methods.share.codebooks import share, shared_bits
 from gossamer.methods.share.lloyd import lloyd
 from gossamer.methods.share.optimal import BINS, exact, optimal
 from gossamer.methods.share.points import EXACT, Points, summed

@@ -18,7 +18,7 @@ from gossamer.model.nearest import nearest_center
 from gossamer.model.penalty import Penalty, StepContext
 from gossamer.model.plan import Plan, Skip
 from gossamer.model.site import Owner, Site, find_sites
-from gossamer.model.subject import Subject, hidden_weight, live_weight, plain_copy, trainable
+from gossamer.model.subject import Subject, hidden_weight, live_weight, plain_copy, trainable, trains
 
 __all__ = [
     "Activity",
@@ -78,6 +78,7 @@ __all__ = [
     "settle",
     "to_artifact",
     "trainable",
+    "trains",
     "why_no_drop",
     "why_no_input_grid",
 ]

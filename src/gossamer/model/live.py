@@ -3,7 +3,7 @@
 The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * grid(original)`` without a codebook.
 Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
 straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final. Where a codebook
-does not share all values yet, the others are the original's.
+does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice, snap
-from gossamer.model.nearest import nearest_center
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
 
@@ -29,18 +28,20 @@ class Live(nn.Module):
     splice: Tensor | None
     codes: Tensor | None
     shared: Tensor | None
+    starts: Tensor | None
     scale: Tensor | None
     zero: Tensor | None
     centers: nn.Parameter | None
 
     def __init__(self, *, trains: bool) -> None:
         super().__init__()
-        for name in ("keep", "splice", "codes", "shared", "scale", "zero"):
+        for name in ("keep", "splice", "codes", "shared", "starts", "scale", "zero"):
             self.register_buffer(name, None)
         self.register_parameter("centers", None)
         self.trains = trains
         self.bits, self.signed = 0, True
         self.axis: int | None = None
+        self.tie = ""
 
     def forward(self, original: Tensor) -> Tensor:
         """Return the constrained value of ``original``, in its dtype."""
@@ -67,14 +68,21 @@ class Live(nn.Module):
         if self.codes is not None and self.centers is not None:
             centers = self.centers.detach().clone()
             shared = None if self.shared is None else self.shared.clone()
-            codebook = Codebook(self.codes.clone(), centers, self.centers.requires_grad, shared)
+            starts = None if self.starts is None else self.starts.clone()
+            codebook = Codebook(self.codes.clone(), centers, self.centers.requires_grad, shared, starts, self.tie)
         if self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
         return Constraints(mask, codebook, grid, None if self.splice is None else Splice(self.splice.clone()))
 
-    def put(self, constraint: Constraint, original: nn.Parameter) -> None:
-        """Let ``constraint`` hold, in place of one of the same kind."""
+    def put(self, constraint: Constraint, original: nn.Parameter, tied: nn.Parameter | None = None) -> None:
+        """Let ``constraint`` hold, in place of one of the same kind.
+
+        Args:
+            constraint: what shall hold.
+            original: the parameter it holds for.
+            tied: the centers of another site that the centers of this one shall be.
+        """
         device = original.device
         match constraint:
             case Mask():
@@ -84,12 +92,16 @@ class Live(nn.Module):
             case Codebook():
                 self.codes = constraint.codes.to(device, torch.int32)
                 centers = constraint.centers.to(device, original.dtype, copy=True)
-                if self.centers is not None and self.centers.shape == centers.shape:
+                if tied is not None:
+                    self.centers = tied
+                elif self.centers is not None and self.centers.shape == centers.shape and self.tie == constraint.tie:
                     self.centers.data = centers
                 else:
                     self.centers = nn.Parameter(centers)
+                self.tie = constraint.tie
                 self.centers.requires_grad_(constraint.trained and self.trains)
                 self.shared = None if constraint.shared is None else constraint.shared.clone().to(device)
+                self.starts = None if constraint.starts is None else constraint.starts.clone().to(device)
                 original.requires_grad_(self.shared is not None and self.trains)
             case Grid():
                 self.scale = constraint.scale.clone().to(device)
@@ -99,8 +111,9 @@ class Live(nn.Module):
     def settle(self, original: nn.Parameter) -> None:
         """Make final what the step's training could change: the splice joins the mask, every value is shared."""
         if self.shared is not None and self.codes is not None and self.centers is not None:
-            nearest = nearest_center(original.detach(), self.centers.detach())
-            self.codes = torch.where(self.shared, self.codes, nearest.to(self.codes.dtype))
+            now = Codebook(self.codes, self.centers, starts=self.starts)
+            nearest = now.nearest(original.detach().cpu()).to(self.codes)
+            self.codes = torch.where(self.shared, self.codes, nearest)
             self.shared = None
             original.requires_grad = False
         if self.splice is not None:
@@ -153,7 +166,17 @@ def constrain(model: nn.Module, parameter: nn.Parameter, constraints: Iterable[C
             if not parametrize.is_parametrized(module, owner.attribute):
                 _register(module, owner.attribute, live)
     for constraint in constraints:
-        live.put(constraint, parameter)
+        tied = _tied(model, live, constraint) if isinstance(constraint, Codebook) and constraint.tie else None
+        live.put(constraint, parameter, tied)
+
+
+def _tied(model: nn.Module, live: Live, codebook: Codebook) -> nn.Parameter | None:
+    """Return the centers of another site that are those of ``codebook`` by name and value."""
+    for _, _, other, _ in live_parts(model):
+        alike = other is not live and other.tie == codebook.tie and other.trains == live.trains
+        if alike and other.centers is not None and torch.equal(codebook.centers.to(other.centers), other.centers):
+            return other.centers
+    return None
 
 
 def _register(module: nn.Module, attribute: str, live: Live) -> None:

@@ -148,7 +148,9 @@ def _describe(constraint: Constraint) -> str:
         case Codebook():
             how = "" if constraint.trained else ", fixed"
             so_far = "" if constraint.shared is None else f", {int(constraint.shared.sum())} weights so far"
-            return f"share {constraint.size} values{how}{so_far}"
+            pages = f" in {len(constraint.pages)} parts" if constraint.starts is not None else ""
+            tied = ", those of other sites too" if constraint.tie else ""
+            return f"share {constraint.size} values{pages}{tied}{how}{so_far}"
         case Grid():
             along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
             return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}"
@@ -167,7 +169,9 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
             arrays[f"{at}/centers"] = _to_numpy(constraint.centers)
             if constraint.shared is not None:
                 arrays[f"{at}/shared"] = constraint.shared.numpy()
-            return {"kind": "codebook", "trained": constraint.trained}
+            if constraint.starts is not None:
+                arrays[f"{at}/starts"] = constraint.starts.numpy()
+            return {"kind": "codebook", "trained": constraint.trained, "tie": constraint.tie}
         case Grid():
             arrays[f"{at}/scale"] = constraint.scale.numpy()
             arrays[f"{at}/zero"] = constraint.zero.numpy()
@@ -184,8 +188,8 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
         case "splice":
             return Splice(tensor("keep"))
         case "codebook":
-            shared = tensor("shared") if f"{at}/shared" in arrays else None
-            return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared)
+            shared, starts = (tensor(n) if f"{at}/{n}" in arrays else None for n in ("shared", "starts"))
+            return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared, starts, data.get("tie", ""))
         case "grid":
             return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"])
         case kind:

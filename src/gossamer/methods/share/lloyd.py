@@ -3,7 +3,7 @@
 Lloyd, "Least squares quantization in PCM", IEEE Trans. Information Theory 28, 1982. On sorted points every cluster is
 a run, so one iteration costs k binary searches and differences of one prefix sum, whatever the count of points. With
 weights, a center is the weighted mean of its members, while each member still has its nearest center: Choi, El-Khamy
-and Lee, ICLR 2017 (arXiv 1612.01543), section 3.2.
+and Lee, "Towards the Limit of Network Quantization", ICLR 2017 (arXiv 1612.01543).
 """
 
 import numpy as np
