@@ -16,6 +16,7 @@ from gossamer.codings import (
     Gaps,
     Packed,
     Planes,
+    Shift,
     Sparse,
     size,
 )
@@ -109,6 +110,13 @@ class PlanesRecord(_Record, frozen=True, tag=8):
     dtype: DtypeNumber
 
 
+class ShiftRecord(_Record, frozen=True, tag=10):
+    """`Shift`."""
+
+    values: "Record"
+    starts: "Record"
+
+
 Record = (
     DenseRecord
     | PackedRecord
@@ -119,6 +127,7 @@ Record = (
     | CodebookRecord
     | SparseRecord
     | PlanesRecord
+    | ShiftRecord
 )
 
 
@@ -159,7 +168,7 @@ class Header(_Record, frozen=True):
     padding: Count
 
 
-def record(node: Coding) -> Record:  # noqa: PLR0911 one return per node
+def record(node: Coding) -> Record:  # noqa: C901, PLR0911 one return per node
     """Return the header's record of ``node``; shapes that follow from the parent are left out."""
     match node:
         case Dense():
@@ -182,5 +191,7 @@ def record(node: Coding) -> Record:  # noqa: PLR0911 one return per node
             return SparseRecord(record(node.support), record(node.values), size(node.values))
         case Planes():
             return PlanesRecord([record(plane) for plane in node.planes], NAMES.index(node.dtype))
+        case Shift():
+            return ShiftRecord(record(node.values), record(node.starts))
         case _:
             assert_never(node)

@@ -18,6 +18,7 @@ from gossamer.artifact.header import (
     PackedRecord,
     PlanesRecord,
     Record,
+    ShiftRecord,
     SparseRecord,
 )
 from gossamer.coders.mixed import least_bytes
@@ -32,6 +33,7 @@ from gossamer.codings import (
     Gaps,
     Packed,
     Planes,
+    Shift,
     Sparse,
     shape,
     slots,
@@ -161,5 +163,7 @@ class Payload:
             case PlanesRecord():
                 planes = [inner(plane, dims, str(index)) for index, plane in enumerate(record.planes)]
                 return Planes(tuple(planes), NAMES[record.dtype])
+            case ShiftRecord():
+                return Shift(inner(record.values, dims, "values"), inner(record.starts, dims[:1], "starts"))
             case _:
                 assert_never(record)

@@ -19,6 +19,7 @@ from gossamer.codings.nodes import (
     Gaps,
     Packed,
     Planes,
+    Shift,
     Sparse,
     dtype,
     shape,
@@ -38,7 +39,7 @@ def decode(node: Coding) -> Array:
     return array.copy() if isinstance(node, Dense) else array
 
 
-def view(node: Coding) -> Array:  # noqa: PLR0911 one return per node
+def view(node: Coding) -> Array:  # noqa: C901, PLR0911 one return per node
     """Return the array that ``node`` stands for, to be read only: a `Dense` node is not copied."""
     match node:
         case Dense():
@@ -65,6 +66,8 @@ def view(node: Coding) -> Array:  # noqa: PLR0911 one return per node
         case Planes():
             parts = np.stack([view(plane).reshape(-1) for plane in node.planes], axis=-1)
             return np.ascontiguousarray(parts).view(DTYPES[node.dtype]).reshape(shape(node))
+        case Shift():
+            return _shifted(node)
         case _:
             assert_never(node)
 
@@ -127,3 +130,12 @@ def _sparse(node: Sparse) -> Array:
         raise CodingError(f"Sparse: the support has {count} elements but there are {values.size} values")
     full[where] = values
     return full.reshape(shape(node))
+
+
+def _shifted(node: Shift) -> Array:
+    values, starts = view(node.values), view(node.starts)
+    total = values + starts.reshape(-1, *[1] * (values.ndim - 1)).astype(np.int64)
+    limits = np.iinfo(starts.dtype)
+    if total.size and not limits.min <= int(total.min()) <= int(total.max()) <= limits.max:
+        raise CodingError(f"Shift: elements {int(total.min())} to {int(total.max())} do not fit {dtype(node)}")
+    return np.asarray(total.astype(starts.dtype))

@@ -14,6 +14,7 @@ from gossamer.codings.nodes import (
     Gaps,
     Packed,
     Planes,
+    Shift,
     Sparse,
     dtype,
     size,
@@ -35,6 +36,8 @@ def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: PLR0911 one 
             return (("codes", node.codes), ("centers", node.centers))
         case Sparse():
             return (("support", node.support), ("values", node.values))
+        case Shift():
+            return (("values", node.values), ("starts", node.starts))
         case Planes():
             return tuple((str(index), plane) for index, plane in enumerate(node.planes))
         case _:
@@ -69,7 +72,7 @@ def describe(node: Coding) -> str:
             return f"packed {node.bits}b"
         case Entropy():
             return f"entropy {node.model}/{node.coder}"
-        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes():
+        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Shift():
             inner = ", ".join(describe(slot) for _, slot in slots(node))
             return f"{type(node).__name__.lower()}({inner})"
         case _:

@@ -1,5 +1,7 @@
 """Between torch tensors and codings: which numpy form each dtype has, and the coding hint of a constrained value."""
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -57,9 +59,25 @@ def hint_of(original: Tensor, held: Constraints) -> codings.Coding:
 
 def _shared(codebook: Codebook, grid: Grid | None, keep: Tensor | None, dtype: torch.dtype) -> codings.Coding:
     centers = codebook.centers.to(dtype)
+    if codebook.starts is not None:
+        return _shared_by_rows(codebook, centers, grid, keep)
     coded = to_dense(centers) if grid is None else _on_grid(centers, grid, None)
     codes = codebook.codes if keep is None else codebook.codes[keep]
     return _sparse(keep, codings.Codebook(_narrow(codes), coded))
+
+
+def _shared_by_rows(codebook: Codebook, centers: Tensor, grid: Grid | None, keep: Tensor | None) -> codings.Coding:
+    """Return codes in the centers of their row; the zero of what is masked is one more center of every row."""
+    starts = codebook.codes.new_zeros(len(codebook.codes)) if codebook.starts is None else codebook.starts
+    codes = codebook.codes - starts.view(-1, *[1] * (codebook.codes.ndim - 1))
+    if keep is not None:
+        codes = torch.where(keep, codes + 1, 0)
+        parts = [torch.cat([centers.new_zeros(1), centers[start:stop]]) for start, stop in codebook.pages]
+        begins = torch.tensor([0, *itertools.accumulate(map(len, parts))])
+        page = torch.searchsorted(torch.tensor([start for start, _ in codebook.pages]), starts)
+        centers, starts = torch.cat(parts), begins[page]
+    coded = to_dense(centers) if grid is None else _on_grid(centers, grid, None)
+    return codings.Codebook(codings.Shift(_narrow(codes), codings.Dense(starts.to(torch.int32).numpy())), coded)
 
 
 def _on_grid(value: Tensor, grid: Grid, keep: Tensor | None) -> codings.Coding:

@@ -77,7 +77,7 @@ def shared_values(
     plain = flat.to(torch.promote_types(flat.dtype, torch.float32)).numpy()
     points = summed(plain, heavy, limit=limit)
     found = points.at if points.at.size <= limit else clustered(points, limit, start, seed)
-    centers = torch.unique(torch.from_numpy(found).to(flat.dtype))
+    centers: Tensor = torch.unique(torch.from_numpy(found).to(flat.dtype))
     used = nearest_center(torch.from_numpy(points.at), centers).bincount(minlength=len(centers))
     return centers[used > 0]
 
