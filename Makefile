@@ -50,6 +50,7 @@ bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results (takes 
 	$(BIN)/python benchmarks/int8.py lenet5 lenet300
 	$(BIN)/python benchmarks/cut_zoo.py
 	$(BIN)/python benchmarks/structured.py
+	$(BIN)/python benchmarks/hashed.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torch-pruning
 	$(BIN)/python benchmarks/torch_pruning.py

@@ -23,7 +23,20 @@ import numpy as np
 
 from gossamer.artifact import Artifact, container, dumps, layout, loads, problems
 from gossamer.coders import encode as code
-from gossamer.codings import Affine, Bitmap, Codebook, Coding, Dense, Entropy, Gaps, Packed, Planes, Sparse, encode
+from gossamer.codings import (
+    Affine,
+    Bitmap,
+    Codebook,
+    Coding,
+    Dense,
+    Entropy,
+    Gaps,
+    Hash,
+    Packed,
+    Planes,
+    Sparse,
+    encode,
+)
 from gossamer.errors import ArtifactError
 
 SECONDS = 1.0
@@ -61,6 +74,8 @@ def seeds() -> list[bytes]:
             0,
         ),
         "planes": Planes(tuple(weights.view(np.uint8).reshape(16, 20, 4)[..., k] for k in range(4)), "float32"),
+        "hash": Hash(encode(centers), 5, (12, 9)),
+        "hash.masked": Hash(centers, 77, support.shape, Bitmap(bits, support.shape)),
         "packed": Packed(np.arange(15, dtype=np.uint8), 5, -3, (2, 12), "int16"),
         "bfloat16": Dense(np.arange(12, dtype=np.uint16).reshape(3, 4), "bfloat16"),
         "flags": Dense(np.array([True, False, True])),

@@ -77,6 +77,10 @@ def written(rows: dict[str, dict[str, Any]], repeats: int) -> None:
     RESULT.write_text(json.dumps(record, indent=1) + "\n")
 
 
+def _by_size() -> list[str]:
+    return [one.name for one in sorted(zoo.NETWORKS, key=lambda one: one.parameters)]
+
+
 def main() -> None:
     """Cut the networks named, or all that are not measured yet."""
     parser = argparse.ArgumentParser(description="Cut every network of the zoo with two tools.")
@@ -85,7 +89,7 @@ def main() -> None:
     given = parser.parse_args()
     known = json.loads(RESULT.read_text())["networks"] if RESULT.exists() else []
     rows = {row["network"]: row for row in known}
-    for name in given.networks or [each for each in zoo.names() if each not in WITHOUT and each not in rows]:
+    for name in given.networks or [each for each in _by_size() if each not in WITHOUT and each not in rows]:
         rows[name] = one(name, given.repeats)
         written(rows, given.repeats)
         for tool in TOOLS:

@@ -8,6 +8,7 @@ can be cut than with ``num_heads``.
 """
 
 import copy
+import math
 import warnings
 from typing import Any
 
@@ -20,8 +21,8 @@ from torch.nn.modules.conv import _ConvNd
 from gossamer.zoo.transformer import Attention, TransformerWritten
 
 SETTINGS = "BasePruner with GroupMagnitudeImportance(p=2), global_pruning=False, last layer ignored, heads named"
-FIRST, TRIALS, NEAR = 0.3, 10, 0.002
-"""Of the search: the first share, how many are tried, and how near to what is asked it may stop."""
+TRIALS, NEAR = 10, 0.003
+"""Of the search: how many shares are tried, and how near to what is asked it may stop."""
 
 
 def pruner_of(model: nn.Module, args: tuple[Any, ...], ratio: float) -> Any:
@@ -39,6 +40,7 @@ def pruner_of(model: nn.Module, args: tuple[Any, ...], ratio: float) -> Any:
             pruning_ratio=ratio,
             ignored_layers=layers[-1:],
             num_heads=_heads(model),
+            in_channel_groups={},  # the default is one dictionary for all pruners of a process, and keeps their models
             out_channel_groups={module: module.num_heads for module in attention},
             prune_num_heads=whole_heads,
             prune_head_dims=not whole_heads,
@@ -61,19 +63,22 @@ def setting_for(model: nn.Module, args: tuple[Any, ...], dense: int) -> float:
     """Return the share of channels with which what is left is nearest to what is asked.
 
     Every trial starts from the whole network; one that cannot be cut, or does not run any more, counts as too much.
+    Where both sides of a layer lose channels, what is left is a square: its root is taken for a line between the two
+    nearest shares known, and every second trial halves what is between them.
     """
-    low, high, ratio, near, failed = 0.0, 1.0, FIRST, {}, None
-    for _ in range(TRIALS):
+    low, high, near, failed = (0.0, 1.0), (1.0, 0.0), {}, None
+    for trial in range(TRIALS):
+        line = (low[1] - math.sqrt(ASKED)) / (low[1] - high[1])
+        ratio = low[0] + (high[0] - low[0]) * (0.5 if trial % 2 else min(max(line, 0.02), 0.98))
         try:
             left = macs(cut(copy.deepcopy(model), args, ratio), args) / dense
         except Exception as error:  # noqa: BLE001  # whatever the tool raises is the result if nothing works
-            high, failed = ratio, error
-        else:
-            near[ratio] = abs(left - ASKED)
-            if near[ratio] <= NEAR or left == 1.0:
-                break
-            low, high = (low, ratio) if left < ASKED else (ratio, high)
-        ratio = (low + high) / 2
+            high, failed = (ratio, 0.0), error
+            continue
+        near[ratio] = abs(left - ASKED)
+        if near[ratio] <= NEAR or left == 1.0:
+            break
+        low, high = (low, (ratio, math.sqrt(left))) if left < ASKED else ((ratio, math.sqrt(left)), high)
     if failed is not None and not near:
         raise failed
     return min(near, key=lambda ratio: near[ratio])

@@ -250,6 +250,7 @@ def _cut(held: Constraints, kept: Any) -> Constraints:
     if grid is not None and grid.axis is not None and len(kept) > grid.axis and kept[grid.axis] is not None:
         along = (kept[grid.axis],)
         grid = Grid(picked(grid.scale, along), picked(grid.zero, along), grid.bits, grid.signed, grid.axis)
+    assert held.hash is None, "a hashed site was cut"
     return Constraints(mask, book, grid)
 
 
@@ -272,6 +273,12 @@ def _hold(subject: Subject, held: dict[str, Constraints]) -> None:
             for code in range(constraints.codebook.size):
                 members = value[alive & (constraints.codebook.codes == code)]
                 assert members.unique().numel() <= 1, f"{name}: shared values parted"
+        if constraints.hash is not None:
+            codes, flipped = constraints.hash.places
+            signed = torch.where(flipped, -value, value)
+            alive = keep & (value != 0)
+            for bucket in range(constraints.hash.size):
+                assert signed[alive & (codes == bucket)].unique().numel() <= 1, f"{name}: a bucket parted"
         if constraints.grid is not None:
             grid = now[name].grid
             assert grid is not None, f"{name}: the grid is gone"

@@ -66,6 +66,15 @@ def test_least_harmful_blocks_go_first_and_as_many_as_come_nearest():
     assert drops(Blocks(amount=0.6, of="blocks", exclude=("0.*",))) == ["1"]
 
 
+def test_where_all_blocks_go_nothing_is_measured():
+    method = Blocks(amount=1.0, of="blocks", blocks=("1", "2"))
+    assert method.needs == frozenset()
+    plan = method.plan(Subject.of(chain(), X))
+    assert [edit.module for edit in plan.edits] == ["1", "2"]
+    assert plan.reset_norms
+    assert Blocks(amount=1.0).needs == {"depth"}
+
+
 def test_in_steps_each_is_measured_without_those_before():
     # 9 = 3 · 1.5 · 2 with the middle one gone leaves 6: now the first, gone, gives 3, the last 2
     subject = Subject.of(chain(), X)

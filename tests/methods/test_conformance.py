@@ -23,6 +23,7 @@ KINDS = [
         "prune.obs",
         "prune.units",
         "share.kmeans",
+        "share.hashed",
         "quantize.post_training",
         "factorize.svd",
         "regularize.l1",

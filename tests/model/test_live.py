@@ -7,7 +7,21 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from gossamer.model import Codebook, Grid, Mask, Plan, Subject, apply, live_weight, plain_copy, retarget, trainable
+from gossamer.errors import PlanError
+from gossamer.model import (
+    Codebook,
+    Cut,
+    Grid,
+    Hash,
+    Mask,
+    Plan,
+    Subject,
+    apply,
+    live_weight,
+    plain_copy,
+    retarget,
+    trainable,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 
@@ -96,6 +110,19 @@ def test_recurrent_layers_train_shared_centers(layer):
         assert not torch.equal(live_weight(result, name), start[name])
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
+@pytest.mark.parametrize("layer", LAYERS)
+def test_recurrent_layers_train_hashed(layer, packed):
+    subject = subject_of(layer, packed=packed)
+    plan = Plan("t", {name: Hash(torch.linspace(-0.5, 0.6, 3), 2, site.shape) for name, site in subject.sites.items()})
+    result = apply(subject, plan)
+    start = {name: live_weight(result, name).clone() for name in result.sites}
+    step(result, torch.optim.SGD(result.model.parameters(), lr=0.05))
+    for name in result.sites:
+        assert live_weight(result, name).abs().unique().numel() <= 3
+        assert not torch.equal(live_weight(result, name), start[name])
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_recurrent_layers_train_on_a_grid(layer):
     subject = subject_of(layer)
@@ -140,6 +167,99 @@ def test_center_gradient_is_the_sum_over_members():
     trainable(masked, "weight").grad = None
     masked.model(x).sum().backward()
     assert trainable(masked, "weight").grad.tolist() == [6.0, 3.0]
+
+
+def test_bucket_gradient_is_the_signed_sum_over_members():
+    model = nn.Linear(3, 2, bias=False)
+    x = torch.tensor([[1.0, 2.0, 3.0]])
+    hashed = Hash(torch.tensor([0.5, -0.25]), 6, (2, 3))
+    result = apply(Subject.of(model, x), Plan("t", {"weight": hashed}))
+    codes, flipped = hashed.places
+    # d sum(y) / dW = x in both rows
+    wanted = [0.0, 0.0]
+    for i in range(2):
+        for j in range(3):
+            sign = -1 if flipped[i, j] else 1
+            wanted[codes[i, j]] += sign * float(x[0, j])
+            assert live_weight(result, "weight")[i, j] == sign * hashed.buckets[codes[i, j]]
+    result.model(x).sum().backward()
+    assert trainable(result, "weight").grad.tolist() == wanted
+    assert [p.shape for p in result.model.parameters() if p.requires_grad] == [(2,)]
+    keep = torch.tensor([[False, True, True], [True, False, True]])
+    masked = apply(result, Plan("t", {"weight": Mask(keep)}))
+    masked.model(x).sum().backward()
+    signs = torch.where(flipped, -1.0, 1.0) * x * keep
+    assert trainable(masked, "weight").grad.tolist() == [float(signs[codes == k].sum()) for k in range(2)]
+
+
+def test_the_grid_of_a_hashed_site_is_symmetric():
+    """-1.7 is nearest to the code -2, which has no counterpart among two bits, so it stops at -1."""
+    hashed = Hash(torch.tensor([-1.7, 0.6]), 0, (3, 4))
+    grid = Grid(torch.tensor(1.0), torch.tensor(0), bits=2)
+    result = apply(Subject.of(nn.Linear(4, 3), torch.ones(1, 4)), Plan("t", {"weight": (hashed, grid)}))
+    codes, flipped = hashed.places
+    snapped = torch.tensor([-1.0, 1.0])[codes]
+    assert torch.equal(live_weight(result, "weight"), torch.where(flipped, -snapped, snapped))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        ("hash", Codebook(torch.zeros(3, 4, dtype=torch.int64), torch.ones(1)), "its values are hashed, a codebook"),
+        ("hash", Hash(torch.ones(2), 1, (3, 4)), "hashed already, another hash would part them"),
+        ("hash", Hash(torch.ones(2), 0, (4, 3)), r"wanted a hash of shape \(3, 4\), got \(4, 3\)"),
+        ("hash", Grid(torch.ones(3), torch.zeros(3), axis=0), "a hash and a grid that is not symmetric"),
+        ("hash", Grid(torch.tensor(1.0), torch.tensor(3), signed=False), "a hash and a grid that is not symmetric"),
+        ("grid", Hash(torch.ones(2), 0, (3, 4)), "a hash and a grid that is not symmetric"),
+        ("codebook", Hash(torch.ones(2), 0, (3, 4)), "its values are shared, a hash would part them"),
+    ],
+)
+def test_what_a_hash_does_not_go_with_is_refused(first, second, message):
+    held = {
+        "hash": Hash(torch.ones(2), 0, (3, 4)),
+        "grid": Grid(torch.ones(3), torch.zeros(3), axis=0),
+        "codebook": Codebook(torch.zeros(3, 4, dtype=torch.int64), torch.ones(1)),
+    }[first]
+    subject = apply(Subject.of(nn.Linear(4, 3), torch.ones(1, 4)), Plan("t", {"weight": held}))
+    with pytest.raises(PlanError, match=message):
+        apply(subject, Plan("t", {"weight": second}))
+
+
+def test_a_hash_cannot_appear_during_training():
+    subject = Subject.of(nn.Linear(4, 3), torch.ones(1, 4))
+    plan = Plan("t", {"weight": Hash(torch.ones(2), 0, (3, 4))})
+    with pytest.raises(PlanError, match="a hash cannot appear during training"):
+        retarget(subject, plan)
+    live = apply(subject, plan)
+    retarget(live, Plan("t", {"weight": Hash(torch.full((2,), 3.0), 0, (3, 4))}))
+    assert bool((live_weight(live, "weight").abs() == 3).all())
+    with pytest.raises(PlanError, match="its values are shared"):
+        apply(live, Plan("t", tensors={"weight": torch.ones(3, 4)}))
+
+
+def test_units_of_a_hashed_site_cannot_be_cut():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    subject = Subject.of(model, torch.ones(1, 4))
+    assert [group.stuck for group in subject.groups if group.name == "0"] == [""]
+    hashed = apply(subject, Plan("t", {"2.weight": Hash(torch.ones(2), 0, (2, 6))}))
+    with pytest.raises(PlanError, match=r"0: cannot be cut: 2.weight is hashed by position"):
+        apply(hashed, Plan("t", edits=(Cut((("0", (0, 1)),)),)))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"buckets": torch.ones(2, 2)},
+        {"buckets": torch.ones(0)},
+        {"buckets": torch.ones(2, dtype=torch.int64)},
+        {"buckets": torch.tensor([1.0, float("nan")])},
+        {"seed": -1},
+        {"seed": 1 << 32},
+    ],
+)
+def test_a_hash_checks_its_parts(wrong):
+    with pytest.raises(PlanError, match=next(iter(wrong))):
+        Hash(**{"buckets": torch.ones(2), "seed": 0, "shape": (3, 4), **wrong})
 
 
 def test_grid_passes_gradients_straight_through():

@@ -13,7 +13,7 @@ from torch import nn
 
 from gossamer.errors import RecipeError, SettingError
 from gossamer.figure import encode
-from gossamer.methods.prune import Magnitude, Units
+from gossamer.methods.prune import Blocks, Magnitude, Units
 from gossamer.model import Subject, apply
 from gossamer.recipe import Recipe
 from gossamer.search import Choice, allocate, load_scan, really_left, recipe_of, scan, spread
@@ -115,6 +115,65 @@ def test_units_are_scanned_by_groups_and_time_is_measured_in_turns(subject, tmp_
     assert set(spread(found, 1.0, "milliseconds")) <= {"0", "2"}
     plot(found, tmp_path / "scan.png")
     assert (tmp_path / "scan.png").stat().st_size > 1000
+
+
+class Projected(nn.Module):
+    """Makes two groups, hidden units and what they are projected to, so their names are of tensors: ``…[0]``."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(6, 12, proj_size=4, batch_first=True)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(x[:, None])[0][:, -1])
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+def test_a_part_whose_name_has_brackets_is_allocated():
+    subject = Subject.of(Projected(), torch.randn(1, 6))
+    method = Units(amount=0.5, of="units", criterion="l2", repair=False)
+    found = scan(subject, task(), method, strengths=(0.5,), samples=20)
+    assert any("[" in name for name in found.names)
+    (step,) = recipe_of(found, dict.fromkeys(found.names, 0.5)).steps
+    (cut,) = step.method.plan(subject).edits
+    assert {name for name, _ in cut.keep} == set(found.names)
+
+
+class Residual(nn.Module):
+    """x + w·x."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.fc = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.fc.weight, weight)
+
+    def forward(self, x):
+        return x + self.fc(x)
+
+
+def test_blocks_are_scanned_whole_and_allocated():
+    # the target is 9 x; with all three blocks 2 · 1.5 · 3 = 9, without one 4.5, 6 or 3: errors 4.5 x, 3 x, 6 x
+    x = torch.ones(40, 1)
+    nine = Task.regression("nine", (x, 9 * x))
+    subject = Subject.of(nn.Sequential(*map(Residual, (1.0, 0.5, 2.0))), x[:1])
+    found = scan(subject, nine, Blocks(amount=0.1))
+    assert (found.by, found.settings["of"]) == ("block", "blocks")
+    assert [(one.name, one.strength, one.macs) for one in found.entries] == [(name, 1.0, 2) for name in "012"]
+    assert [one.loss for one in found.entries] == pytest.approx([4.5**2, 3.0**2, 6.0**2])
+    taken = spread(found, 0.67, "macs", exact=really_left(found, subject, nine, "macs"))
+    assert taken == {"1": 1.0}
+    (step,) = recipe_of(found, {"0": 1.0, "1": 1.0}).steps
+    assert [edit.module for edit in step.method.plan(subject).edits] == ["0", "1"]
+    assert scan(subject, nine, Blocks(amount=0.1, exclude=("0.*",))).names == ("1", "2")
+    assert scan(subject, nine, Blocks(amount=0.1, blocks=("[02]",))).names == ("0", "2")
+
+
+def test_what_a_scan_of_blocks_cannot_do_is_told(subject):
+    with pytest.raises(SettingError, match=r"prune\.blocks: a block goes whole or stays, .* cannot try 0\.5"):
+        scan(subject, task(), Blocks(amount=0.5), strengths=(0.5,))
+    with pytest.raises(SettingError, match=r"prune\.blocks: the model has no block that could be scanned"):
+        scan(subject, task(), Blocks(amount=0.5))
 
 
 def test_what_was_not_measured_cannot_be_spread(subject):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from graphs.build import graph, grid, levels, node, snap
 
-from gossamer.codings import Affine, Codebook, Dense, Sparse, decode
+from gossamer.codings import Affine, Codebook, Dense, Hash, Sparse, decode
 from gossamer.targets import fill, not_integer, open_session, operators_of, run_session
 
 
@@ -183,7 +183,9 @@ def test_levels_are_found_through_sharing_and_sparseness(rng):
     shared = Codebook(Dense(rng.integers(0, 4, (3, 2)).astype(np.uint8)), centers)
     support = np.array([[True, False], [False, True], [True, True]])
     sparse = Sparse(Dense(support), levels(rng, (4,), None))
-    for coding in (shared, sparse):
+    hashed = Hash(levels(rng, (4,), None), 3, (3, 2))
+    masked = Hash(levels(rng, (4,), None), 3, (3, 2), Dense(support))
+    for coding in (shared, sparse, hashed, masked):
         proto = graph([node("Gemm", "x w", "y", transB=1)], {"x": ("batch", 2)}, ("y",))
         lowered = fill(proto, {"w": coding}, {"w": grid(0.02, 0)}, quantized=True)
         assert lowered.integer == ("w",)

@@ -14,6 +14,7 @@ from gossamer.codings import (
     Dense,
     Entropy,
     Gaps,
+    Hash,
     Packed,
     Planes,
     Shift,
@@ -34,6 +35,7 @@ Bits = Annotated[int, Meta(ge=0, le=32)]
 Alphabet = Annotated[int, Meta(ge=1, le=1 << 16)]
 Mode = Annotated[int, Meta(ge=0, le=len(MODELS) * len(CODERS) - 1)]
 Axis = Annotated[int, Meta(ge=0, le=31)]
+Seed = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 
 
 class _Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -110,6 +112,15 @@ class PlanesRecord(_Record, frozen=True, tag=8):
     dtype: DtypeNumber
 
 
+class HashRecord(_Record, frozen=True, tag=9):
+    """`Hash`: count is the number of buckets; support is nil where no element is zeroed."""
+
+    buckets: "Record"
+    support: "Record | None"
+    count: Count
+    seed: Seed
+
+
 class ShiftRecord(_Record, frozen=True, tag=10):
     """`Shift`."""
 
@@ -127,6 +138,7 @@ Record = (
     | CodebookRecord
     | SparseRecord
     | PlanesRecord
+    | HashRecord
     | ShiftRecord
 )
 
@@ -191,6 +203,9 @@ def record(node: Coding) -> Record:  # noqa: C901, PLR0911 one return per node
             return SparseRecord(record(node.support), record(node.values), size(node.values))
         case Planes():
             return PlanesRecord([record(plane) for plane in node.planes], NAMES.index(node.dtype))
+        case Hash():
+            support = None if node.support is None else record(node.support)
+            return HashRecord(record(node.buckets), support, size(node.buckets), node.seed)
         case Shift():
             return ShiftRecord(record(node.values), record(node.starts))
         case _:

@@ -15,6 +15,7 @@ from gossamer.artifact.header import (
     DenseRecord,
     EntropyRecord,
     GapsRecord,
+    HashRecord,
     PackedRecord,
     PlanesRecord,
     Record,
@@ -31,6 +32,7 @@ from gossamer.codings import (
     Dense,
     Entropy,
     Gaps,
+    Hash,
     Packed,
     Planes,
     Shift,
@@ -45,7 +47,7 @@ MAX_DEPTH = 8
 MAX_DIMENSIONS = 32
 COST_PER_BYTE = 1 << 14
 FREE_COST = 1 << 23
-_NODE_COST, _ELEMENT_COST, _SYMBOL_COST = 1 << 14, 8, 64
+_NODE_COST, _ELEMENT_COST, _SYMBOL_COST, _HASH_COST = 1 << 14, 8, 64, 24
 
 
 def bound(file_bytes: int) -> int:
@@ -53,9 +55,12 @@ def bound(file_bytes: int) -> int:
     return FREE_COST + COST_PER_BYTE * file_bytes
 
 
-def node_cost(shape: tuple[int, ...], alphabet: int = 0, model: ModelName | None = None) -> int:
+def node_cost(
+    shape: tuple[int, ...], alphabet: int = 0, model: ModelName | None = None, *, hashed: bool = False
+) -> int:
     """Return the cost of decoding one node without its slots: no more bytes than this are allocated for it."""
-    cost = _NODE_COST + _ELEMENT_COST * prod(shape) + _SYMBOL_COST * alphabet
+    each = _ELEMENT_COST + (_HASH_COST if hashed else 0)
+    cost = _NODE_COST + each * prod(shape) + _SYMBOL_COST * alphabet
     if model == "mixed":
         cost += COST_PER_BYTE * least_bytes(shape)
     return cost
@@ -65,7 +70,7 @@ def tree_cost(node: Coding) -> int:
     """Return the cost of decoding ``node`` with all its slots."""
     if isinstance(node, Entropy):
         return node_cost(node.shape, node.alphabet, node.model)
-    return node_cost(shape(node)) + sum(tree_cost(inner) for _, inner in slots(node))
+    return node_cost(shape(node), hashed=isinstance(node, Hash)) + sum(tree_cost(inner) for _, inner in slots(node))
 
 
 def check_tree(node: Coding, where: str) -> None:
@@ -123,7 +128,7 @@ class Payload:
             raise ArtifactError(f"codings are nested more than {MAX_DEPTH} deep", where)
         elements = prod(dims)
         if not isinstance(record, EntropyRecord):
-            self.charge(node_cost(dims), where)
+            self.charge(node_cost(dims, hashed=isinstance(record, HashRecord)), where)
 
         def inner(slot: Record, size: tuple[int, ...], name: str) -> Coding:
             return self._build(slot, size, f"{where}/{name}", depth - 1)
@@ -163,6 +168,10 @@ class Payload:
             case PlanesRecord():
                 planes = [inner(plane, dims, str(index)) for index, plane in enumerate(record.planes)]
                 return Planes(tuple(planes), NAMES[record.dtype])
+            case HashRecord():
+                buckets = inner(record.buckets, (record.count,), "buckets")
+                zeroed = None if record.support is None else inner(record.support, dims, "support")
+                return Hash(buckets, record.seed, dims, zeroed)
             case ShiftRecord():
                 return Shift(inner(record.values, dims, "values"), inner(record.starts, dims[:1], "starts"))
             case _:

@@ -20,7 +20,10 @@ def scan(
     weights: Weights = None,
     method: Annotated[str, typer.Option(metavar="TAG", help="A method that has a strength.")] = "prune.magnitude",
     change: Changes = None,
-    strengths: Annotated[str, typer.Option(metavar="A,B,…", help="What to try.")] = "0.2,0.4,0.6,0.8,0.9",
+    strengths: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,…", help="What to try. [default: 0.2,0.4,0.6,0.8,0.9; whole blocks: 1]"),
+    ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Validation samples that are used.")] = 2000,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.json", help="Where the scan goes.")] = Path(
         "scan.json"
@@ -30,7 +33,7 @@ def scan(
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Measure what each layer or group of units loses and saves, one at a time.
+    """Measure what each layer, group of units or block loses and saves, one at a time.
 
     Each measurement is on disk when it is made: the same command continues a scan that was stopped.
     """
@@ -43,6 +46,7 @@ def scan(
     from gossamer.cli.output import count_bytes, print_json, progress, stdout, table
     from gossamer.cli.tasks import task_for
     from gossamer.model import Subject
+    from gossamer.search import STRENGTHS
     from gossamer.search import scan as run
     from gossamer.search.plot import plot
     from gossamer.targets import OnnxRuntime
@@ -52,8 +56,8 @@ def scan(
     task = task_for(model, data)
     args, kwargs = task.example
     subject = Subject.of(model_of(model, weights), *args, **kwargs)
-    levels = _numbers(strengths)
-    chosen = _method(method, change or [], levels[0])
+    levels = None if strengths is None else _numbers(strengths)
+    chosen = _method(method, change or [], STRENGTHS[0] if levels is None else levels[0])
     target = OnnxRuntime() if latency else None
     with progress() as bars:
         found = run(subject, task, chosen, strengths=levels, samples=samples, path=output, target=target, progress=bars)
@@ -64,8 +68,9 @@ def scan(
         return
     console = stdout()
     at = {(entry.name, entry.strength): entry for entry in found.entries}
-    rows = ((name, *(f"{at[name, level].metric:.4f}" for level in levels)) for name in found.names)
-    console.print(table((f"{found.metric} at", *map(str, levels)), rows))
+    tried = dict.fromkeys(entry.strength for entry in found.entries)
+    rows = ((name, *(f"{at[name, level].metric:.4f}" for level in tried)) for name in found.names)
+    console.print(table((f"{found.metric} at", *map(str, tried)), rows))
     console.print(
         f"{found.metric} {found.start.metric:.4f} and {count_bytes(found.start.bytes)} as it is; {output}: written",
         markup=False,

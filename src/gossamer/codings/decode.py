@@ -6,7 +6,8 @@ from typing import assert_never
 import numpy as np
 
 from gossamer import coders
-from gossamer.codings.bits import round_to_bfloat16, unpack
+from gossamer.codings.bits import bit_view, round_to_bfloat16, unpack
+from gossamer.codings.hashed import places
 from gossamer.codings.nodes import (
     DTYPES,
     Affine,
@@ -17,6 +18,7 @@ from gossamer.codings.nodes import (
     Dense,
     Entropy,
     Gaps,
+    Hash,
     Packed,
     Planes,
     Shift,
@@ -66,6 +68,8 @@ def view(node: Coding) -> Array:  # noqa: C901, PLR0911 one return per node
         case Planes():
             parts = np.stack([view(plane).reshape(-1) for plane in node.planes], axis=-1)
             return np.ascontiguousarray(parts).view(DTYPES[node.dtype]).reshape(shape(node))
+        case Hash():
+            return _hash(node)
         case Shift():
             return _shifted(node)
         case _:
@@ -130,6 +134,19 @@ def _sparse(node: Sparse) -> Array:
         raise CodingError(f"Sparse: the support has {count} elements but there are {values.size} values")
     full[where] = values
     return full.reshape(shape(node))
+
+
+def _hash(node: Hash) -> Array:
+    """Return the buckets at their places, with the sign bit turned where the hash says so."""
+    buckets = view(node.buckets)
+    bits = bit_view(buckets)
+    top = 8 * bits.itemsize - 1
+    full = np.empty(prod(node.shape), bits.dtype)
+    for some in places(node.shape, node.seed, max(buckets.size, 1)):
+        full[some.where] = bits.take(some.buckets) ^ (some.flipped.astype(bits.dtype) << bits.dtype.type(top))
+    if node.support is not None:
+        full[~view(node.support).reshape(-1)] = 0
+    return full.view(buckets.dtype).reshape(node.shape)
 
 
 def _shifted(node: Shift) -> Array:

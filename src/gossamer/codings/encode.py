@@ -10,11 +10,11 @@ import numpy as np
 
 from gossamer.codings.bits import same_bits
 from gossamer.codings.decode import view
-from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Coding, Dense, Shift, Sparse, dtype
+from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Coding, Dense, Hash, Shift, Sparse, dtype
 from gossamer.codings.option import RECORD, Option, best
 from gossamer.codings.rows import by_rows
 from gossamer.codings.values import shared, shared_sparse, sparse, values
-from gossamer.codings.whole import Effort, whole
+from gossamer.codings.whole import Effort, support, whole
 from gossamer.errors import CodingError
 
 _SMALL = 1 << 20  # elements up to which a structure that the hint does not name is looked for as well
@@ -36,7 +36,7 @@ def encode(hint: Coding | Array, *, effort: Effort = "best", structured: bool = 
     """
     tree = Dense(hint) if isinstance(hint, np.ndarray | np.generic) else hint
     wanted = view(tree)
-    keep = structured and isinstance(tree, Affine | Codebook | Sparse) and wanted.size > 0
+    keep = structured and isinstance(tree, Affine | Codebook | Sparse | Hash) and wanted.size > 0
     found = best([_along(tree, effort)] if keep else _options(tree, wanted, effort)).build()
     if not same_bits(view(found), wanted):
         raise CodingError("the tree chosen by encode does not decode to its array; please report this with the array")
@@ -52,7 +52,7 @@ def _options(hint: Coding, wanted: Array, effort: Effort) -> Iterator[Option]:
             merged = None
     if merged is not None:
         yield merged
-    guided = isinstance(hint, Affine | Codebook | Sparse) and wanted.size > 0
+    guided = isinstance(hint, Affine | Codebook | Sparse | Hash) and wanted.size > 0
     if guided:
         yield _along(hint, effort if merged is None else "fast")
     if not guided or wanted.size <= _SMALL:
@@ -72,6 +72,8 @@ def _along(hint: Coding, effort: Effort) -> Option:
             return sparse(view(hint.support), _along(hint.values, effort), effort)
         case Affine():
             return _levels(hint, effort)
+        case Hash():
+            return _hashed(hint, effort)
         case _:
             return values(view(hint), dtype(hint), effort)
 
@@ -85,3 +87,12 @@ def _levels(hint: Affine, effort: Effort) -> Option:
 def _slot(slot: Coding, effort: Effort) -> Option:
     form = whole if dtype(slot) in INTEGERS else values
     return form(view(slot), dtype(slot), effort)
+
+
+def _hashed(hint: Hash, effort: Effort) -> Option:
+    inner = _along(hint.buckets, effort)
+    if hint.support is None:
+        return Option(inner.bytes + RECORD, lambda: Hash(inner.build(), hint.seed, hint.shape))
+    outer = support(view(hint.support), effort)
+    total = inner.bytes + outer.bytes + RECORD
+    return Option(total, lambda: Hash(inner.build(), hint.seed, hint.shape, outer.build()))

@@ -1,8 +1,9 @@
 """The closed algebra of codings: frozen trees over numpy arrays.
 
 Every node is a way to write down one array. Leaves hold bytes (`Dense`, `Packed`, `Entropy`); inner nodes hold other
-nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Shift`), and any slot holds any node.
-Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition: ``Sparse(Gaps(Entropy), Codebook(Entropy, Dense))``.
+nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Hash`, `Shift`), and any slot holds any node.
+Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition: ``Sparse(Gaps(Entropy), Codebook(Entropy,
+Dense))``.
 
 numpy has no bfloat16 and no 8-bit floats: such arrays are kept as their bit patterns (``uint16``, ``uint8``) and named
 by the node's dtype.
@@ -263,6 +264,38 @@ class Planes:
 
 
 @dataclass(frozen=True, eq=False)
+class Hash:
+    """Hashed weights: each element is a bucket that the hash of its position names, perhaps with the other sign.
+
+    `gossamer.codings.hashed` defines the hash. The positions cost nothing: buckets and seed are all there is.
+
+    Args:
+        buckets: the shared values, 1-d, floats; their dtype is the dtype of the array.
+        seed: of the hash, 0 to 2^32 - 1.
+        shape: shape of the array.
+        support: bool, of that shape: where it is false the element is zero (all bits); None where there is no such.
+    """
+
+    buckets: "Coding"
+    seed: int
+    shape: Shape
+    support: "Coding | None" = None
+
+    def __post_init__(self) -> None:
+        _adopt(self, "buckets")
+        if self.support is not None:
+            _adopt(self, "support")
+        if dtype(self.buckets) not in FLOATS or len(shape(self.buckets)) != 1 or size(self.buckets) >= 1 << 32:
+            raise CodingError(f"Hash: buckets must be 1-d floats, fewer than 2^32, got {_say(self.buckets)}")
+        if size(self.buckets) == 0 and 0 not in self.shape:
+            raise CodingError(f"Hash: {self.shape} needs at least one bucket, got none")
+        if not 0 <= self.seed < 1 << 32:
+            raise CodingError(f"Hash: seed must be 0 to 2^32 - 1, got {self.seed}")
+        if self.support is not None and (dtype(self.support) != "bool" or shape(self.support) != self.shape):
+            raise CodingError(f"Hash: support must be bool {self.shape}, got {_say(self.support)}")
+
+
+@dataclass(frozen=True, eq=False)
 class Shift:
     """Integers that each row (index of the first dimension) counts from a start of its own: ``values + starts[row]``.
 
@@ -287,7 +320,7 @@ class Shift:
             raise CodingError(f"Shift: wanted a start for each of {rows} rows, got {_say(self.starts)}")
 
 
-Coding = Dense | Packed | Entropy | Bitmap | Gaps | Affine | Codebook | Sparse | Planes | Shift
+Coding = Dense | Packed | Entropy | Bitmap | Gaps | Affine | Codebook | Sparse | Planes | Hash | Shift
 
 
 def shape(node: Coding) -> Shape:
@@ -295,7 +328,7 @@ def shape(node: Coding) -> Shape:
     match node:
         case Dense():
             return node.array.shape
-        case Packed() | Entropy() | Bitmap() | Gaps():
+        case Packed() | Entropy() | Bitmap() | Gaps() | Hash():
             return node.shape
         case Affine() | Codebook():
             return shape(node.codes)
@@ -320,6 +353,8 @@ def dtype(node: Coding) -> str:
             return dtype(node.centers)
         case Sparse():
             return dtype(node.values)
+        case Hash():
+            return dtype(node.buckets)
         case Shift():
             return dtype(node.starts)
         case _:

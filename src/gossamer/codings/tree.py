@@ -12,6 +12,7 @@ from gossamer.codings.nodes import (
     Dense,
     Entropy,
     Gaps,
+    Hash,
     Packed,
     Planes,
     Shift,
@@ -40,6 +41,9 @@ def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: PLR0911 one 
             return (("values", node.values), ("starts", node.starts))
         case Planes():
             return tuple((str(index), plane) for index, plane in enumerate(node.planes))
+        case Hash():
+            support = () if node.support is None else (("support", node.support),)
+            return (("buckets", node.buckets), *support)
         case _:
             assert_never(node)
 
@@ -72,7 +76,7 @@ def describe(node: Coding) -> str:
             return f"packed {node.bits}b"
         case Entropy():
             return f"entropy {node.model}/{node.coder}"
-        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Shift():
+        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Hash() | Shift():
             inner = ", ".join(describe(slot) for _, slot in slots(node))
             return f"{type(node).__name__.lower()}({inner})"
         case _:

@@ -6,7 +6,7 @@ import torch
 
 from gossamer.errors import ModelError, PlanError
 from gossamer.model.blocks import why_no_drop
-from gossamer.model.constraint import Codebook, Constraints
+from gossamer.model.constraint import Codebook, Constraints, Hash
 from gossamer.model.coupling import constants, kept_units, positions
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Split
 from gossamer.model.folding import foldable
@@ -56,16 +56,18 @@ def retarget(subject: Subject, plan: Plan) -> None:
 
     Raises:
         PlanError: the plan changes more than constraints, or would need a new parameter (a codebook where there was
-            none of that size).
+            none of that size, a hash where there was none).
     """
     if plan.edits or plan.tensors or plan.activations or plan.penalties:
         raise PlanError(f"plan of {plan.method}: only constraints can change during training")
     held = subject.constraints
     for site in plan.constraints:
         for part in plan.on(site):
-            old = held.get(site, Constraints()).codebook
-            if isinstance(part, Codebook) and (old is None or old.size != part.size):
+            before = held.get(site, Constraints())
+            if isinstance(part, Codebook) and (before.codebook is None or before.codebook.size != part.size):
                 raise PlanError(f"{site}: a codebook of {part.size} values cannot appear during training")
+            if isinstance(part, Hash) and before.hash is None:
+                raise PlanError(f"{site}: a hash cannot appear during training")
     _constrain(subject, plan)
 
 
@@ -152,7 +154,7 @@ def _fill(subject: Subject, plan: Plan) -> None:
     for name, value in plan.tensors.items():
         if name not in parameters:
             raise PlanError(f"plan of {plan.method}: the model has no parameter {name!r} to give values to")
-        if name in held and held[name].codebook is not None:
+        if name in held and held[name].shared:
             raise PlanError(f"{name}: its values are shared, so it cannot be given others")
         parameter = parameters[name]
         if value.shape != parameter.shape or not bool(torch.isfinite(value).all()):

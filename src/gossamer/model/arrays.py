@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gossamer import codings
 from gossamer.errors import CodingError
-from gossamer.model.constraint import Codebook, Constraints, Grid
+from gossamer.model.constraint import Codebook, Constraints, Grid, Hash
 
 _AS_BITS = {
     torch.bfloat16: torch.uint16,
@@ -47,6 +47,8 @@ def hint_of(original: Tensor, held: Constraints) -> codings.Coding:
     """Return the coding that says how ``original`` becomes the value that ``held`` allows; it decodes to that value."""
     keep = None if held.keep is None or bool(held.keep.all()) else held.keep
     value = original.detach().cpu()
+    if held.hash is not None:
+        return _hashed(held.hash, held.grid, keep, value.dtype)
     if held.codebook is not None:
         if held.codebook.shared is None:
             return _shared(held.codebook, held.grid, keep, value.dtype)
@@ -80,13 +82,19 @@ def _shared_by_rows(codebook: Codebook, centers: Tensor, grid: Grid | None, keep
     return codings.Codebook(codings.Shift(_narrow(codes), codings.Dense(starts.to(torch.int32).numpy())), coded)
 
 
-def _on_grid(value: Tensor, grid: Grid, keep: Tensor | None) -> codings.Coding:
+def _hashed(hashed: Hash, grid: Grid | None, keep: Tensor | None, dtype: torch.dtype) -> codings.Coding:
+    buckets = hashed.buckets.to(dtype)
+    coded = to_dense(buckets) if grid is None else _on_grid(buckets, grid, None, narrow=True)
+    return codings.Hash(coded, hashed.seed, hashed.shape, None if keep is None else codings.Dense(keep.numpy()))
+
+
+def _on_grid(value: Tensor, grid: Grid, keep: Tensor | None, *, narrow: bool = False) -> codings.Coding:
     """Return the affine coding of ``value``; where it is masked, the code is that of zero."""
     if value.dtype not in _HAVE_AFFINE:
-        snapped = grid.snap(value)
+        snapped = grid.dequantize(grid.quantize(value, narrow=narrow)).to(value.dtype)
         return to_dense(snapped) if keep is None else _sparse(keep, to_dense(snapped[keep]))
     scale, zero = codings.Dense(grid.scale.numpy()), codings.Dense(grid.zero.numpy())
-    codes = grid.quantize(value).to(torch.int32)
+    codes = grid.quantize(value, narrow=narrow).to(torch.int32)
 
     def affine(coded: codings.Coding) -> codings.Affine:
         return codings.Affine(coded, scale, zero, grid.axis, _HAVE_AFFINE[value.dtype])

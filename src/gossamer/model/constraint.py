@@ -1,9 +1,10 @@
 """Constraints: what must hold for the values of a site, as plain data.
 
 ``Mask`` keeps some values and zeroes the rest (pruning), ``Splice`` is a mask that training may take back (Guo, Yao and
-Chen 2016), ``Codebook`` makes values share a few centers (Han, Mao and Dally 2016), ``Grid`` puts values on uniform
-levels (Jacob et al. 2018). Tensors inside are on the CPU. On one site they act in a fixed order: look-up of centers,
-then the grid, then the splice, then the mask.
+Chen 2016), ``Codebook`` makes values share a few centers (Han, Mao and Dally 2016), ``Hash`` makes them share the
+buckets that a hash of their positions names (Chen et al. 2015), ``Grid`` puts values on uniform levels (Jacob et al.
+2018). Tensors inside are on the CPU. On one site they act in a fixed order: look-up of centers or buckets, then the
+grid, then the splice, then the mask. The grid of a hashed site is one for its buckets, symmetric about zero.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from gossamer.codings.hashed import places
 from gossamer.errors import PlanError
 from gossamer.model.nearest import nearest_center
 
@@ -23,9 +25,15 @@ def codes_range(bits: int, *, signed: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
-def quantize(values: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed: bool, axis: int | None) -> Tensor:
-    """Return the nearest codes of ``values`` as a float32 tensor of integers (half to even, clamped)."""
+def quantize(
+    values: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed: bool, axis: int | None, narrow: bool = False
+) -> Tensor:
+    """Return the nearest codes of ``values`` as a float32 tensor of integers (half to even, clamped).
+
+    With ``narrow`` the lowest code stays unused, so that signed codes reach equally far to both sides.
+    """
     low, high = codes_range(bits, signed=signed)
+    low += int(narrow)
     codes = values.detach().float() / _along(scale.float(), values.ndim, axis)
     return codes.round_().add_(_along(zero.float(), values.ndim, axis)).clamp_(low, high)
 
@@ -35,9 +43,11 @@ def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, axis: int | None) -> 
     return (codes.float() - _along(zero.float(), codes.ndim, axis)) * _along(scale.float(), codes.ndim, axis)
 
 
-def snap(values: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed: bool, axis: int | None) -> Tensor:
-    """Return the nearest points of a grid to ``values``, in their dtype."""
-    codes = quantize(values, scale, zero, bits=bits, signed=signed, axis=axis)
+def snap(
+    values: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed: bool, axis: int | None, narrow: bool = False
+) -> Tensor:
+    """Return the nearest points of a grid to ``values``, in their dtype; ``narrow`` as in :func:`quantize`."""
+    codes = quantize(values, scale, zero, bits=bits, signed=signed, axis=axis, narrow=narrow)
     return dequantize(codes, scale, zero, axis).to(values.dtype)
 
 
@@ -166,6 +176,46 @@ class Codebook:
 
 
 @dataclass(frozen=True, eq=False)
+class Hash:
+    """Every value is the bucket that a hash of its position names, or minus that bucket.
+
+    Attributes:
+        buckets: float tensor of shape ``(K,)``; what training moves.
+        seed: of the hash, 0 to 2^32 - 1.
+        shape: the site's shape.
+    """
+
+    buckets: Tensor
+    seed: int
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.buckets.ndim != 1 or not self.buckets.is_floating_point() or not len(self.buckets):
+            got = f"{self.buckets.dtype} {tuple(self.buckets.shape)}"
+            raise PlanError(f"Hash.buckets: wanted a non-empty float vector, got {got}")
+        if not bool(torch.isfinite(self.buckets).all()):
+            raise PlanError("Hash.buckets: wanted finite values")
+        if not 0 <= self.seed < 1 << 32:
+            raise PlanError(f"Hash.seed: wanted 0 to 2^32 - 1, got {self.seed}")
+        object.__setattr__(self, "buckets", self.buckets.detach().cpu())
+
+    @property
+    def size(self) -> int:
+        """How many buckets there are."""
+        return len(self.buckets)
+
+    @cached_property
+    def places(self) -> tuple[Tensor, Tensor]:
+        """The bucket of each value, int32, and whether its sign is the other one, bool; both of the site's shape."""
+        codes = torch.empty(self.shape, dtype=torch.int32)
+        flipped = torch.empty(self.shape, dtype=torch.bool)
+        flat = codes.view(-1).numpy(), flipped.view(-1).numpy()
+        for some in places(self.shape, self.seed, self.size):
+            flat[0][some.where], flat[1][some.where] = some.buckets, some.flipped
+        return codes, flipped
+
+
+@dataclass(frozen=True, eq=False)
 class Grid:
     """Every value is ``(q - zero) * scale`` for an integer ``q`` of ``bits`` bits.
 
@@ -206,10 +256,15 @@ class Grid:
         """Smallest and largest code."""
         return codes_range(self.bits, signed=self.signed)
 
-    def quantize(self, values: Tensor) -> Tensor:
-        """Return the nearest codes of ``values`` as a float32 tensor of integers (half to even, clamped)."""
+    @property
+    def symmetric(self) -> bool:
+        """Whether minus a value of the grid is one too: one scale, and signed codes about zero."""
+        return self.axis is None and self.signed and not bool(self.zero.any())
+
+    def quantize(self, values: Tensor, *, narrow: bool = False) -> Tensor:
+        """Return the nearest codes of ``values`` as a float32 tensor of integers; see :func:`quantize`."""
         scale, zero = self.scale.to(values.device), self.zero.to(values.device)
-        return quantize(values, scale, zero, bits=self.bits, signed=self.signed, axis=self.axis)
+        return quantize(values, scale, zero, bits=self.bits, signed=self.signed, axis=self.axis, narrow=narrow)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """Return ``(codes - zero) * scale`` in float32, the formula the file's ``Affine`` coding uses."""
@@ -220,7 +275,7 @@ class Grid:
         return self.dequantize(self.quantize(values)).to(values.dtype)
 
 
-Constraint = Mask | Codebook | Grid | Splice
+Constraint = Mask | Codebook | Hash | Grid | Splice
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,6 +286,12 @@ class Constraints:
     codebook: Codebook | None = None
     grid: Grid | None = None
     splice: Splice | None = None
+    hash: Hash | None = None
+
+    @property
+    def shared(self) -> bool:
+        """Whether values are shared, by a codebook or a hash, so that none changes alone."""
+        return self.codebook is not None or self.hash is not None
 
     @property
     def keep(self) -> Tensor | None:
@@ -240,7 +301,8 @@ class Constraints:
 
     def __iter__(self) -> Iterator[Constraint]:
         """Iterate over the constraints that are there, in the order in which they act."""
-        return iter([part for part in (self.codebook, self.grid, self.splice, self.mask) if part is not None])
+        parts = (self.codebook, self.hash, self.grid, self.splice, self.mask)
+        return iter([part for part in parts if part is not None])
 
     def __bool__(self) -> bool:
         """Whether there is any constraint."""

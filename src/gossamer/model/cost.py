@@ -28,8 +28,8 @@ class SiteCost:
     Attributes:
         values: how many values it has.
         nonzeros: how many of them are not zero.
-        bits: bits to hold the nonzeros and what they share (centers, scales); without positions, headers or entropy
-            coding, so this is no size of a file.
+        bits: bits to hold the nonzeros and what they share (centers, buckets, scales); without positions, headers or
+            entropy coding, so this is no size of a file.
         macs: multiply-accumulates of one pass of the example; None if the graph was not seen.
         used_macs: of these, those whose weight is not zero.
     """
@@ -136,6 +136,8 @@ def _now(subject: Subject, site: Site, held: Constraints | None, all_macs: Mappi
     if held is not None and held.codebook is not None:
         shared += each * held.codebook.size
         each = ceil(log2(held.codebook.most))
+    if held is not None and held.hash is not None:
+        each, shared = 0, shared + each * held.hash.size
     macs = None if subject.graph.macs is None else all_macs[site.name]
     used = None if macs is None else macs * nonzeros // max(site.numel, 1)
     return SiteCost(site.numel, nonzeros, nonzeros * each + shared, macs, used)

@@ -4,6 +4,8 @@ The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * gr
 Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
 straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final. Where a codebook
 does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
+A hashed site's centers are its buckets, whose codes and signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and
+a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +15,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice, snap
+from gossamer.model.constraint import (
+    Codebook,
+    Constraint,
+    Constraints,
+    Grid,
+    Hash,
+    Mask,
+    Splice,
+    snap,
+)
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
 
@@ -21,12 +32,13 @@ from gossamer.model.site import Owner, owned_parameters
 class Live(nn.Module):
     """The constraints of one site, applied at each access of its weight.
 
-    Buffers and the centers are part of the constrained model's ``state_dict``.
+    Buffers and the centers are part of the constrained model's ``state_dict``. Only hashed sites have ``flipped``.
     """
 
     keep: Tensor | None
     splice: Tensor | None
     codes: Tensor | None
+    flipped: Tensor | None
     shared: Tensor | None
     starts: Tensor | None
     scale: Tensor | None
@@ -35,37 +47,49 @@ class Live(nn.Module):
 
     def __init__(self, *, trains: bool) -> None:
         super().__init__()
-        for name in ("keep", "splice", "codes", "shared", "starts", "scale", "zero"):
+        for name in ("keep", "splice", "codes", "flipped", "shared", "starts", "scale", "zero"):
             self.register_buffer(name, None)
         self.register_parameter("centers", None)
         self.trains = trains
         self.bits, self.signed = 0, True
         self.axis: int | None = None
         self.tie = ""
+        self.seed = 0
 
     def forward(self, original: Tensor) -> Tensor:
         """Return the constrained value of ``original``, in its dtype."""
-        value = original
-        if self.codes is not None and self.centers is not None:
-            flat = self.centers.index_select(0, self.codes.flatten())
-            value = flat.view(self.codes.shape).to(original.dtype)
-            if self.shared is not None:
-                value = torch.where(self.shared, value, original)
-        if self.scale is not None and self.zero is not None:
-            value = straight_through_snap(
-                value, scale=self.scale, zero=self.zero, bits=self.bits, signed=self.signed, axis=self.axis
-            )
+        if self.codes is not None and self.flipped is not None and self.centers is not None:
+            found = self._on_grid(self.centers, narrow=True).index_select(0, self.codes.flatten())
+            value = found.view(self.codes.shape).to(original.dtype)
+            value = torch.where(self.flipped, -value, value)
+        else:
+            value = self._on_grid(self._looked_up(original))
         if self.splice is not None:
             value = _PassZero.apply(value, self.splice)  # type: ignore[no-untyped-call]
         if self.keep is not None:
             value = torch.where(self.keep, value, 0)
         return value
 
+    def _looked_up(self, original: Tensor) -> Tensor:
+        if self.codes is None or self.centers is None:
+            return original
+        found = self.centers.index_select(0, self.codes.flatten())
+        value = found.view(self.codes.shape).to(original.dtype)
+        return value if self.shared is None else torch.where(self.shared, value, original)
+
+    def _on_grid(self, value: Tensor, *, narrow: bool = False) -> Tensor:
+        if self.scale is None or self.zero is None:
+            return value
+        grid = {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
+        return straight_through_snap(value, scale=self.scale, zero=self.zero, **grid)
+
     @property
     def constraints(self) -> Constraints:
         """What holds now, as plain data; trained centers as they are at this moment."""
-        codebook = grid = None
-        if self.codes is not None and self.centers is not None:
+        codebook = hashed = grid = None
+        if self.codes is not None and self.flipped is not None and self.centers is not None:
+            hashed = Hash(self.centers.detach().clone(), self.seed, tuple(self.codes.shape))
+        elif self.codes is not None and self.centers is not None:
             centers = self.centers.detach().clone()
             shared = None if self.shared is None else self.shared.clone()
             starts = None if self.starts is None else self.starts.clone()
@@ -73,7 +97,8 @@ class Live(nn.Module):
         if self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
-        return Constraints(mask, codebook, grid, None if self.splice is None else Splice(self.splice.clone()))
+        splice = None if self.splice is None else Splice(self.splice.clone())
+        return Constraints(mask, codebook, grid, splice, hashed)
 
     def put(self, constraint: Constraint, original: nn.Parameter, tied: nn.Parameter | None = None) -> None:
         """Let ``constraint`` hold, in place of one of the same kind.
@@ -91,22 +116,30 @@ class Live(nn.Module):
                 self.splice = constraint.keep.clone().to(device)
             case Codebook():
                 self.codes = constraint.codes.to(device, torch.int32)
-                centers = constraint.centers.to(device, original.dtype, copy=True)
+                self._put_centers(constraint.centers, original, trained=constraint.trained, tie=constraint.tie)
                 if tied is not None:
-                    self.centers = tied
-                elif self.centers is not None and self.centers.shape == centers.shape and self.tie == constraint.tie:
-                    self.centers.data = centers
-                else:
-                    self.centers = nn.Parameter(centers)
-                self.tie = constraint.tie
-                self.centers.requires_grad_(constraint.trained and self.trains)
+                    self.centers = tied.requires_grad_(constraint.trained and self.trains)
                 self.shared = None if constraint.shared is None else constraint.shared.clone().to(device)
                 self.starts = None if constraint.starts is None else constraint.starts.clone().to(device)
                 original.requires_grad_(self.shared is not None and self.trains)
+            case Hash():
+                self.codes, self.flipped = (part.to(device) for part in constraint.places)
+                self._put_centers(constraint.buckets, original, trained=True)
+                self.seed = constraint.seed
+                original.requires_grad = False
             case Grid():
                 self.scale = constraint.scale.clone().to(device)
                 self.zero = constraint.zero.clone().to(device)
                 self.bits, self.signed, self.axis = constraint.bits, constraint.signed, constraint.axis
+
+    def _put_centers(self, centers: Tensor, original: nn.Parameter, *, trained: bool, tie: str = "") -> None:
+        new = centers.to(original.device, original.dtype, copy=True)
+        if self.centers is not None and self.centers.shape == new.shape and self.tie == tie:
+            self.centers.data = new
+        else:
+            self.centers = nn.Parameter(new)
+        self.tie = tie
+        self.centers.requires_grad_(trained and self.trains)
 
     def settle(self, original: nn.Parameter) -> None:
         """Make final what the step's training could change: the splice joins the mask, every value is shared."""

@@ -1,7 +1,8 @@
 """Merging: what a new constraint becomes on a site that is constrained already.
 
 Zeros of a mask stay zero, shared values stay shared, a grid gets no finer. What would break an earlier promise is
-refused. A splice is no promise yet: a new one takes its place, and never what a mask zeroes.
+refused. A splice is no promise yet: a new one takes its place, and never what a mask zeroes. Codebook and hash exclude
+each other, and so do a hash and a grid that has no minus for every value.
 """
 
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from gossamer.errors import PlanError
-from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Mask, Splice
+from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Hash, Mask, Splice
 from gossamer.model.site import Site
 
 
@@ -29,19 +30,14 @@ def merge(site: Site, held: Constraints, new: Constraint) -> Constraints:
             return replace(held, splice=new)
         case Codebook():
             _want_shape(site, "codebook", new.codes)
-            if held.grid is not None:
-                _want_one_scale(site, held.grid)
-            if held.codebook is not None:
-                _want_coarser(site, held, new)
+            _want_codebook(site, held, new)
             return replace(held, codebook=new)
+        case Hash():
+            _want_hash(site, held, new)
+            return replace(held, hash=new)
         case Grid():
             _want_axis(site, new)
-            if held.codebook is not None:
-                _want_one_scale(site, new)
-            if held.grid is not None and new.bits > held.grid.bits:
-                raise PlanError(
-                    f"{site.name}: is on a {held.grid.bits}-bit grid, a {new.bits}-bit grid would undo that"
-                )
+            _want_grid(site, held, new)
             return replace(held, grid=new)
 
 
@@ -65,6 +61,46 @@ def _want_one_scale(site: Site, grid: Grid) -> None:
             f"{site.name}: a grid with a scale per channel and a codebook cannot both hold",
             hint="use one scale for the whole tensor where values are shared",
         )
+
+
+def _want_codebook(site: Site, held: Constraints, new: Codebook) -> None:
+    if held.hash is not None:
+        raise PlanError(
+            f"{site.name}: its values are hashed, a codebook would part them",
+            hint="to shorten the buckets, put them on a grid",
+        )
+    if held.grid is not None:
+        _want_one_scale(site, held.grid)
+    if held.codebook is not None:
+        _want_coarser(site, held, new)
+
+
+def _want_grid(site: Site, held: Constraints, new: Grid) -> None:
+    if held.hash is not None:
+        _want_symmetric(site, new)
+    if held.codebook is not None:
+        _want_one_scale(site, new)
+    if held.grid is not None and new.bits > held.grid.bits:
+        raise PlanError(f"{site.name}: is on a {held.grid.bits}-bit grid, a {new.bits}-bit grid would undo that")
+
+
+def _want_symmetric(site: Site, grid: Grid) -> None:
+    if not grid.symmetric:
+        raise PlanError(
+            f"{site.name}: a hash and a grid that is not symmetric about zero cannot both hold",
+            hint="use one scale for the whole tensor and signed codes with 0 for zero",
+        )
+
+
+def _want_hash(site: Site, held: Constraints, new: Hash) -> None:
+    if new.shape != site.shape:
+        raise PlanError(f"{site.name}: wanted a hash of shape {site.shape}, got {new.shape}")
+    if held.codebook is not None:
+        raise PlanError(f"{site.name}: its values are shared, a hash would part them")
+    if held.hash is not None and (held.hash.size, held.hash.seed) != (new.size, new.seed):
+        raise PlanError(f"{site.name}: its values are hashed already, another hash would part them")
+    if held.grid is not None:
+        _want_symmetric(site, held.grid)
 
 
 def _want_coarser(site: Site, held: Constraints, new: Codebook) -> None:

@@ -41,8 +41,11 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     identity: ClassVar[Mapping[str, Any] | None] = None
     """Settings at which the method changes nothing (strength zero), or None if it has no such point."""
 
-    part: ClassVar[Literal["site", "group"]] = "site"
+    part: ClassVar[Literal["site", "group", "block"]] = "site"
     """What it treats one by one, and what a scan therefore looks at one by one."""
+
+    whole: ClassVar[bool] = False
+    """Whether a part goes whole or stays whole, so that 1 is the only strength for one part."""
 
     picks: ClassVar[str] = "include"
     """The field whose patterns name those parts."""
@@ -73,6 +76,14 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
         A method that can share its strength out over all parts together overrides this.
         """
         return self
+
+    def parts(self, subject: Subject) -> tuple[str, ...]:
+        """Return the names of the parts of ``subject`` that it would treat one by one.
+
+        Raises:
+            PatternError: a pattern matches nothing.
+        """
+        return tuple(site.name for site in self.chosen(subject))
 
     def revision(self, subject: Subject) -> Revise | None:
         """Return what revises the plan while its step trains, or None if the plan stands.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import PlanError
-from gossamer.model.constraint import Codebook, Constraint, Grid, Mask, Splice
+from gossamer.model.constraint import Codebook, Constraint, Grid, Hash, Mask, Splice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
 from gossamer.model.penalty import Penalty
 
@@ -151,6 +151,8 @@ def _describe(constraint: Constraint) -> str:
             pages = f" in {len(constraint.pages)} parts" if constraint.starts is not None else ""
             tied = ", those of other sites too" if constraint.tie else ""
             return f"share {constraint.size} values{pages}{tied}{how}{so_far}"
+        case Hash():
+            return f"hash into {constraint.size} buckets, seed {constraint.seed}"
         case Grid():
             along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
             return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}"
@@ -172,6 +174,9 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
             if constraint.starts is not None:
                 arrays[f"{at}/starts"] = constraint.starts.numpy()
             return {"kind": "codebook", "trained": constraint.trained, "tie": constraint.tie}
+        case Hash():
+            arrays[f"{at}/buckets"] = _to_numpy(constraint.buckets)
+            return {"kind": "hash", "seed": constraint.seed, "shape": list(constraint.shape)}
         case Grid():
             arrays[f"{at}/scale"] = constraint.scale.numpy()
             arrays[f"{at}/zero"] = constraint.zero.numpy()
@@ -190,7 +195,9 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
         case "codebook":
             shared, starts = (tensor(n) if f"{at}/{n}" in arrays else None for n in ("shared", "starts"))
             return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared, starts, data.get("tie", ""))
+        case "hash":
+            return Hash(tensor("buckets"), data["seed"], tuple(data["shape"]))
         case "grid":
             return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"])
         case kind:
-            raise PlanError(f"saved plan: wanted a mask, splice, codebook or grid at {at}, got {kind!r}")
+            raise PlanError(f"saved plan: wanted a mask, splice, codebook, hash or grid at {at}, got {kind!r}")

@@ -34,7 +34,7 @@ def shrink(model: nn.Module, edit: Resize) -> None:
         if len(old) != len(shape) or any(not 0 < new <= size for new, size in zip(shape, old, strict=True)):
             raise ModelError(f"resize: {name} of shape {old} cannot become {tuple(shape)}")
         tensors[name].data = tensors[name].data[tuple(slice(0, size) for size in shape)].clone()
-    settle(model, [name for name, _ in edit.shapes], edit.constants)
+    tell_sizes(model, [name for name, _ in edit.shapes], edit.constants)
 
 
 def take(model: nn.Module, index: Mapping[str, Index], constants: Iterable[tuple[str, str, int]] = ()) -> Resize:
@@ -62,7 +62,7 @@ def take(model: nn.Module, index: Mapping[str, Index], constants: Iterable[tuple
                 for attribute in ("scale", "zero"):
                     setattr(live[name], attribute, picked(getattr(live[name], attribute), (kept[axis],)))
     fixed = tuple(constants)
-    settle(model, list(index), fixed)
+    tell_sizes(model, list(index), fixed)
     return Resize(tuple((name, tuple(tensors[name].shape)) for name in index), fixed)
 
 
@@ -89,7 +89,7 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     return found
 
 
-def settle(model: nn.Module, names: Iterable[str], constants: Iterable[tuple[str, str, int]] = ()) -> None:
+def tell_sizes(model: nn.Module, names: Iterable[str], constants: Iterable[tuple[str, str, int]] = ()) -> None:
     """Tell the modules that hold the tensors ``names`` their new sizes, and set ``constants``.
 
     Raises:

@@ -1,7 +1,7 @@
 """The subject: the model being compressed, with its example inputs, sites, graph and history."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -89,8 +89,19 @@ class Subject:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The groups of units that must be cut together, those that cannot be cut included."""
-        return self.coupling[0]
+        """The groups of units that must be cut together, those that cannot be cut included.
+
+        A hashed site cannot be cut: which values it shares depends on their positions.
+        """
+        hashed = {owner.name for owner, _, live, _ in live_parts(self.model) if live.flipped is not None}
+        if not hashed:
+            return self.coupling[0]
+        found = []
+        for group in self.coupling[0]:
+            touched = next((part.tensor for part in group.slices if part.tensor in hashed), None)
+            reason = group.stuck or (f"{touched} is hashed by position" if touched else "")
+            found.append(replace(group, stuck=reason))
+        return tuple(found)
 
     @property
     def constraints(self) -> Mapping[str, Constraints]:
@@ -143,7 +154,7 @@ def live_weight(subject: Subject, site: str) -> Tensor:
 
 
 def trainable(subject: Subject, site: str) -> nn.Parameter:
-    """Return the parameter that training moves for ``site``: the centers of a codebook that stands, else its original.
+    """Return the parameter that training moves for ``site``: its centers or buckets if values are shared, else its own.
 
     Raises:
         ModelError: the subject has no such site.

@@ -8,7 +8,7 @@ of the budget is then spent greedily.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from gossamer.model import Method, Subject
 from gossamer.recipe import Recipe, Step
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.step import perform
-from gossamer.search.scan import Entry, Scan, coded_bytes, method_of, timed
+from gossamer.search.scan import Entry, Scan, coded_bytes, literal, method_of, timed
 from gossamer.settings import parse
 from gossamer.targets import OnnxRuntime
 from gossamer.task import Task
@@ -212,7 +212,7 @@ def really_left(
 
 
 def _check_same(scanned: Scan, subject: Subject) -> None:
-    known = [group.name for group in subject.groups] if scanned.by == "group" else list(subject.sites)
+    known = _known_parts(scanned, subject)
     strange = [name for name in scanned.names if name not in known]
     bytes_here = coded_bytes(subject)
     if not strange and scanned.start.bytes == bytes_here:
@@ -223,6 +223,16 @@ def _check_same(scanned: Scan, subject: Subject) -> None:
     raise RecipeError(
         f"the scan is of another model: {what}", hint="give the model, and the weights, that were scanned"
     )
+
+
+def _known_parts(scanned: Scan, subject: Subject) -> Collection[str]:
+    match scanned.by:
+        case "group":
+            return [group.name for group in subject.groups]
+        case "block":
+            return dict(subject.model.named_modules(remove_duplicate=False))
+        case _:
+            return subject.sites
 
 
 def recipe_of(scanned: Scan, strengths: Mapping[str, float], name: str = "allocated") -> Recipe:
@@ -237,7 +247,7 @@ def recipe_of(scanned: Scan, strengths: Mapping[str, float], name: str = "alloca
     steps = []
     for strength in sorted(set(strengths.values())):
         parts = tuple(part for part, value in strengths.items() if value == strength)
-        plain = {**scanned.settings, str(kind.strength): strength, kind.picks: parts}
+        plain = {**scanned.settings, str(kind.strength): strength, kind.picks: [literal(part) for part in parts]}
         steps.append(Step(method=_method(kind, plain)))
     about = f"{scanned.method} at strengths allocated from a sensitivity scan"
     return Recipe(name=name, about=about, steps=tuple(steps))

@@ -90,7 +90,7 @@ def scan(
     task: Task,
     method: Method,
     *,
-    strengths: Sequence[float] = STRENGTHS,
+    strengths: Sequence[float] | None = None,
     samples: int | None = 2000,
     path: Path | None = None,
     target: OnnxRuntime | None = None,
@@ -102,9 +102,9 @@ def scan(
     Args:
         subject: untouched.
         task: evaluated on its validation split; calibration reads its train split.
-        method: its strength is set to each of ``strengths``, and counts each part by itself; a method of groups is
-            scanned by groups, others by sites.
-        strengths: what to try.
+        method: its strength is set to each of ``strengths``, and counts each part by itself: sites, or groups or blocks
+            where the method treats those.
+        strengths: what to try; if None, :data:`STRENGTHS`, or 1 where a part goes whole or stays.
         samples: validation samples that are used; None for all.
         path: JSON file that is written after each measurement; if it holds part of the same scan, that is continued.
         target: also run each model on it, in turns with the model as it is.
@@ -112,14 +112,15 @@ def scan(
         progress: bars to add to.
 
     Raises:
-        SettingError: the method has no strength, or cannot have one of ``strengths``.
+        SettingError: the method has no strength, cannot have one of ``strengths``, or finds no part to treat.
         RecipeError: ``path`` holds another scan.
     """
     if method.strength is None:
         raise SettingError(f"{method.tag}: has no strength that a scan could vary")
-    for strength in strengths:
-        at(method, strength)  # before hours of work, not after
+    strengths = _tried(method, strengths)
     work = _Work(subject, task, method.by_itself(), samples, target, Collector(task, seed))
+    if not work.names:
+        raise SettingError(f"{method.tag}: the model has no {method.part} that could be scanned")
     identity = work.identity(strengths, seed)
     found = _begun(path, identity) or work.begin(identity)
     done = {(entry.name, entry.strength) for entry in found.entries}
@@ -171,6 +172,20 @@ def method_of(scanned: Scan) -> type[Method]:
     return kind
 
 
+def _tried(method: Method, strengths: Sequence[float] | None) -> Sequence[float]:
+    """Return the strengths to try, checked before hours of work, not after."""
+    if strengths is None:
+        return (1.0,) if method.whole else STRENGTHS
+    for strength in strengths:
+        at(method, strength)
+        if method.whole and strength != 1:
+            raise SettingError(
+                f"{method.tag}: a {method.part} goes whole or stays, so a scan cannot try {strength}",
+                hint="leave the strengths out: each is measured without",
+            )
+    return strengths
+
+
 def _begun(path: Path | None, identity: str) -> Scan | None:
     if path is None or not path.exists():
         return None
@@ -195,9 +210,7 @@ class _Work:
 
     @property
     def names(self) -> list[str]:
-        if self.method.part == "group":
-            return [group.name for group in self.subject.groups if not group.stuck]
-        return [site.name for site in self.method.chosen(self.subject)]
+        return list(self.method.parts(self.subject))
 
     @property
     def settings(self) -> dict[str, object]:
@@ -227,7 +240,7 @@ class _Work:
         )
 
     def entry(self, name: str, strength: float) -> Entry:
-        alone = {self.method.picks: (_literal(name),)}
+        alone = {self.method.picks: (literal(name),)}
         method = msgspec.structs.replace(at(self.method, strength), **alone)
         plan = method.plan(self.subject, self.collector.get(self.subject, method.needs))
         changed = apply(self.subject, plan)
@@ -272,7 +285,7 @@ def _files(folder: Path, subjects: dict[str, Subject]) -> Iterator[tuple[str, Pa
         yield name, path
 
 
-def _literal(name: str) -> str:
+def literal(name: str) -> str:
     """Return a pattern that matches ``name`` alone."""
     return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from gossamer.codings import Affine, Codebook, Coding, Sparse, decode
+from gossamer.codings import Affine, Codebook, Coding, Hash, Sparse, decode
+from gossamer.codings.hashed import places
 from gossamer.codings.nodes import Array
 
 _FINE = 2.0**-20
@@ -57,13 +58,13 @@ class Levels:
 def weight_levels(coding: Coding) -> Weight | str:
     """Return the weight's 8-bit levels, or why it has none.
 
-    Levels are found through sharing and sparseness too: the shared values may be on a grid, and so may the values of a
-    support, whose gaps take the code of zero.
+    Levels are found through sharing and sparseness too: the shared values may be on a grid, and so may buckets and the
+    values of a support, whose gaps take the code of zero.
     """
     found = _affine(coding)
     if found is None:
         values = coding.values if isinstance(coding, Sparse) else coding
-        what = "its shared values are" if isinstance(values, Codebook) else "it is"
+        what = "its shared values are" if isinstance(values, Codebook | Hash) else "it is"
         return f"{what} not stored on a grid of integers"
     codes, scale, zero, axis = found
     if codes.size == 0:
@@ -84,7 +85,7 @@ def _of_use(codes: Array, scale: Array, zero: Array, axis: int | None) -> Array:
     return np.where(empty, finest if np.isfinite(finest) else _FINE, scale).astype(np.float32)
 
 
-def _affine(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:
+def _affine(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:  # noqa: PLR0911 one per node
     """Return codes of the whole array, scale, zero and axis, if ``coding`` rests on one affine node."""
     match coding:
         case Affine():
@@ -102,8 +103,24 @@ def _affine(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:
             codes = np.full(support.shape, values[2], np.int64)
             codes[support] = values[0]
             return codes, *values[1:]
+        case Hash():
+            return _hashed(coding)
         case _:
             return None
+
+
+def _hashed(coding: Hash) -> tuple[Array, Array, Array, None] | None:
+    """Return the levels of a hashed weight whose buckets are on a grid symmetric about the code 0."""
+    buckets = _affine(coding.buckets)
+    if buckets is None or buckets[3] is not None or buckets[2].any():
+        return None
+    codes = np.zeros(coding.shape, np.int64)
+    flat, table = codes.reshape(-1), buckets[0].astype(np.int64)
+    for some in places(coding.shape, coding.seed, max(table.size, 1)):
+        flat[some.where] = np.where(some.flipped, -1, 1) * table[some.buckets]
+    if coding.support is not None:
+        codes[~decode(coding.support)] = 0
+    return codes, buckets[1], buckets[2], None
 
 
 def input_levels(grid: Mapping[str, Any]) -> Levels | str:

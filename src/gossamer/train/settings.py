@@ -36,6 +36,7 @@ class Training(Settings, frozen=True):
         tuple[Change, ...] | None, Meta(description="random changes of training images; the task's own if not given")
     ] = None
     precision: Annotated[
-        Literal["32-true", "bf16-mixed", "16-mixed"], Meta(description="number format of the forward pass")
+        Literal["32-true", "bf16-mixed", "16-mixed"],
+        Meta(description="number format of the forward pass; bf16 pays only where the processor computes in it"),
     ] = "32-true"
     seed: Annotated[int, Meta(ge=0, lt=2**31, description="seed of order, augmentation and dropout")] = 0

@@ -11,7 +11,7 @@ Elimination of Transformer Blocks", ICML 2024 (arXiv 2402.09025), with the task'
 from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
 
@@ -29,10 +29,13 @@ class Blocks(Method, frozen=True, tag="prune.blocks"):
     """
 
     strength: ClassVar[str | None] = "amount"
+    part: ClassVar[Literal["site", "group", "block"]] = "block"
+    whole: ClassVar[bool] = True
+    picks: ClassVar[str] = "blocks"
     identity: ClassVar[Mapping[str, Any] | None] = MappingProxyType({"amount": 0.0})
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"amount": 0.4, "blocks": ("*",)})
 
-    amount: Annotated[float, msgspec.Meta(ge=0.0, lt=1.0, description="share that goes of what is counted")]
+    amount: Annotated[float, msgspec.Meta(ge=0.0, le=1.0, description="share that goes of what is counted")]
     of: Annotated[
         Literal["macs", "parameters", "blocks"],
         msgspec.Meta(description="what amount counts: multiply-accumulates, parameters, or blocks"),
@@ -48,8 +51,22 @@ class Blocks(Method, frozen=True, tag="prune.blocks"):
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
-        """The depth of residual blocks, or of the modules that the patterns name."""
+        """The depth of residual blocks, or of the modules that the patterns name; nothing where all blocks go."""
+        if self._all:
+            return frozenset()
         return frozenset(f"depth:{pattern}" for pattern in self.blocks) or frozenset({"depth"})
+
+    @property
+    def _all(self) -> bool:
+        return self.of == "blocks" and self.amount == 1
+
+    def by_itself(self) -> Self:
+        """Return the method so that its amount is a share of the blocks it names."""
+        return msgspec.structs.replace(self, of="blocks")
+
+    def parts(self, subject: Subject) -> tuple[str, ...]:
+        """Return the blocks that may go."""
+        return tuple(block.path for block in self._able(subject, find_blocks(subject, self.blocks)))
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return the drops, least harmful first.
@@ -59,13 +76,13 @@ class Blocks(Method, frozen=True, tag="prune.blocks"):
             EvidenceError: evidence is missing.
             ModelError: operations are to be counted and the graph was not seen.
         """
-        if evidence is None and self.amount:
+        if evidence is None and self.amount and not self._all:
             raise EvidenceError(f"{self.tag} was given no evidence", hint=f"calibrate with needs={set(self.needs)}")
         found = find_blocks(subject, self.blocks)
         meant = {site.name for site in self.chosen(subject)}
-        able = [block for block in found if meant.issuperset(block.sites)]
-        going: Sequence[Block] = ()
-        if self.amount and able and evidence is not None:
+        able = self._able(subject, found)
+        going: Sequence[Block] = able if self._all else ()
+        if self.amount and able and evidence is not None and not self._all:
             depths = {block.path: evidence.depth(block.path) for block in able}
             able.sort(key=lambda block: depths[block.path])
             going = self._first(able, self._whole(subject, able))
@@ -79,6 +96,10 @@ class Blocks(Method, frozen=True, tag="prune.blocks"):
             ),
             reset_norms=self.repair and bool(going),
         )
+
+    def _able(self, subject: Subject, found: Sequence[Block]) -> list[Block]:
+        meant = {site.name for site in self.chosen(subject)}
+        return [block for block in found if meant.issuperset(block.sites)]
 
     def _whole(self, subject: Subject, able: Sequence[Block]) -> int:
         """Return how much there is of what is counted."""

@@ -27,7 +27,7 @@ class Feedback(Magnitude, frozen=True, tag="prune.feedback"):
     def scores(self, subject: Subject, evidence: Evidence | None, sites: tuple[Site, ...]) -> Scores:
         """Return the absolute values, or why nothing trains behind a mask."""
         held = subject.constraints
-        shared = {site.name for site in sites if site.name in held and held[site.name].codebook is not None}
+        shared = {site.name for site in sites if site.name in held and held[site.name].shared}
         free = tuple(site for site in sites if site.name not in shared)
         return {
             **super().scores(subject, evidence, free),

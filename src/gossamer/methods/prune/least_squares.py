@@ -37,7 +37,7 @@ def repaired(subject: Subject, evidence: Evidence, index: Mapping[str, Index]) -
     stored = stored_tensors(subject.model)
     held = subject.constraints
     for name in index:
-        shared = name in held and held[name].codebook is not None
+        shared = name in held and held[name].shared
         if name not in subject.sites or name not in evidence.moments or shared:
             continue
         weight = live_weight(subject, name).double().cpu()

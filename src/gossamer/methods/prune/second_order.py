@@ -145,7 +145,7 @@ def _why_not(
     """Return why the weights of ``site`` cannot make up for each other, or None if they can."""
     if not site.numel:
         return "it has no weights"
-    if held is not None and held.codebook is not None:
+    if held is not None and held.shared:
         return "its values are shared, so they cannot make up for others"
     if site.name in evidence.unread:
         return f"its inputs are not known: {evidence.unread[site.name]}"

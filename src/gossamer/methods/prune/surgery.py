@@ -88,7 +88,7 @@ class Surgery(Method, frozen=True, tag="prune.surgery"):
         return {
             site.name: threshold(live_weight(subject, site.name), own.get(site.name, self.c_rate))
             for site in self.chosen(subject)
-            if site.numel and (site.name not in held or held[site.name].codebook is None)
+            if site.numel and (site.name not in held or not held[site.name].shared)
         }
 
 

@@ -75,6 +75,11 @@ class Units(Method, frozen=True, tag="prune.units"):
         """Return the method so that its amount is a share of each group's units."""
         return msgspec.structs.replace(self, scope="group", of="units")
 
+    def parts(self, subject: Subject) -> tuple[str, ...]:
+        """Return the groups that can be cut and are to be treated."""
+        self._check_groups(subject)
+        return tuple(group.name for group in subject.groups if self._takes(subject, group, {}))
+
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return the cut, with repaired readers.
 

@@ -86,7 +86,7 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             if before.grid is not None and before.grid.bits < bits:
                 skipped.append(Skip(site.name, f"it is on {before.grid.bits} bits already"))
                 continue
-            axis = channel_axis(subject, site) if before.codebook is None else None
+            axis = None if before.shared else channel_axis(subject, site)
             grids[site.name] = self._weights(subject, site, bits, axis)
             if isinstance(found, Grid):
                 inputs[site.name] = found

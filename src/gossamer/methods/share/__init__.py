@@ -1,8 +1,9 @@
 """Sharing: many weights are one value."""
 
+from gossamer.methods.share.hashed import Hashed
 from gossamer.methods.share.kmeans import KMeans
 from gossamer.model import Method
 
-METHODS: tuple[type[Method], ...] = (KMeans,)
+METHODS: tuple[type[Method], ...] = (KMeans, Hashed)
 
-__all__ = ["METHODS", "KMeans"]
+__all__ = ["METHODS", "Hashed", "KMeans"]

@@ -146,6 +146,8 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
             raise ModelError(f"{site.name}: a weight is not finite, so weights cannot be clustered")
         if not bool(weight.any()):
             return "all its weights are zero"
+        if held.hash is not None:
+            return f"it is hashed into {held.hash.size} buckets"
         if held.grid is not None and held.grid.axis is not None:
             return "it is on a grid with a scale per channel, which has no shared values"
         if held.codebook is not None:

@@ -4,7 +4,7 @@ A unit is a set of positions that must be cut together: a filter with its batch 
 or a hidden unit of an LSTM with its rows in all gates. Units that touch the same tensors form a group.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -100,7 +100,7 @@ class Group:
 def build_groups(walk: Walk) -> tuple[Group, ...]:
     """Return the groups of a walked model, those that cannot be cut included, in the model's order."""
     space = walk.space
-    lanes = settle_lanes(space)
+    lanes = agreed_lanes(space)
     roots = space.roots()
     reasons: dict[int, str] = {}
     for labels, reason in space.stuck:
@@ -108,20 +108,21 @@ def build_groups(walk: Walk) -> tuple[Group, ...]:
             reasons.setdefault(root, reason)
     slots = _slots(walk, roots)
     members = _members(slots, reasons, [roots[rows] for rows in lanes])
-    number_of = {root: (place, n) for place, group in enumerate(members) for n, root in enumerate(group)}
+    units = _Units.of(members, len(roots))
+    slices = _slices(slots, units, len(members))
     mixed = {root for labels in space.mixed for root in np.unique(roots[labels]).tolist()}
     groups = [
         Group(
             "",
             len(group),
-            _slices(place, slots, number_of),
+            tuple(slices[place]),
             mixed=np.array([root in mixed for root in group]),
             stuck=next((reasons[root] for root in group if root in reasons), ""),
         )
         for place, group in enumerate(members)
     ]
-    groups = [_with_lanes(place, group, lanes, roots, number_of) for place, group in enumerate(groups)]
-    groups = [_with_suspects(place, group, walk, roots, number_of) for place, group in enumerate(groups)]
+    groups = [_with_lanes(place, group, lanes, roots, units) for place, group in enumerate(groups)]
+    groups = [_with_suspects(place, group, walk, roots, units) for place, group in enumerate(groups)]
     return tuple(_named([group for group in groups if group.makers or group.readers]))
 
 
@@ -176,43 +177,52 @@ def _members(slots: Sequence[_Slot], reasons: dict[int, str], lanes: Sequence[La
     return list(merged.values())
 
 
-def _slices(place: int, slots: Sequence[_Slot], number_of: Mapping[int, tuple[int, int]]) -> tuple[Slice, ...]:
-    found = []
+@dataclass(frozen=True)
+class _Units:
+    """By root, which group's unit it is and which of them; -1 where it is none."""
+
+    places: Labels
+    numbers: Labels
+
+    @classmethod
+    def of(cls, members: Sequence[Sequence[int]], count: int) -> "_Units":
+        places, numbers = (np.full(count, -1, np.int64) for _ in range(2))
+        for place, group in enumerate(members):
+            places[group], numbers[group] = place, np.arange(len(group))
+        return cls(places, numbers)
+
+    def at(self, roots: Labels, place: int) -> Labels:
+        """Return the unit of group ``place`` at each position, -1 for other groups'."""
+        return np.where(self.places[roots] == place, self.numbers[roots], -1)
+
+
+def _slices(slots: Sequence[_Slot], units: _Units, groups: int) -> list[list[Slice]]:
+    """Return the slices of each group; a slot is looked at once, for most groups touch few of them."""
+    found: list[list[Slice]] = [[] for _ in range(groups)]
     for slot in slots:
-        units = _units(slot.roots, place, number_of)
-        if (units >= 0).any():
-            found.append(Slice(slot.tensor, slot.dim, units, slot.parts, slot.reads, slot.makes))
-    return tuple(found)
+        for place in np.unique(units.places[slot.roots]).tolist():
+            if place >= 0:
+                rows = units.at(slot.roots, place)
+                found[place].append(Slice(slot.tensor, slot.dim, rows, slot.parts, slot.reads, slot.makes))
+    return found
 
 
-def _units(roots: Labels, place: int, number_of: Mapping[int, tuple[int, int]]) -> Labels:
-    """Return the unit of group ``place`` at each position, -1 for other groups'."""
-    distinct, back = np.unique(roots, return_inverse=True)
-    found = [number_of.get(root, (-1, -1)) for root in distinct.tolist()]
-    units = np.array([number if where == place else -1 for where, number in found], np.int64)
-    return units[back].reshape(roots.shape)
-
-
-def _with_lanes(
-    place: int, group: Group, lanes: Sequence[Labels], roots: Labels, number_of: Mapping[int, tuple[int, int]]
-) -> Group:
+def _with_lanes(place: int, group: Group, lanes: Sequence[Labels], roots: Labels, units: _Units) -> Group:
     mine = []
     for rows in lanes:
-        units = _units(roots[rows], place, number_of)
-        if (units >= 0).all():
-            mine.append(np.stack([row[np.sort(np.unique(row, return_index=True)[1])] for row in units]))
+        found = units.at(roots[rows], place)
+        if (found >= 0).all():
+            mine.append(np.stack([row[np.sort(np.unique(row, return_index=True)[1])] for row in found]))
     stuck = group.stuck
     if not stuck and mine and mine[0].size != group.size:
         stuck = "only some of its units must be cut in equal number"
     return replace(group, lanes=mine[0] if mine else None, stuck=stuck)
 
 
-def _with_suspects(
-    place: int, group: Group, walk: Walk, roots: Labels, number_of: Mapping[int, tuple[int, int]]
-) -> Group:
+def _with_suspects(place: int, group: Group, walk: Walk, roots: Labels, units: _Units) -> Group:
     found = []
     for number in walk.numbers if not group.stuck else ():
-        rows = _units(roots[number.labels], place, number_of)
+        rows = units.at(roots[number.labels], place)
         if (rows >= 0).any():
             found.append(Suspect(number.module, number.source, number.value, rows))
     return replace(group, suspects=tuple(found))
@@ -229,7 +239,7 @@ def _named(groups: Sequence[Group]) -> list[Group]:
     return [replace(group, name=name) for name, group in zip(names, groups, strict=True)]
 
 
-def settle_lanes(space: Space) -> list[Labels]:
+def agreed_lanes(space: Space) -> list[Labels]:
     """Return rows of labels whose units must be cut in equal number, no two of them at odds.
 
     Where rows overlap, or two partitions cross, their labels are cut together by place instead: less free, but right.

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from gossamer.model.coupling.cutting import constants, positions, reading_columns
 from gossamer.model.coupling.groups import Constant, Group
-from gossamer.model.resize import picked, settle, stored_tensors
+from gossamer.model.resize import picked, stored_tensors, tell_sizes
 from gossamer.model.run import evaluation
 
 _FAILURES = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError, ArithmeticError)
@@ -92,7 +92,7 @@ def _options(group: Group, model: nn.Module) -> Iterator[tuple[Constant, ...]]:
     for suspect in group.suspects:
         module = model.get_submodule(suspect.module)
         if type(module).__module__.startswith("torch.nn."):
-            continue  # its sizes are told by `settle`
+            continue  # its sizes are told by `tell_sizes`
         for attribute, value in vars(module).items():
             if type(value) is int and value == suspect.value:
                 found.setdefault((suspect.module, attribute), Constant(suspect.module, attribute, suspect.rows))
@@ -157,7 +157,7 @@ def _cut(groups: Sequence[Group], kept: Mapping[str, np.ndarray], model: nn.Modu
     try:
         for name, places in index.items():
             tensors[name].data = picked(saved[name], places)
-        settle(model, index, changed)
+        tell_sizes(model, index, changed)
         yield
     finally:
         for name, value in saved.items():
