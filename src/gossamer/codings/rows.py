@@ -11,9 +11,9 @@ from gossamer.codings.whole import Effort, whole
 def by_rows(every: Array, starts: Array, centers: Array, name: str, effort: Effort) -> Option:
     """Return the smallest way found to write ``centers[every]`` with codes that are counted row by row.
 
-    The centers of a row are put in order, those without members left out. The codes are counted from the first, or, where
-    that is shorter, so that zero (or the first center above it) has the same code in every row: one model then fits the
-    codes of all rows.
+    The centers of a row are put in order, those without members left out. The codes are counted from the first, or,
+    where that is shorter, so that zero (or the first center above it) has the same code in every row: one model then
+    fits the codes of all rows.
 
     Args:
         every: codes among all centers, of any shape of at least one dimension.

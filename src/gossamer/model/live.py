@@ -118,7 +118,8 @@ class Live(nn.Module):
                 self.codes = constraint.codes.to(device, torch.int32)
                 self._put_centers(constraint.centers, original, trained=constraint.trained, tie=constraint.tie)
                 if tied is not None:
-                    self.centers = tied.requires_grad_(constraint.trained and self.trains)
+                    tied.requires_grad_(constraint.trained and self.trains)
+                    self.centers = tied
                 self.shared = None if constraint.shared is None else constraint.shared.clone().to(device)
                 self.starts = None if constraint.starts is None else constraint.starts.clone().to(device)
                 original.requires_grad_(self.shared is not None and self.trains)
