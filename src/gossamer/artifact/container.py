@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from gossamer.artifact.artifact import Artifact
+from gossamer.artifact.books import Books
 from gossamer.artifact.header import BlobRecord, GraphRecord, Header, TensorRecord, record
 from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, Payload, bound, check_tree, tree_cost
 from gossamer.artifact.records import check_records
@@ -43,10 +44,9 @@ def parts(artifact: Artifact) -> list[bytes]:
     check_records(artifact.edits, artifact.activations, artifact.meta)
     for name, node in artifact.tensors.items():
         check_tree(node, f"tensor {name}")
-    blobs, payload = _blobs(artifact.tensors)
+    tensors, blobs, payload = _tensors(artifact.tensors)
     graph, stored = _pack_graph(artifact.graph)
     payload.append(stored)
-    tensors = [TensorRecord(name, list(shape(node)), record(node)) for name, node in artifact.tensors.items()]
     length = sum(map(len, payload))
     cost = sum(map(tree_cost, artifact.tensors.values())) + 2 * len(artifact.graph or b"")
     padding = max(0, -(-(cost - FREE_COST) // COST_PER_BYTE) - length)
@@ -141,21 +141,23 @@ def _prefix(flags: int, header: bytes) -> bytes:
     return start + checksum(header, checksum(start)).to_bytes(4, "little")
 
 
-def _blobs(tensors: Mapping[str, Coding]) -> tuple[list[BlobRecord], list[bytes]]:
+def _tensors(tensors: Mapping[str, Coding]) -> tuple[list[TensorRecord], list[BlobRecord], list[bytes]]:
     """Group neighbouring tensors into blobs, so that a bias does not pay for a checksum of its own."""
-    records, payload = [], []
+    records, blobs, payload, books = [], [], [], Books()
     count = length = crc = 0
-    for index, node in enumerate(tensors.values()):
-        for leaf in leaves(node):
+    for index, (name, node) in enumerate(tensors.items()):
+        records.append(TensorRecord(name, list(shape(node)), record(node, books.known)))
+        for leaf in leaves(node, books.known):
             raw = (leaf.array if hasattr(leaf, "array") else leaf.data).tobytes()
             payload.append(raw)
             crc = checksum(raw, crc)
             length += len(raw)
+        books.close(node)
         count += 1
         if length >= BLOB_BYTES or index == len(tensors) - 1:
-            records.append(BlobRecord(count, crc))
+            blobs.append(BlobRecord(count, crc))
             count = length = crc = 0
-    return records, payload
+    return records, blobs, payload
 
 
 def _read_tensors(header: Header, payload: Payload, data: bytes, start: int) -> dict[str, Coding]:

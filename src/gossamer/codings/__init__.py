@@ -1,5 +1,6 @@
 """Arrays to trees and back: the closed algebra of codings."""
 
+from gossamer.codings.bits import same_bits
 from gossamer.codings.decode import decode
 from gossamer.codings.encode import encode
 from gossamer.codings.nodes import (
@@ -20,7 +21,8 @@ from gossamer.codings.nodes import (
     shape,
     size,
 )
-from gossamer.codings.tree import dense_nbytes, describe, leaves, nbytes, slots
+from gossamer.codings.together import encode_all
+from gossamer.codings.tree import dense_nbytes, describe, leaves, nbytes, new_slots, slots
 
 __all__ = [
     "DTYPES",
@@ -41,8 +43,11 @@ __all__ = [
     "describe",
     "dtype",
     "encode",
+    "encode_all",
     "leaves",
     "nbytes",
+    "new_slots",
+    "same_bits",
     "shape",
     "size",
     "slots",

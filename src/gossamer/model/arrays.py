@@ -43,15 +43,21 @@ def to_tensor(coding: codings.Coding) -> Tensor:
     return tensor if tensor.dtype == wanted else tensor.view(wanted)
 
 
-def hint_of(original: Tensor, held: Constraints) -> codings.Coding:
-    """Return the coding that says how ``original`` becomes the value that ``held`` allows; it decodes to that value."""
+def hint_of(original: Tensor, held: Constraints, common: dict[str, codings.Dense] | None = None) -> codings.Coding:
+    """Return the coding that says how ``original`` becomes the value that ``held`` allows; it decodes to that value.
+
+    Args:
+        original: the parameter.
+        held: what holds for it.
+        common: the centers of each tie so far; those of this one are added, or taken if they are the same.
+    """
     keep = None if held.keep is None or bool(held.keep.all()) else held.keep
     value = original.detach().cpu()
     if held.hash is not None:
         return _hashed(held.hash, held.grid, keep, value.dtype)
     if held.codebook is not None:
         if held.codebook.shared is None:
-            return _shared(held.codebook, held.grid, keep, value.dtype)
+            return _shared(held.codebook, held.grid, keep, value.dtype, {} if common is None else common)
         centers = held.codebook.centers.to(value.dtype)
         value = torch.where(held.codebook.shared, centers[held.codebook.codes], value)
     if held.grid is not None:
@@ -59,11 +65,21 @@ def hint_of(original: Tensor, held: Constraints) -> codings.Coding:
     return to_dense(value) if keep is None else _sparse(keep, to_dense(value[keep]))
 
 
-def _shared(codebook: Codebook, grid: Grid | None, keep: Tensor | None, dtype: torch.dtype) -> codings.Coding:
+def _shared(
+    codebook: Codebook,
+    grid: Grid | None,
+    keep: Tensor | None,
+    dtype: torch.dtype,
+    common: dict[str, codings.Dense],
+) -> codings.Coding:
     centers = codebook.centers.to(dtype)
     if codebook.starts is not None:
         return _shared_by_rows(codebook, centers, grid, keep)
-    coded = to_dense(centers) if grid is None else _on_grid(centers, grid, None)
+    coded: codings.Coding = to_dense(centers) if grid is None else _on_grid(centers, grid, None)
+    if codebook.tie and isinstance(coded, codings.Dense):
+        other = common.setdefault(codebook.tie, coded)
+        alike = other.dtype == coded.dtype and codings.same_bits(other.array, coded.array)
+        coded = other if alike else coded
     codes = codebook.codes if keep is None else codebook.codes[keep]
     return _sparse(keep, codings.Codebook(_narrow(codes), coded))
 
