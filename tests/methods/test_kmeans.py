@@ -201,8 +201,9 @@ def test_the_nearest_center_of_many_values_is_that_of_each(dtype):
     values = (torch.randn(600, 512) * 0.1).to(dtype)
     centers = torch.tensor([0.1, -0.25, 0.0, 0.05, 0.3])
     values[0, :7] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 0.025, 0.2, -0.125])  # ends and middles
-    rows = [nearest_center(row, centers) for row in values]
-    assert torch.equal(nearest_center(values, centers), torch.stack(rows))
+    for some in (centers, torch.linspace(-0.3, 0.3, 900), torch.tensor([0.1, 0.10001, 0.10002, 0.10003]), centers[:1]):
+        rows = [nearest_center(row, some) for row in values]
+        assert torch.equal(nearest_center(values, some), torch.stack(rows))
 
 
 def test_a_drawn_start_follows_its_seed():

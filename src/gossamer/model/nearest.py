@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 _MANY = 1 << 18
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 
 
 def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
@@ -19,18 +19,31 @@ def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
 def _from_table(values: Tensor, middles: Tensor, order: Tensor) -> Tensor:
     """Return the same by a table over the upper halves of float32 numbers.
 
-    Only values whose upper half does not tell their place, a few in a hundred, are looked for among ``middles``.
+    An upper half tells the place of a value among ``middles`` up to the one that its values lie about; a comparison
+    tells the rest. Values whose upper half has several middles, few as a rule, are looked for.
     """
     upper = torch.arange(1 << 16, dtype=torch.int32) << 16
-    ends = torch.stack([upper, upper | 0xFFFF]).view(torch.float32)
-    low, high = torch.bucketize(ends.double(), middles)
-    table = torch.where(low == high, low, -1)
+    ends = torch.bucketize(torch.stack([upper, upper | 0xFFFF]).view(torch.float32).double(), middles)
+    low, high = ends.amin(0), ends.amax(0)
+    crowded = (high > low + 1) & upper.view(torch.float32).isfinite()
+    cut = torch.cat([_float_below(middles), torch.full((1,), torch.inf)])[low]
+    place = torch.where(crowded, -2, low).int()
+    some_crowded, in_order = bool(crowded.any()), bool((order.diff() > 0).all())
     flat = values.detach().reshape(-1)
     found = torch.empty(flat.shape, dtype=torch.int64)
     for start in range(0, flat.numel(), _CHUNK):
         single, out = flat[start : start + _CHUNK].float(), found[start : start + _CHUNK]
-        torch.index_select(table, 0, (single.view(torch.int32) >> 16) & 0xFFFF, out=out)
-        unsure = (out < 0).nonzero().squeeze(1)
-        out[unsure] = torch.bucketize(single[unsure].double(), middles)
-        torch.index_select(order, 0, out.clone(), out=out)
+        half = (single.view(torch.int32) >> 16).bitwise_and_(0xFFFF)
+        torch.add(place.index_select(0, half), single > cut.index_select(0, half), out=out)
+        if some_crowded:
+            unsure = (out < 0).nonzero().squeeze(1)
+            out[unsure] = torch.bucketize(single[unsure].double(), middles)
+        if not in_order:
+            torch.index_select(order, 0, out.clone(), out=out)
     return found.view(values.shape)
+
+
+def _float_below(values: Tensor) -> Tensor:
+    """Return the largest float32 that is not above each float64: a float32 is above the one if above the other."""
+    single = values.float()
+    return torch.where(single.double() > values, single.nextafter(torch.tensor(-torch.inf)), single)
