@@ -40,6 +40,7 @@ from gossamer.task import evaluate
 
 RESULTS = Path(__file__).resolve().parent / "results" / "clustering.json"
 NETWORKS = ("lenet300", "lenet5")
+PARTS = ("times", "distortion", "files")
 KINDS: tuple[dict[str, Any], ...] = (
     {"scope": "layer", "weigh": "none"},
     {"scope": "layer", "weigh": "second_moment"},
@@ -152,9 +153,7 @@ def means(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 def main() -> None:
     """Measure the parts asked for and write them; those not asked for stay as they are."""
     parser = argparse.ArgumentParser(description="Clustering of weights: time, distortion, files.")
-    parser.add_argument(
-        "--parts", nargs="+", choices=("times", "distortion", "files"), default=["times", "distortion", "files"]
-    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--count", type=int, default=100_000_000)
     parser.add_argument("--seeds", type=int, default=3)
@@ -162,6 +161,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     origin = {"commit": commit(), "machine": machine()}
     held = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    measured_at = {f"{part}_commit": held.get(f"{part}_commit", held.get("commit")) for part in PARTS if part in held}
     makers: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
         "times": lambda: times(given.count),
         "distortion": distortions,
@@ -172,15 +172,17 @@ def main() -> None:
         for row in makers[part]():
             rows.append(row)
             print(row, flush=True)
-        held[part] = rows
+        held[part], measured_at[f"{part}_commit"] = rows, origin["commit"]
     result = {
         "title": "Shared values: time, distortion, files",
         "note": "Times: drawn float32 weights into 32 values, with the threads of the command, on a machine whose two "
-        "cores ran other work beside; `cpu seconds` are the process's own, of all its threads. Distortion: how much more than the exact optimum, in percent, for the weighted histogram "
-        "and for k-means from a linear start. Files: no training; bytes of the whole file, test accuracy in percent on "
-        "Fashion-MNIST, `lost` in points, means over seeds that pick the calibration images.",
+        "cores ran other work beside; `cpu seconds` are the process's own, of all its threads. Distortion: how much "
+        "more than the exact optimum, in percent, for the weighted histogram and for k-means from a linear start. "
+        "Files: no training; bytes of the whole file, test accuracy in percent on Fashion-MNIST, `lost` in points, "
+        "means over seeds that pick the calibration images.",
         "command": f"python benchmarks/clustering.py --threads {given.threads} --seeds {given.seeds}",
-        **{key: held[key] for key in ("times", "distortion", "files") if key in held},
+        **measured_at,
+        **{part: held[part] for part in PARTS if part in held},
         **origin,
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")
