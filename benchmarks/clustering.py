@@ -76,7 +76,7 @@ def times(count: int, repeats: int = 3) -> Iterator[dict[str, Any]]:
 
 def samples() -> Iterator[tuple[str, np.ndarray]]:
     """Yield what the exact method can still cluster, by name."""
-    for network in ("lenet300", "lenet5", "vgg_small", "resnet20"):
+    for network in ("lenet300", "lenet5", "vgg-small", "resnet20"):
         state = zoo.build(network, pretrained=True).state_dict()
         name, largest = max(state.items(), key=lambda entry: entry[1].numel())
         yield f"{network} {name}", largest.flatten().numpy()
