@@ -64,9 +64,9 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
     """Let the weights that have a codebook together share at most 2^bits values.
 
     Zeros stay zero and do not take one of the values. What has few enough values already keeps them exactly, so with
-    enough bits nothing changes. One codebook for all sites holds its values once while training, which moves them for
-    all; the file holds them once per site. Sites of another dtype or device, or that do not train, have one of their
-    own.
+    enough bits nothing changes. One codebook for all sites holds its values once: training moves them for all, and the
+    file has them once, unless sites use so few of them that tables of their own are shorter. Sites of another dtype or
+    device, or that do not train, have one of their own.
     """
 
     ramps: ClassVar[str | None] = "portion"
