@@ -1,10 +1,11 @@
 """The nearest of a few centers to each of many values."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 _MANY = 1 << 18
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16
 
 
 def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
@@ -20,27 +21,28 @@ def _from_table(values: Tensor, middles: Tensor, order: Tensor) -> Tensor:
     """Return the same by a table over the upper halves of float32 numbers.
 
     An upper half tells the place of a value among ``middles`` up to the one that its values lie about; a comparison
-    tells the rest. Values whose upper half has several middles, few as a rule, are looked for.
+    tells the rest. Values whose upper half has several middles, few as a rule, are looked for. Parts are small enough
+    for the processor's cache, so threads of torch would wait for each other more than they work: numpy has none.
     """
     upper = torch.arange(1 << 16, dtype=torch.int32) << 16
     ends = torch.bucketize(torch.stack([upper, upper | 0xFFFF]).view(torch.float32).double(), middles)
     low, high = ends.amin(0), ends.amax(0)
     crowded = (high > low + 1) & upper.view(torch.float32).isfinite()
     cut = torch.cat([_float_below(middles), torch.full((1,), torch.inf)])[low]
-    place = torch.where(crowded, -2, low).int()
+    place = torch.where(crowded, -2, low).int().numpy()
     some_crowded, in_order = bool(crowded.any()), bool((order.diff() > 0).all())
-    flat = values.detach().reshape(-1)
-    found = torch.empty(flat.shape, dtype=torch.int64)
+    flat, above, names = values.detach().reshape(-1), cut.numpy(), order.numpy()
+    found = np.empty(flat.shape, np.int64)
     for start in range(0, flat.numel(), _CHUNK):
-        single, out = flat[start : start + _CHUNK].float(), found[start : start + _CHUNK]
-        half = (single.view(torch.int32) >> 16).bitwise_and_(0xFFFF)
-        torch.add(place.index_select(0, half), single > cut.index_select(0, half), out=out)
+        single, out = flat[start : start + _CHUNK].float().numpy(), found[start : start + _CHUNK]
+        half = (single.view(np.uint32) >> 16).astype(np.int64)
+        np.add(place.take(half), single > above.take(half), out=out)
         if some_crowded:
-            unsure = (out < 0).nonzero().squeeze(1)
-            out[unsure] = torch.bucketize(single[unsure].double(), middles)
+            unsure = np.flatnonzero(out < 0)
+            out[unsure] = np.searchsorted(middles.numpy(), single[unsure].astype(np.float64))
         if not in_order:
-            torch.index_select(order, 0, out.clone(), out=out)
-    return found.view(values.shape)
+            out[:] = names[out]
+    return torch.from_numpy(found).view(values.shape)
 
 
 def _float_below(values: Tensor) -> Tensor:
