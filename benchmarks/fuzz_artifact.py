@@ -22,6 +22,7 @@ import msgspec
 import numpy as np
 
 from gossamer.artifact import Artifact, container, dumps, layout, loads, problems
+from gossamer.artifact.squeeze import deflate
 from gossamer.coders import encode as code
 from gossamer.codings import (
     Affine,
@@ -140,7 +141,7 @@ def resealed(files: list[bytes], rng: random.Random) -> bytes:
         raw = damaged([raw], rng)
     if rng.random() < 0.4:
         payload = bytearray(damaged([bytes(payload)], rng))
-    stored, flags = (raw, 0) if rng.random() < 0.5 else (container._deflate(raw), container.DEFLATED)  # noqa: SLF001
+    stored, flags = (raw, 0) if rng.random() < 0.5 else (deflate(raw), container.DEFLATED)
     return container.PREFIX.pack(container.MAGIC, container.VERSION, flags, len(stored), 0) + stored + payload
 
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from gossamer.artifact.difference import diff
     from gossamer.artifact.inspect import inspect
     from gossamer.artifact.sound import verify
+    from gossamer.codec import pack, unpack
     from gossamer.errors import GossamerError
     from gossamer.model.apply import apply
     from gossamer.model.freeze import freeze
@@ -48,6 +49,8 @@ __all__ = [
     "freeze",
     "inspect",
     "load",
+    "pack",
+    "unpack",
     "verify",
 ]
 
@@ -56,6 +59,8 @@ _HOME = {
     "diff": "gossamer.artifact",
     "inspect": "gossamer.artifact",
     "verify": "gossamer.artifact",
+    "pack": "gossamer.codec",
+    "unpack": "gossamer.codec",
     "GossamerError": "gossamer.errors",
     "Loaded": "gossamer.model",
     "Method": "gossamer.model",

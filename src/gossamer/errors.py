@@ -50,6 +50,10 @@ class EvidenceError(GossamerError):
     """A method asked for evidence that calibration did not collect, or calibration saw bad data."""
 
 
+class StateError(GossamerError):
+    """A state dict, or a file of one, is missing, damaged or in a form that cannot be read or stored."""
+
+
 class CodingError(GossamerError):
     """An array cannot be coded, or coded parts do not fit together."""
 

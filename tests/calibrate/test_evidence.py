@@ -92,8 +92,8 @@ def test_bad_calibration_is_refused_with_its_place():
         calibrate(subject(), [((torch.empty(0, 3),), {}, None)], "range")
     with pytest.raises(EvidenceError, match="no batches"):
         calibrate(subject(), iter([]), "range")
-    with pytest.raises(EvidenceError, match="no evidence of kind curvature"):
-        calibrate(subject(), batches(), {"range", "curvature"})
+    with pytest.raises(EvidenceError, match="no evidence of kind wisdom"):
+        calibrate(subject(), batches(), {"range", "wisdom"})
     with pytest.raises(EvidenceError, match="gradients without a loss"):
         calibrate(subject(), batches(), "gradient")
     with pytest.raises(EvidenceError, match=r"batch 0: wanted .args, kwargs, targets., got Tensor"):

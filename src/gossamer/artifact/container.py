@@ -1,8 +1,9 @@
 """The container: an artifact to the bytes of a ``.goss`` file and back (`SPEC.md`)."""
 
-import lzma
 import zlib
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from math import prod
 from struct import Struct
 from typing import Any
@@ -12,10 +13,12 @@ import numpy as np
 
 from gossamer.artifact.artifact import Artifact
 from gossamer.artifact.books import Books
-from gossamer.artifact.header import BlobRecord, GraphRecord, Header, TensorRecord, record
+from gossamer.artifact.header import BlobRecord, Header, TensorRecord, record
 from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, Payload, bound, check_tree, tree_cost
 from gossamer.artifact.records import check_records
-from gossamer.codings import Coding, dense_nbytes, leaves, shape
+from gossamer.artifact.squeeze import deflate, inflate, pack_graph, read_graph
+from gossamer.codings import Coding, Dense, dense_nbytes, leaves, shape
+from gossamer.codings.nodes import Array
 from gossamer.errors import ArtifactError
 
 MAGIC = b"GOSS"
@@ -36,35 +39,94 @@ def dumps(artifact: Artifact) -> bytes:
     return b"".join(parts(artifact))
 
 
-def parts(artifact: Artifact) -> list[bytes]:
+def parts(artifact: Artifact) -> list[bytes | memoryview]:
     """Return the file in pieces, to be written one after the other without joining them in memory."""
-    _check_names(artifact.tensors, artifact.aliases)
-    for what in ("edits", "activations", "meta"):
-        _check_plain(getattr(artifact, what), what, MAX_DATA_DEPTH)
-    check_records(artifact.edits, artifact.activations, artifact.meta)
+    payload: list[bytes | memoryview] = []
+    writer = Writer(payload.append)
     for name, node in artifact.tensors.items():
+        writer.add(name, node)
+    head, tail = writer.seal(artifact)
+    return [head, *payload, tail]
+
+
+class Writer:
+    """Takes tensors one at a time: their bytes go on at once, and what the header says of them is kept.
+
+    Neighbouring tensors share a blob, so that a bias does not pay for a checksum of its own.
+
+    Args:
+        put: takes the next bytes of the payload.
+    """
+
+    def __init__(self, put: Callable[[memoryview], object]) -> None:
+        self._put = put
+        self._tensors: dict[str, TensorRecord] = {}
+        self._blobs: list[BlobRecord] = []
+        self._books = Books()
+        self._count = self._begun = self._crc = self._length = self._cost = 0
+
+    def add(self, name: str, node: Coding) -> int:
+        """Put the next tensor and return the bytes of its payload.
+
+        Raises:
+            ArtifactError: the name is used already, or no reader would accept the tree.
+        """
+        if name in self._tensors:
+            raise ArtifactError("a tensor's name is used twice", f"tensor {name}")
         check_tree(node, f"tensor {name}")
-    tensors, blobs, payload = _tensors(artifact.tensors)
-    graph, stored = _pack_graph(artifact.graph)
-    payload.append(stored)
-    length = sum(map(len, payload))
-    cost = sum(map(tree_cost, artifact.tensors.values())) + 2 * len(artifact.graph or b"")
-    padding = max(0, -(-(cost - FREE_COST) // COST_PER_BYTE) - length)
-    header = Header(
-        tensors,
-        blobs,
-        dict(artifact.aliases),
-        [dict(edit) for edit in artifact.edits],
-        {site: dict(grid) for site, grid in artifact.activations.items()},
-        dict(artifact.meta),
-        graph,
-        padding,
-    )
-    raw = msgspec.msgpack.encode(header)
-    small = _deflate(raw)
-    fits = len(raw) <= FREE_HEADER + HEADER_PER_BYTE * (len(small) + length)
-    flags, written = (DEFLATED, small) if fits and len(small) < len(raw) else (0, raw)
-    return [_prefix(flags, written), written, *payload, bytes(padding)]
+        before = self._length
+        for leaf in leaves(node, self._books.known):
+            raw = _raw(leaf.array if isinstance(leaf, Dense) else leaf.data)
+            self._put(raw)
+            self._crc = checksum(raw, self._crc)
+            self._length += len(raw)
+        self._tensors[name] = TensorRecord(name, list(shape(node)), record(node, self._books.known))
+        self._books.close(node)
+        self._cost += tree_cost(node)
+        self._count += 1
+        if self._length - self._begun >= BLOB_BYTES:
+            self._close()
+        return self._length - before
+
+    def seal(self, rest: Artifact) -> tuple[bytes, bytes]:
+        """Return what stands before the payload in the file and what stands after it.
+
+        Args:
+            rest: everything but the tensors, which are those that were added.
+
+        Raises:
+            ArtifactError: a part is not plain data, or an alias is not a new name of a stored tensor.
+        """
+        _check_names(self._tensors, rest.aliases)
+        for what in ("edits", "activations", "meta"):
+            _check_plain(getattr(rest, what), what, MAX_DATA_DEPTH)
+        check_records(rest.edits, rest.activations, rest.meta, rest.aliases)
+        if self._count:
+            self._close()
+        graph, stored = pack_graph(rest.graph)
+        length = self._length + len(stored)
+        cost = self._cost + 2 * len(rest.graph or b"")
+        padding = max(0, -(-(cost - FREE_COST) // COST_PER_BYTE) - length)
+        header = Header(
+            list(self._tensors.values()),
+            self._blobs,
+            dict(rest.aliases),
+            [dict(edit) for edit in rest.edits],
+            {site: dict(grid) for site, grid in rest.activations.items()},
+            dict(rest.meta),
+            graph,
+            padding,
+        )
+        raw = msgspec.msgpack.encode(header)
+        small = deflate(raw)
+        fits = len(raw) <= FREE_HEADER + HEADER_PER_BYTE * (len(small) + length)
+        flags, written = (DEFLATED, small) if fits and len(small) < len(raw) else (0, raw)
+        return _prefix(flags, written) + written, stored + bytes(padding)
+
+    def _close(self) -> None:
+        self._blobs.append(BlobRecord(self._count, self._crc))
+        self._begun = self._length
+        self._count = self._crc = 0
 
 
 def loads(data: bytes, *, max_bytes: int = 1 << 34) -> Artifact:
@@ -78,29 +140,88 @@ def loads(data: bytes, *, max_bytes: int = 1 << 34) -> Artifact:
         ArtifactError: the file is damaged, malformed or passes a bound.
     """
     header, start = read_header(data)
-    payload = Payload(np.frombuffer(data, np.uint8)[start:], bound(len(data)))
-    names = [entry.name for entry in header.tensors]
-    if len(set(names)) != len(names):
-        raise ArtifactError("a tensor's name is used twice", "header")
-    _check_names(dict.fromkeys(names), header.aliases)
-    for what in ("edits", "activations", "meta"):
-        _check_plain(getattr(header, what), what, MAX_DATA_DEPTH)
-    check_records(header.edits, header.activations, header.meta)
-    tensors = _read_tensors(header, payload, data, start)
-    dense = sum(map(dense_nbytes, tensors.values()))
-    if dense > max_bytes:
-        raise ArtifactError(f"decodes to {dense} bytes, more than the {max_bytes} allowed", "tensors")
-    graph = _read_graph(header.graph, payload)
-    padding = payload.take(header.padding, "padding")
-    if padding.any():
-        raise ArtifactError("a byte of the padding is not zero", "padding")
-    if start + payload.taken != len(data):
-        raise ArtifactError(f"the file goes on for {len(data) - start - payload.taken} bytes", "end")
-    return Artifact(tensors, header.aliases, tuple(header.edits), header.activations, graph, header.meta)
+    view, taken = np.frombuffer(data, np.uint8), start
+
+    def take(length: int) -> Array:
+        nonlocal taken
+        taken += length
+        return view[taken - length : taken]
+
+    reader = Reader(header, Payload(take, len(data) - start, bound(len(data))), max_bytes)
+    tensors = dict(reader.tensors())
+    return replace(reader.rest(), tensors=tensors)
 
 
-def read_header(data: bytes) -> tuple[Header, int]:
+class Reader:
+    """Gives the tensors of a file one after the other, from its front to its end; memory holds one blob of them.
+
+    Args:
+        header: of the file.
+        payload: what follows the header.
+        max_bytes: refuse a file whose tensors decode to more than this.
+
+    Raises:
+        ArtifactError: the header is malformed.
+    """
+
+    def __init__(self, header: Header, payload: Payload, max_bytes: int) -> None:
+        self.header, self._payload, self._max_bytes = header, payload, max_bytes
+        names = [entry.name for entry in header.tensors]
+        if len(set(names)) != len(names):
+            raise ArtifactError("a tensor's name is used twice", "header")
+        _check_names(dict.fromkeys(names), header.aliases)
+        for what in ("edits", "activations", "meta"):
+            _check_plain(getattr(header, what), what, MAX_DATA_DEPTH)
+        check_records(header.edits, header.activations, header.meta, header.aliases)
+        if sum(blob.tensors for blob in header.blobs) != len(header.tensors):
+            raise ArtifactError("the blobs do not hold every tensor exactly once", "header")
+
+    def tensors(self) -> Iterator[tuple[str, Coding]]:
+        """Yield every tensor; its blob's checksum was compared, nothing is decoded yet.
+
+        Raises:
+            ArtifactError: the payload is damaged or passes a bound.
+        """
+        entries = iter(self.header.tensors)
+        dense = 0
+        for index, blob in enumerate(self.header.blobs):
+            self._payload.crc = 0
+            held = deque(self._tensor(next(entries)) for _ in range(blob.tensors))
+            if self._payload.crc != blob.crc:
+                raise ArtifactError("the checksum does not match", f"blob {index}")
+            dense += sum(dense_nbytes(node) for _, node in held)
+            if dense > self._max_bytes:
+                raise ArtifactError(f"decodes to {dense} bytes, more than the {self._max_bytes} allowed", "tensors")
+            while held:
+                yield held.popleft()
+
+    def rest(self) -> Artifact:
+        """Return everything but the tensors, once they are read; the file ends where it should.
+
+        Raises:
+            ArtifactError: it does not, or the graph is damaged.
+        """
+        graph = read_graph(self.header.graph, self._payload)
+        if self._payload.take(self.header.padding, "padding").any():
+            raise ArtifactError("a byte of the padding is not zero", "padding")
+        if self._payload.left:
+            raise ArtifactError(f"the file goes on for {self._payload.left} bytes", "end")
+        header = self.header
+        return Artifact({}, header.aliases, tuple(header.edits), header.activations, graph, header.meta)
+
+    def _tensor(self, entry: TensorRecord) -> tuple[str, Coding]:
+        where = f"tensor {entry.name}"
+        if prod(max(length, 1) for length in entry.shape) > MAX_ELEMENTS:
+            raise ArtifactError(f"shape {entry.shape} is beyond {MAX_ELEMENTS} elements", where)
+        return entry.name, self._payload.tree(entry.coding, tuple(entry.shape), where)
+
+
+def read_header(data: bytes, size: int | None = None) -> tuple[Header, int]:
     """Return the header and the position of the first payload byte.
+
+    Args:
+        data: the file, or its beginning with the whole header.
+        size: of the file, where ``data`` is only its beginning.
 
     Raises:
         ArtifactError: the header is damaged or malformed.
@@ -119,8 +240,8 @@ def read_header(data: bytes) -> tuple[Header, int]:
         raise ArtifactError(f"the header has {length} bytes but the file ends after {len(stored)}", "header")
     if checksum(stored, checksum(data[: PREFIX.size - 4])) != crc:
         raise ArtifactError("the checksum does not match", "header")
-    longest = min(MAX_HEADER, FREE_HEADER + HEADER_PER_BYTE * len(data))
-    raw = _inflate(stored, longest, "header") if flags & DEFLATED else stored
+    longest = min(MAX_HEADER, FREE_HEADER + HEADER_PER_BYTE * (len(data) if size is None else size))
+    raw = inflate(stored, longest, "header") if flags & DEFLATED else stored
     if len(raw) > longest:
         raise ArtifactError(f"has more than {longest} bytes", "header")
     try:
@@ -141,102 +262,9 @@ def _prefix(flags: int, header: bytes) -> bytes:
     return start + checksum(header, checksum(start)).to_bytes(4, "little")
 
 
-def _tensors(tensors: Mapping[str, Coding]) -> tuple[list[TensorRecord], list[BlobRecord], list[bytes]]:
-    """Group neighbouring tensors into blobs, so that a bias does not pay for a checksum of its own."""
-    records, blobs, payload, books = [], [], [], Books()
-    count = length = crc = 0
-    for index, (name, node) in enumerate(tensors.items()):
-        records.append(TensorRecord(name, list(shape(node)), record(node, books.known)))
-        for leaf in leaves(node, books.known):
-            raw = (leaf.array if hasattr(leaf, "array") else leaf.data).tobytes()
-            payload.append(raw)
-            crc = checksum(raw, crc)
-            length += len(raw)
-        books.close(node)
-        count += 1
-        if length >= BLOB_BYTES or index == len(tensors) - 1:
-            blobs.append(BlobRecord(count, crc))
-            count = length = crc = 0
-    return records, blobs, payload
-
-
-def _read_tensors(header: Header, payload: Payload, data: bytes, start: int) -> dict[str, Coding]:
-    if sum(blob.tensors for blob in header.blobs) != len(header.tensors):
-        raise ArtifactError("the blobs do not hold every tensor exactly once", "header")
-    tensors: dict[str, Coding] = {}
-    entries = iter(header.tensors)
-    view = memoryview(data)
-    for index, blob in enumerate(header.blobs):
-        begin = start + payload.taken
-        for _ in range(blob.tensors):
-            entry = next(entries)
-            if prod(max(length, 1) for length in entry.shape) > MAX_ELEMENTS:
-                raise ArtifactError(f"shape {entry.shape} is beyond {MAX_ELEMENTS} elements", f"tensor {entry.name}")
-            tensors[entry.name] = payload.tree(entry.coding, tuple(entry.shape), f"tensor {entry.name}")
-        if checksum(view[begin : start + payload.taken]) != blob.crc:
-            raise ArtifactError("the checksum does not match", f"blob {index}")
-    return tensors
-
-
-def _pack_graph(graph: bytes | None) -> tuple[GraphRecord | None, bytes]:
-    if graph is None:
-        return None, b""
-    forms = [graph, _deflate(graph), lzma.compress(graph, lzma.FORMAT_RAW, filters=_lzma_filters(len(graph)))]
-    codec = min(range(3), key=lambda index: len(forms[index]))
-    stored = forms[codec]
-    return GraphRecord(codec, len(stored), len(graph), checksum(stored)), stored
-
-
-def _read_graph(entry: GraphRecord | None, payload: Payload) -> bytes | None:
-    if entry is None:
-        return None
-    payload.charge(2 * entry.length, "graph")
-    stored = payload.take(entry.stored, "graph").tobytes()
-    if checksum(stored) != entry.crc:
-        raise ArtifactError("the checksum does not match", "graph")
-    match entry.codec:
-        case 0:
-            graph = stored
-        case 1:
-            graph = _inflate(stored, entry.length, "graph")
-        case _:
-            graph = _unlzma(stored, entry.length)
-    if len(graph) != entry.length:
-        raise ArtifactError(f"wanted {entry.length} bytes, got {len(graph)}", "graph")
-    return graph
-
-
-def _deflate(raw: bytes) -> bytes:
-    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
-    return packer.compress(raw) + packer.flush()
-
-
-def _inflate(stored: bytes, most: int, where: str) -> bytes:
-    unpacker = zlib.decompressobj(-15)
-    try:
-        raw = unpacker.decompress(stored, most + 1)
-    except zlib.error as error:
-        raise ArtifactError(f"malformed deflate data: {error}", where) from None
-    if len(raw) > most or not unpacker.eof or unpacker.unused_data:
-        raise ArtifactError(f"deflate data does not end where it should, within {most} bytes", where)
-    return raw
-
-
-def _lzma_filters(length: int) -> list[dict[str, int]]:
-    """Return the settings of the LZMA stream: the dictionary is the power of two that holds the graph, from 4 KiB."""
-    dictionary = max(1 << 12, 1 << max(length - 1, 0).bit_length())
-    return [{"id": lzma.FILTER_LZMA1, "dict_size": min(dictionary, 1 << 26), "lc": 3, "lp": 0, "pb": 2}]
-
-
-def _unlzma(stored: bytes, length: int) -> bytes:
-    unpacker = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=_lzma_filters(length))
-    try:
-        raw = unpacker.decompress(stored, length + 1)
-    except lzma.LZMAError as error:
-        raise ArtifactError(f"malformed LZMA data: {error}", "graph") from None
-    if len(raw) > length or not unpacker.eof or unpacker.unused_data:
-        raise ArtifactError(f"LZMA data does not end where it should, within {length} bytes", "graph")
-    return raw
+def _raw(array: Array) -> memoryview:
+    """Return the bytes of ``array`` in C order, without copying them."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
 
 
 def _check_names(tensors: Mapping[str, object], aliases: Mapping[str, str]) -> None:

@@ -4,11 +4,12 @@ import os
 import platform
 import re
 import zlib
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from secrets import token_hex
+from typing import BinaryIO
 
 from gossamer.artifact.artifact import Artifact
 from gossamer.artifact.container import loads, parts
@@ -35,7 +36,7 @@ def save(path: str | Path, artifact: Artifact) -> int:
     return sum(map(len, pieces))
 
 
-def write_file(path: Path, pieces: Iterable[bytes]) -> None:
+def write_file(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
     """Write ``pieces`` to ``path`` in one move: after a crash the old file or the new is there, never a piece.
 
     What a writer of ``path`` on this machine left beside it when it was killed is removed.
@@ -43,18 +44,41 @@ def write_file(path: Path, pieces: Iterable[bytes]) -> None:
     Raises:
         OSError: the disk refuses; what was at ``path`` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{token_hex(4)}")
-    _WRITING.add(temporary)
-    try:
+    with placed(path) as file:
+        file.writelines(pieces)
+
+
+@contextmanager
+def placed(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that takes its place at ``path`` in one move after the block; see `write_file`.
+
+    Raises:
+        OSError: the disk refuses; what was at ``path`` is untouched.
+    """
+    with beside(path) as temporary:
         with temporary.open("xb") as file:
-            file.writelines(pieces)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    _sweep(path)
+
+
+@contextmanager
+def beside(path: Path) -> Iterator[Path]:
+    """Give a new name beside ``path`` to what is being made of it; whatever bears it after the block is removed."""
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}.{token_hex(4)}")
+    _WRITING.add(temporary)
+    try:
+        yield temporary
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
         _WRITING.discard(temporary)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what writers of ``path`` left beside it when they were killed."""
     for left in path.parent.glob(f".{escape(path.name)}.{_HOST}-*.*"):
         with suppress(OSError):
             if _abandoned(left, path):

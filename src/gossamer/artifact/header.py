@@ -231,3 +231,20 @@ def record(node: Coding, known: Known) -> Record:  # noqa: C901, PLR0911, PLR091
             return ShiftRecord(inner(node.values), inner(node.starts))
         case _:
             assert_never(node)
+
+
+def dtype_of(entry: Record | SameRecord) -> str:
+    """Return the dtype of the array that a record stands for, a name of `DTYPES`."""
+    match entry:
+        case BitmapRecord() | GapsRecord():
+            return "bool"
+        case CodebookRecord():
+            return dtype_of(entry.centers)
+        case SparseRecord():
+            return dtype_of(entry.values)
+        case HashRecord():
+            return dtype_of(entry.buckets)
+        case ShiftRecord():
+            return dtype_of(entry.starts)
+        case _:
+            return NAMES[entry.dtype]

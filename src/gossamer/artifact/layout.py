@@ -1,5 +1,7 @@
 """Placing: a header's records and the payload bytes to trees, with every bound checked before anything is decoded."""
 
+import zlib
+from collections.abc import Callable
 from math import prod
 from typing import assert_never
 
@@ -92,20 +94,32 @@ def _depth(node: Coding) -> int:
 
 
 class Payload:
-    """The payload of a file, taken from its front to its end, each byte once."""
+    """The payload of a file, taken from its front to its end, each byte once.
 
-    def __init__(self, data: Array, budget: int) -> None:
-        self._data = data
+    Args:
+        read: returns the next so many bytes of the file, which are there.
+        length: bytes of the payload.
+        budget: bound on the cost of decoding it.
+
+    Attributes:
+        left: bytes not taken yet.
+        crc: CRC-32 of what was taken since it was last set to zero.
+    """
+
+    def __init__(self, read: Callable[[int], Array], length: int, budget: int) -> None:
+        self._read = read
         self._budget = budget
         self._centers: list[Coding] = []
-        self.taken = 0
+        self.left = length
+        self.crc = 0
 
     def take(self, length: int, where: str) -> Array:
         """Return the next ``length`` bytes."""
-        if length > self._data.size - self.taken:
-            raise ArtifactError(f"needs {length} bytes of payload, {self._data.size - self.taken} are left", where)
-        part = self._data[self.taken : self.taken + length]
-        self.taken += length
+        if length > self.left:
+            raise ArtifactError(f"needs {length} bytes of payload, {self.left} are left", where)
+        self.left -= length
+        part = self._read(length)
+        self.crc = zlib.crc32(part.data, self.crc)
         return part
 
     def charge(self, amount: int, where: str) -> None:

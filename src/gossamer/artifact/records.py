@@ -9,6 +9,7 @@ from msgspec import Meta
 from gossamer.errors import ArtifactError
 
 Size = Annotated[int, Meta(ge=1, le=1 << 40)]
+Place = Annotated[int, Meta(ge=0, le=1 << 40)]
 
 
 class _Record(msgspec.Struct, frozen=True, tag_field="edit", forbid_unknown_fields=True):
@@ -57,7 +58,10 @@ _EDITS = {"split": SplitRecord, "fold": FoldRecord, "resize": ResizeRecord, "dro
 
 
 def check_records(
-    edits: Sequence[Mapping[str, Any]], activations: Mapping[str, Mapping[str, Any]], meta: Mapping[str, Any]
+    edits: Sequence[Mapping[str, Any]],
+    activations: Mapping[str, Mapping[str, Any]],
+    meta: Mapping[str, Any],
+    aliases: Mapping[str, str],
 ) -> None:
     """Refuse records of the wrong form; an edit of an unknown kind is left to who replays it.
 
@@ -75,6 +79,11 @@ def check_records(
             raise ArtifactError(f"zero is {record.zero}, which is no code of {record.bits} bits", f"activations.{site}")
     if "fixed" in meta:
         _convert(meta["fixed"], tuple[str, ...], "meta.fixed")
+    if "safetensors" in meta:
+        _convert(meta["safetensors"], dict[str, str], "meta.safetensors")
+    for name in _convert(meta.get("copies", {}), dict[str, Place], "meta.copies"):
+        if name not in aliases:
+            raise ArtifactError(f"{name} is no alias", "meta.copies")
 
 
 def _convert(value: Any, kind: Any, where: str) -> Any:

@@ -2,7 +2,8 @@
 
 The second moment H = Σ x xᵀ of a site's inputs is what second-order pruning (Hassibi and Stork, NIPS 1992), error
 feedback quantization (Frantar et al., arXiv 2210.17323) and whitened low rank ask for; ranges serve quantization of
-activations (Jacob et al., arXiv 1712.05877); squared gradients are the diagonal of the empirical Fisher information.
+activations (Jacob et al., arXiv 1712.05877); squared gradients are the diagonal of the empirical Fisher information;
+the curvature of the loss in each site's outputs weighs its errors (`curvature`).
 Memory is bounded by the sums themselves plus one batch.
 """
 
@@ -13,6 +14,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from gossamer.calibrate.curvature import Curvatures
 from gossamer.calibrate.depth import BlockDepth, block_patterns
 from gossamer.calibrate.inputs import Inputs
 from gossamer.calibrate.units import UnitActivity, UnitTaylor
@@ -39,8 +41,9 @@ def calibrate(
     Args:
         subject: left untouched; a plain copy runs.
         batches: (args, kwargs, targets) per batch; targets are used for the loss only.
-        needs: kinds of evidence, see :mod:`gossamer.model.evidence`. For ``taylor`` give batches of one sample.
-        loss: maps (outputs, targets) to a scalar; wanted when gradients or depths are needed.
+        needs: kinds of evidence, see :mod:`gossamer.model.evidence`. For ``taylor`` give batches of one sample, for
+            ``curvature`` many small ones.
+        loss: maps (outputs, targets) to a scalar; wanted when gradients, curvatures or depths are needed.
         samples: numbers kept of each site's inputs when ranges are needed.
         progress: bars to add one of this pass to.
 
@@ -60,19 +63,28 @@ def calibrate(
     activity = UnitActivity(subject.groups if "activity" in wanted else ())
     taylor = UnitTaylor(subject.groups if "taylor" in wanted else ())
 
+    curved = Curvatures(model, subject.sites, loss) if loss is not None and "curvature" in wanted else None
     depth = BlockDepth.of(subject, model, block_patterns(wanted))
 
     def see(found: Use | Unread) -> None:
         inputs.see(found)
         if isinstance(found, Use) and activity.groups:
             activity.see(found)
+        if isinstance(found, Use) and curved is not None:
+            curved.see(found)
 
     device = next((weight.device for weight in weights.values()), torch.device("cpu"))
-    count = 0
+    count, graded = 0, bool(gradients.weights) or curved is not None
     for args, kwargs, targets in checked_batches(batches, device, "calibrating", progress):
         inputs.batch = count
-        with plain_kernels(), torch.set_grad_enabled(bool(gradients.weights)), Watch(Weights(weights), see):
+        with (
+            plain_kernels(),
+            torch.set_grad_enabled(graded),
+            Watch(Weights(weights), see),
+        ):
             outputs = model(*args, **kwargs)
+        if curved is not None:
+            curved.add(outputs, targets)
         if loss is not None and gradients.weights:
             taylor.add(gradients.add(loss(outputs, targets), count))
         if loss is not None and depth.blocks:
@@ -80,15 +92,18 @@ def calibrate(
         count += 1
     if not count:
         raise EvidenceError("calibration was given no batches", hint="an iterator can be run through only once")
+    moments = inputs.moments()
     return Evidence(
         kinds=wanted,
         batches=count,
-        moments=inputs.moments(),
+        moments=moments,
         means=inputs.means(),
         ranges=inputs.ranges,
         sampled={site: sample.numbers() for site, sample in inputs.sampled.items()},
         gradients={site: total / count for site, total in gradients.totals.items()},
         fishers={site: total / count for site, total in gradients.squares.items()},
+        curvatures={} if curved is None else curved.curvatures(moments),
+        sensitivities={} if curved is None else curved.sensitivities(),
         activities=activity.activities(),
         taylors={group: total / count for group, total in taylor.totals.items()},
         depths={block: total / count for block, total in depth.totals.items()},
@@ -135,12 +150,14 @@ def _checked(needs: Iterable[str], loss: Loss | None, samples: int) -> frozenset
             f"calibration knows no evidence of kind {', '.join(unknown)}",
             hint=f"the kinds are {', '.join(sorted(KINDS))}",
         )
-    asked = "gradients" if wanted & {"gradient", "taylor"} else "depths" if block_patterns(wanted) else None
+    asked = (
+        "gradients" if wanted & {"gradient", "taylor", "curvature"} else "depths" if block_patterns(wanted) else None
+    )
     if asked and loss is None:
         raise EvidenceError(f"calibration was asked for {asked} without a loss", hint="pass loss=task.loss")
     if samples < 1:
         raise EvidenceError(f"calibration: wanted samples of at least 1, got {samples}")
-    return wanted
+    return wanted | {"second_moment"} if "curvature" in wanted else wanted
 
 
 def checked_batches(

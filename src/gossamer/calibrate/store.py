@@ -46,6 +46,8 @@ def save_evidence(path: str | Path, evidence: Evidence) -> None:
         "sampled": {site: put(torch.from_numpy(numbers)) for site, numbers in evidence.sampled.items()},
         "gradients": {site: put(tensor) for site, tensor in evidence.gradients.items()},
         "fishers": {site: put(tensor) for site, tensor in evidence.fishers.items()},
+        "curvatures": {site: [put(tensor) for tensor in parts] for site, parts in evidence.curvatures.items()},
+        "sensitivities": {name: put(tensor) for name, tensor in evidence.sensitivities.items()},
         "activities": {group: [put(one.mean), put(one.nonzero)] for group, one in evidence.activities.items()},
         "taylors": {group: put(tensor) for group, tensor in evidence.taylors.items()},
         "depths": evidence.depths,
@@ -90,6 +92,8 @@ def _evidence(document: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Evid
         sampled={site: np.asarray(tensor.numpy()) for site, tensor in tensors("sampled").items()},
         gradients=tensors("gradients"),
         fishers=tensors("fishers"),
+        curvatures={site: tuple(arrays[name] for name in names) for site, names in document["curvatures"].items()},
+        sensitivities=tensors("sensitivities"),
         activities={
             group: Activity(arrays[mean], arrays[share]) for group, (mean, share) in document["activities"].items()
         },

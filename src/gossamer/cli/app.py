@@ -14,10 +14,12 @@ from gossamer.cli.export import export
 from gossamer.cli.groups import groups
 from gossamer.cli.inspect import inspect
 from gossamer.cli.measure import measure
+from gossamer.cli.pack import pack
 from gossamer.cli.recipes import recipes
 from gossamer.cli.run import run
 from gossamer.cli.scan import scan
 from gossamer.cli.train import train
+from gossamer.cli.unpack import unpack
 from gossamer.cli.verify import verify
 
 app = typer.Typer(
@@ -38,6 +40,9 @@ EXAMPLES: dict[Callable[..., Any], str] = {
     export: "gossamer export lenet.goss -o lenet.onnx",
     measure: "gossamer measure lenet.goss",
     diff: "gossamer diff before.goss after.goss",
+    pack: "gossamer pack w.safetensors -o w.goss\n  gossamer pack w.safetensors --step 0.5 -o w.goss\n"
+    "  gossamer pack w.safetensors --size 100000 -o w.goss",
+    unpack: "gossamer unpack w.goss -o w.safetensors",
     groups: "gossamer groups zoo:resnet20",
     scan: "gossamer scan zoo:lenet5 --method prune.magnitude -o scan.json --plot scan.png",
     allocate: "gossamer allocate scan.json --keep 0.2 --of bytes -o allocated.toml",

@@ -1,9 +1,7 @@
 """The model named on the command line, with its weights."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from pickle import UnpicklingError  # the name of what torch raises; nothing is unpickled here
 
 import torch
 from safetensors import SafetensorError
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from gossamer import zoo
 from gossamer.cli.resolve import made
+from gossamer.codec.torch_state import read_state
 from gossamer.errors import ModelError
 from gossamer.model import load
 
@@ -81,18 +80,7 @@ def _state(path: Path) -> Mapping[str, Tensor]:
             raise ModelError(f"{path} is not a sound safetensors file: {error}") from error
     if path.suffix not in {".pt", ".pth"}:
         raise ModelError(f"{path}: wanted a file ending in .safetensors, .goss, .pt or .pth")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the form of a file that is refused below
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        hint = "save the state dict alone, torch.save(model.state_dict(), ...), or use safetensors"
-        raise ModelError(f"{path} cannot be read without running code from it", hint=hint) from error
-    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ModelError(f"{path} does not hold a state dict", hint="torch.save(model.state_dict(), ...) makes one")
-    return state
+    return read_state(path)
 
 
 def _tied(model: nn.Module, name: str, state: Mapping[str, Tensor]) -> bool:

@@ -90,6 +90,37 @@ def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName)
     return np.ascontiguousarray(walked.T if across else walked).reshape(-1)
 
 
+def chances(signs: Array) -> tuple[Array, Array]:
+    """Return how likely the model holds each element to be off the pivot, and, if so, above it, in 1/65536.
+
+    Both as matrices of `sides`. Where an element is at the pivot, no one asks for its sign: half there.
+
+    Args:
+        signs: -1, 0 and 1 of any shape: below, at and above the pivot.
+    """
+    matrix = signs.reshape(sides(signs.shape)).astype(np.int64)
+    ways = [across for across in (False, True) if matrix.shape[across] <= MOST_STEPS]
+    trials = (_priced(matrix.T, across) if across else _priced(matrix, across) for across in ways)
+    _, across, occupied, positive = min(trials, key=lambda trial: trial[0])
+    return (occupied.T, positive.T) if across else (occupied, positive)
+
+
+def _priced(signs: Array, across: bool) -> tuple[float, bool, Array, Array]:  # noqa: FBT001 data
+    """Return bits, direction, and the two chances of each element of a walked matrix."""
+    found = np.full((2, *signs.shape), 1 << 15, np.int64)
+    bits = 0.0
+
+    def code(chances: Array, step: int, lanes: slice | Array, *, sign: bool) -> Array:
+        nonlocal bits
+        known: Array = (signs[step, lanes] > 0 if sign else signs[step, lanes] != 0).astype(np.int64)
+        found[int(sign), step, lanes] = chances
+        bits -= float(np.log2(np.where(known, chances, (1 << 16) - chances) / (1 << 16)).sum())
+        return known
+
+    Walk(signs.shape[0], signs.shape[1], _best_lag(signs), two_sided=True).run(code)
+    return bits, across, found[0], found[1]
+
+
 @dataclass(frozen=True)
 class _Trial:
     """One direction of the walk: what was coded with which chances, and the bits that costs."""

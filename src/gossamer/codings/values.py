@@ -3,7 +3,7 @@
 import numpy as np
 
 from gossamer.codings.bits import bit_view
-from gossamer.codings.nodes import INTEGERS, Array, Codebook, Sparse
+from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Dense, Sparse
 from gossamer.codings.option import RECORD, Option, best, dense
 from gossamer.codings.whole import MIXED_LARGEST, Effort, mixed, planes, support, whole
 
@@ -38,11 +38,32 @@ def shared(codes: Array, centers: Array, name: str, effort: Effort) -> Option:
 
 
 def floats(array: Array, name: str) -> Option:
-    """Return the smaller of dense and byte planes, for a few values that do not repeat."""
+    """Return the smallest of dense, byte planes, and multiples of a power of two, for values that do not repeat."""
     options = [dense(array, name)]
     if array.dtype.itemsize > 1 and array.size > 8:
         options.append(planes(array, name, "fast"))
+    found = levels(array) if name == "float32" and 8 < array.size <= _SAMPLE else None
+    if found is not None:
+        codes, step = found
+        inner, zero = whole(codes, "int16", "fast"), np.zeros((), np.int32)
+        options.append(
+            Option(inner.bytes + 8 + 3 * RECORD, lambda: Affine(inner.build(), Dense(step), Dense(zero), None, name))
+        )
     return best(options)
+
+
+def levels(array: Array) -> tuple[Array, Array] | None:
+    """Return int16 codes and a power of two that ``array``, float32, is exactly the product of, or None."""
+    if not np.isfinite(array).all() or not array.any() or np.signbit(array[array == 0]).any():
+        return None
+    share, exponent = np.frexp(array[array != 0])
+    digits = np.abs(share * 2.0**24).astype(np.int64)
+    trailing = np.log2(digits & -digits).astype(np.int64)
+    step = np.ldexp(np.float64(1), int((exponent - 24 + trailing).min()))
+    codes = np.asarray(array / step)
+    if np.abs(codes).max() >= 1 << 15 or step < np.finfo(np.float32).tiny:
+        return None
+    return codes.astype(np.int16), np.array(step, np.float32)
 
 
 def sparse(where: Array, inside: Option, effort: Effort) -> Option:

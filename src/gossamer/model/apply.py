@@ -149,14 +149,14 @@ def _cut(subject: Subject, edit: Cut) -> Edit:
 
 
 def _fill(subject: Subject, plan: Plan) -> None:
-    parameters = {owner.name: parameter for owner, _, parameter in owned_parameters(subject.model)}
+    stored = stored_tensors(subject.model)
     held = subject.constraints
     for name, value in plan.tensors.items():
-        if name not in parameters:
-            raise PlanError(f"plan of {plan.method}: the model has no parameter {name!r} to give values to")
+        if name not in stored:
+            raise PlanError(f"plan of {plan.method}: the model has no parameter or buffer {name!r} to give values to")
         if name in held and held[name].shared:
             raise PlanError(f"{name}: its values are shared, so it cannot be given others")
-        parameter = parameters[name]
+        parameter = stored[name]
         if value.shape != parameter.shape or not bool(torch.isfinite(value).all()):
             raise PlanError(f"{name}: wanted finite values of shape {tuple(parameter.shape)}, got {tuple(value.shape)}")
         parameter.data = value.detach().to(parameter.device, parameter.dtype, copy=True).contiguous()

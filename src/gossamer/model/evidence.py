@@ -1,9 +1,9 @@
 """Evidence: what one calibration pass saw, per site: second moments, means and ranges of inputs, gradients of weights.
 
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
-equal. Kinds: ``second_moment``, ``mean``, ``range`` and ``gradient`` of sites, ``activity`` and ``taylor`` of groups of
-units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern names); a method names those
-it uses in ``needs``.
+equal. Kinds: ``second_moment``, ``mean``, ``range``, ``gradient`` and ``curvature`` of sites, ``activity`` and
+``taylor`` of groups of units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern
+names); a method names those it uses in ``needs``.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from torch import Tensor
 from gossamer.errors import EvidenceError
 from gossamer.model.layout import Layout
 
-KINDS: Final = frozenset({"second_moment", "mean", "range", "gradient", "activity", "taylor", "depth"})
+KINDS: Final = frozenset({"second_moment", "mean", "range", "gradient", "curvature", "activity", "taylor", "depth"})
 T = TypeVar("T")
 
 
@@ -81,6 +81,8 @@ class Evidence:
     sampled: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     fishers: Mapping[str, Tensor] = field(default_factory=dict)
+    curvatures: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    sensitivities: Mapping[str, Tensor] = field(default_factory=dict)
     activities: Mapping[str, Activity] = field(default_factory=dict)
     taylors: Mapping[str, Tensor] = field(default_factory=dict)
     depths: Mapping[str, float] = field(default_factory=dict)
@@ -140,6 +142,27 @@ class Evidence:
             EvidenceError: not collected, or the site was not seen.
         """
         return self._get("gradient", self.fishers, site)
+
+    def curvature(self, site: str) -> tuple[Tensor, ...]:
+        """Return the curvature g of the loss in each output of each part of ``site``, parts as in ``second_moment``.
+
+        Float32 (outputs,), such that a change e of row r of the part's matrix raises the loss per target, in nats, by
+        about ½ g_r e H eᵀ, H being the mean second moment of its inputs.
+
+        Raises:
+            EvidenceError: not collected, or no gradient reached the site.
+        """
+        return self._get("curvature", self.curvatures, site)
+
+    def sensitivity(self, parameter: str) -> Tensor:
+        """Return the curvature of the loss in each number of a parameter that is no site, such as a bias: its shape.
+
+        Collected with ``curvature``.
+
+        Raises:
+            EvidenceError: not collected, or no gradient reached the parameter.
+        """
+        return self._get("curvature", self.sensitivities, parameter)
 
     def activity(self, group: str) -> Activity:
         """Return how active the units of ``group`` are.

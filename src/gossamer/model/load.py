@@ -70,8 +70,10 @@ class Loaded:
                 f"{type(model).__name__} does not fit the file: " + "; ".join(problems),
                 hint="give a fresh instance of the class that was compressed, built with the same arguments",
             )
+        copies = self.artifact.meta.get("copies", {})
         for name, stored in self.artifact.aliases.items():
-            _set(model, name, _get(model, stored))
+            if name not in copies:
+                _set(model, name, _get(model, stored))
         fixed = set(self.artifact.meta.get("fixed", ()))
         for names, tensor in entries(model):
             tensor.data = self._tensor(self._stored(names[0])).to(tensor.device)

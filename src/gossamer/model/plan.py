@@ -30,8 +30,9 @@ class Plan:
         method: tag of the method that made the plan.
         constraints: the constraint to put on each site, or several of different kinds.
         edits: changes of structure, in order; made before the constraints are put on.
-        tensors: values of parameters, by ``state_dict`` name in the edited model: of those that an edit creates, and
-            new ones for those that are there (compensation, repair). What holds already goes on holding for them.
+        tensors: values of parameters and buffers, by ``state_dict`` name in the edited model: of those that an edit
+            creates, and new ones for those that are there (compensation, repair). What holds already goes on holding
+            for them.
         activations: grid of the input of each named site's module.
         penalties: terms of the training loss for the training that follows.
         skipped: sites left alone, with reasons.

@@ -5,5 +5,6 @@ from gossamer.recipe.gauge import Gauge
 from gossamer.recipe.recipe import Recipe, Step, methods
 from gossamer.recipe.run import Outcome, run
 from gossamer.recipe.schedule import Cubic
+from gossamer.recipe.seek import Seek
 
-__all__ = ["Cubic", "Gauge", "Outcome", "Recipe", "Step", "find", "methods", "names", "run"]
+__all__ = ["Cubic", "Gauge", "Outcome", "Recipe", "Seek", "Step", "find", "methods", "names", "run"]

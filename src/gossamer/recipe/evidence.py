@@ -12,6 +12,9 @@ from gossamer.task import Batch, Task
 SAMPLES = 512
 """Samples of the training split that calibration sees; methods of this kind level off at a few hundred."""
 
+FEW = 8
+"""Samples in a batch for evidence that wants many gradients; ``taylor`` is of single samples."""
+
 
 @dataclass
 class Collector:
@@ -38,7 +41,7 @@ class Collector:
             return None
         if self.evidence is None or not needs <= self.evidence.kinds:
             kinds = needs | (self.evidence.kinds if self.evidence is not None else frozenset())
-            size = 1 if "taylor" in kinds else None  # that evidence is of single samples
+            size = 1 if "taylor" in kinds else FEW if "curvature" in kinds else None
             self.evidence = calibrate(subject, self.batches(size), kinds, loss=self.task.loss)
         return self.evidence
 

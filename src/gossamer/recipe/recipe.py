@@ -13,10 +13,11 @@ from gossamer.errors import RecipeError, SettingError
 from gossamer.methods import METHODS
 from gossamer.model import Method
 from gossamer.recipe.schedule import Cubic
+from gossamer.recipe.seek import Seek
 from gossamer.settings import Settings, parse
 from gossamer.train import Training
 
-TABLES: Mapping[str, type[Settings]] = {"train": Training, "schedule": Cubic}
+TABLES: Mapping[str, type[Settings]] = {"train": Training, "schedule": Cubic, "seek": Seek}
 """The parts of a step that are tables of their own; every other field but ``rewind`` belongs to the step's method."""
 
 
@@ -30,16 +31,18 @@ class Step:
         schedule: ramps the method's strength while the step trains.
         rewind: number of an earlier step, 0 for the start: before the step trains, weights take the values they had
             after that one. What the method decides by the weights as they were, and what holds, goes on holding.
+        seek: the method's strength is what the validation data bear.
 
     Raises:
         RecipeError: a step that does nothing; a schedule without a training or a method whose strength it ramps, or
-            that begins above that strength; a rewinding without a training.
+            that begins above that strength; a rewinding without a training; a seeking with one, or without a strength.
     """
 
     method: Method | None = None
     train: Training | None = None
     schedule: Cubic | None = None
     rewind: int | None = None
+    seek: Seek | None = None
 
     def __post_init__(self) -> None:
         if self.method is None and self.train is None:
@@ -48,6 +51,8 @@ class Step:
             )
         if self.rewind is not None and self.train is None:
             raise RecipeError(f"{self.name}: weights are rewound to be trained again, and the step has no train table")
+        if self.seek is not None:
+            self._check_seek()
         if self.schedule is None:
             return
         if self.train is None:
@@ -63,6 +68,15 @@ class Step:
                 f"{self.name}: the schedule's initial is {self.schedule.initial}, more than {self.method.ramped()} "
                 f"({final}), which it ends at"
             )
+
+    def _check_seek(self) -> None:
+        if self.train is not None:
+            raise RecipeError(
+                f"{self.name}: a step that seeks its strength cannot train", hint="train in a step of its own after it"
+            )
+        if self.method is None or self.method.strength is None:
+            known = ", ".join(tag for tag, kind in methods().items() if kind.strength is not None)
+            raise RecipeError(f"{self.name}: seeking needs a method with a strength", hint=f"such methods are: {known}")
 
     @property
     def name(self) -> str:
@@ -191,6 +205,8 @@ def _step_to_plain(number: int, step: Step) -> dict[str, Any]:
         plain["rewind"] = step.rewind
     if step.schedule is not None:
         plain["schedule"] = _fields(number, step, step.schedule)
+    if step.seek is not None:
+        plain["seek"] = _fields(number, step, step.seek)
     if step.train is not None:
         plain["train"] = _fields(number, step, step.train)
     return plain

@@ -122,7 +122,8 @@ class _Run:
             save_subject(folder, done.subject, self.original)
             # What is measured is what was written: the file of a resumed run cannot differ from it.
             state = self.gauge.take(done.subject, self.task, folder, self._meta, self.graphs)
-            entry = _entry(number, step.name, done, state, time.monotonic() - started)
+            name = f"{step.name}, {done.found}" if done.found else step.name
+            entry = _entry(number, name, done, state, time.monotonic() - started)
             (folder / "step.json").write_bytes(encode(entry))
 
         self.journal.commit(number, fill)

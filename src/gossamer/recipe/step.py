@@ -14,6 +14,7 @@ from gossamer.model import Codebook, Evidence, Mask, Method, Penalty, Plan, Spli
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.recipe import Step
 from gossamer.recipe.rewind import rewound
+from gossamer.recipe.seek import sought
 from gossamer.task import Task
 from gossamer.train import train
 
@@ -27,12 +28,14 @@ class Done:
         plan: what was applied; None for a step without a method.
         epochs: passes over the training data.
         lasting: penalties for the training of later steps.
+        found: the strength that a step which seeks has found, as text.
     """
 
     subject: Subject
     plan: Plan | None
     epochs: int
     lasting: tuple[Penalty, ...]
+    found: str = ""
 
 
 def perform(
@@ -62,6 +65,11 @@ def perform(
         GossamerError: the method, the plan or the training fails.
     """
     evidence = None if step.method is None else collector.get(subject, step.method.needs)
+    found = ""
+    if step.seek is not None and step.method is not None:
+        method = sought(step.seek, step.method, subject, task, evidence, progress=progress)
+        step = replace(step, method=method, seek=None)
+        found = f"{method.strength} {getattr(method, str(method.strength)):.3g}"
     plan = _plan(step, subject, evidence)
     new = subject.copy() if plan is None else apply(subject, plan)
     if plan is not None and plan.reset_norms:
@@ -70,7 +78,7 @@ def perform(
         collector.forget()
     if step.train is None:
         settle(new)
-        return Done(new, plan, 0, () if plan is None else plan.penalties)
+        return Done(new, plan, 0, () if plan is None else plan.penalties, found)
     if earlier is not None:
         new = rewound(new, earlier)
     changes = _ramp(step, new, evidence) or _revised(step, subject, new)

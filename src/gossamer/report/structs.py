@@ -84,7 +84,7 @@ class StepReport(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         number: position in the recipe, from 1.
-        name: the method's tag, or ``train`` for a step that only trains.
+        name: the method's tag, with the strength that a step which seeks has found; ``train`` for a step without one.
         after: the subject after the step.
         treated: sites the step's plan speaks of.
         skipped: sites it left out, each with the reason.

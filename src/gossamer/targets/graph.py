@@ -84,7 +84,7 @@ def lower_artifact(artifact: Artifact, *, quantized: bool = True) -> Lowered:
         ArtifactError: an input grid is of the wrong form.
     """
     tensors = {**artifact.tensors, **{name: artifact.tensors[kept] for name, kept in artifact.aliases.items()}}
-    check_records(artifact.edits, artifact.activations, artifact.meta)
+    check_records(artifact.edits, artifact.activations, artifact.meta, artifact.aliases)
     return fill(parse_graph(artifact), tensors, artifact.activations, quantized=quantized)
 
 

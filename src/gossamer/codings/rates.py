@@ -1,0 +1,65 @@
+"""What each element of an array of whole numbers would cost, were it another: the coder's own prices.
+
+Rate-distortion quantization weighs an error against the bits it saves, in the very model that will code the result
+(Wiedemann et al., "DeepCABAC", IEEE JSTSP 2020, arXiv 1907.11900; Conzelmann and Bamler 2025, arXiv 2505.18758). The
+models learn as they go, so the prices of one array are those of the array as it is: change it, and ask again.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gossamer.coders import mixed
+from gossamer.coders.stream import Array
+from gossamer.codings.whole import MIXED_LARGEST
+
+Bits = NDArray[np.float64]
+_ONE = 1 << 16
+_BEYOND = 2.0  # bits more for each distance that nothing in the array has
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Bits of each choice at each place.
+
+    Attributes:
+        zero: bits of a zero, the array's shape.
+        below: bits of a negative number, without its distance from zero; the same shape.
+        above: likewise of a positive one.
+        distance: bits of the distances 1, 2, and so on, up to one that nothing has yet.
+    """
+
+    zero: Bits
+    below: Bits
+    above: Bits
+    distance: Bits
+
+    def total(self, codes: Array) -> float:
+        """Return the bits of ``codes``, of the same shape."""
+        far = np.abs(codes[codes != 0])
+        place = np.select([codes < 0, codes > 0], [self.below, self.above], self.zero)
+        return float(place.sum() + self.distance[far - 1].sum())
+
+
+def rates(codes: Array) -> Rates:
+    """Return the prices around ``codes``: of the mixed model where it can code them, else of counts alone.
+
+    Args:
+        codes: whole numbers of any shape, most of them zero or near it.
+    """
+    signs = np.sign(codes)
+    if codes.ndim > 1 and 0 < codes.size <= MIXED_LARGEST:
+        occupied, positive = (chances.reshape(codes.shape) / _ONE for chances in mixed.chances(signs))
+    else:
+        occupied = np.full(codes.shape, (np.count_nonzero(signs) + 1) / (signs.size + 2))
+        positive = np.full(codes.shape, (np.count_nonzero(signs > 0) + 1) / (np.count_nonzero(signs) + 2))
+    some = -np.log2(occupied)
+    return Rates(-np.log2(1 - occupied), some - np.log2(1 - positive), some - np.log2(positive), _distance(codes))
+
+
+def _distance(codes: Array) -> Bits:
+    far = np.abs(codes[codes != 0])
+    counts = np.bincount(far - 1, minlength=1) + 0.3
+    bits = -np.log2(counts / counts.sum())
+    return np.append(bits, bits.max() + _BEYOND)

@@ -1,0 +1,213 @@
+"""Rate-distortion quantization: whole numbers that cost few bits where that hurts the loss least, without training.
+
+Minimises the rise of the loss plus λ times the bits of the file over the whole numbers Q and the step of every site.
+The rise is ½ tr(G E H Eᵀ) with E = W - step Q, H from the inputs and G from the loss (`calibrate.curvature`); errors
+are fed back through the factors of both (`feedback`), and the bits are those of the model that will code Q
+(`codings.rates`), asked anew after every sweep since it learns from what it codes. One λ for all sites means that
+everywhere the last bit buys as much (Shoham and Gersho 1988). The objective with H alone, in the same greedy form, is
+that of Conzelmann and Bamler, "Reducing Storage of Pretrained Neural Networks by Rate-Constrained Quantization and
+Entropy Coding", 2025 (arXiv 2505.18758). At high rate a uniform step has g h step² = 12 λ / ln 2; the search for each
+step sets out half an octave below.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gossamer.codings.rates import Rates, rates
+from gossamer.errors import EvidenceError, ModelError
+from gossamer.methods.quantize.feedback import Codes, Matrix, Part, rounded
+from gossamer.methods.quantize.small import rounded_small
+from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, Subject, live_weight
+
+_MOST = 2**15 - 1
+_ROUNDING = 1 / 6  # numbers below one half and this start at zero, for prices to start from
+_LAST_SWEEPS = 3
+
+
+class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
+    """Put each site on whole multiples of one step, chosen together so that the file gets small and the loss stays.
+
+    Everything that is rounded makes up for what was rounded before it. Zeros fall out by themselves; zeros of a mask
+    stay zero. No label is read and nothing is trained: the evidence is inputs and what the model itself believes.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"curvature"})
+    strength: ClassVar[str | None] = "price"
+    strengths: ClassVar[tuple[float, float]] = (1e-4, 1.0)
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"price": 0.001})
+
+    price: Annotated[
+        float,
+        msgspec.Meta(gt=0.0, description="rise of the loss (nats) that one bit less for every weight is worth"),
+    ] = 0.005
+    weigh: Annotated[
+        Literal["loss", "outputs"],
+        msgspec.Meta(description="errors count by what they do to the loss, or to the outputs of their own layer"),
+    ] = "loss"
+    others: Annotated[
+        bool, msgspec.Meta(description="round biases, norms and their statistics too, by the same price")
+    ] = True
+    damping: Annotated[
+        float, msgspec.Meta(gt=0.0, description="added to the diagonals of curvature and moment, in shares of the mean")
+    ] = 0.01
+    spread: Annotated[
+        float, msgspec.Meta(ge=0.0, description="added to the curvature of each output, in shares of the site's mean")
+    ] = 0.3
+    most_inputs: Annotated[
+        int, msgspec.Meta(ge=1, description="sites with more inputs feed no errors from input to input")
+    ] = 8192
+
+    def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
+        """Return a grid and new values for every chosen site whose inputs are known.
+
+        Raises:
+            PatternError: a pattern of names matches no site.
+            ModelError: a weight is not finite.
+            EvidenceError: no curvature was collected.
+        """
+        if evidence is None:
+            raise EvidenceError(f"{self.tag} was given no evidence", hint="calibrate with needs={'curvature'}")
+        problems, skipped = {}, []
+        for site in self.chosen(subject):
+            found = self._problem(subject, site.name, evidence)
+            if isinstance(found, str):
+                skipped.append(Skip(site.name, found))
+            else:
+                problems[site.name] = found
+        weights = sum(problem.weight.size for problem in problems.values())
+        grids, tensors = {}, {}
+        for name, problem in problems.items():
+            best = problem.solve(self.price / weights)
+            step = torch.tensor(best.step, dtype=torch.float32)
+            bits = max(2, int(np.abs(best.codes).max(initial=0)).bit_length() + 1)
+            held = subject.constraints.get(name)
+            if held is not None and held.grid is not None and held.grid.bits < bits:
+                skipped.append(Skip(name, f"it is on {held.grid.bits} bits already"))
+                continue
+            grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), bits)
+            tensors[name] = torch.from_numpy(best.codes).float() * step
+        if self.others and problems:
+            tensors |= rounded_small(subject, evidence, self.price / weights)
+        return Plan(self.tag, constraints=grids, tensors=tensors, skipped=tuple(skipped))
+
+    def _problem(self, subject: Subject, name: str, evidence: Evidence) -> "_Problem | str":
+        """Return what there is to solve for a site, or why there is nothing."""
+        site, held = subject.sites[name], subject.constraints.get(name)
+        if not site.numel:
+            return "it has no values"
+        if held is not None and held.shared:
+            return "its values are shared"
+        if name in evidence.unread:
+            return f"its inputs are not known: {evidence.unread[name]}"
+        weight = live_weight(subject, name).detach().cpu().double()
+        if not bool(torch.isfinite(weight).all()):
+            raise ModelError(f"{name}: a weight is not finite, so it cannot be put on a grid")
+        if not bool(weight.any()):
+            return "all its values are zero"
+        moments = evidence.second_moment(name)
+        if self.weigh == "loss" and name not in evidence.curvatures:
+            return "no gradient reached it as a whole, so what its errors do to the loss is not known"
+        curvatures = evidence.curvature(name) if self.weigh == "loss" else (None,) * len(moments)
+        free = torch.ones(site.shape, dtype=torch.bool) if held is None or held.mask is None else held.mask.keep
+        parts = [self._part(weight, moment, G) for moment, G in zip(moments, curvatures, strict=True)]
+        return _Problem(weight.numpy(), free.numpy(), parts)
+
+    def _part(self, weight: Tensor, moment: Moment, curvature: Tensor | None) -> "_Placed":
+        matrix = moment.layout.matrix(weight).numpy()
+        H = moment.total.double().numpy() / max(moment.count, 1)
+        if H.ndim == 2 and len(H) > self.most_inputs:
+            H = H.diagonal().copy()
+        g = np.ones(len(matrix)) if curvature is None else curvature.double().numpy()
+        return _Placed(moment.layout, Part(matrix, g + self.spread * g.mean(), H, self.damping))
+
+
+class _Placed(NamedTuple):
+    """A part of a site's weight, and where it lies."""
+
+    layout: Layout
+    part: Part
+
+
+class _Found(NamedTuple):
+    """Whole numbers, their step, what they cost (rise of the loss plus price of the bits), and the rates they make."""
+
+    cost: float
+    codes: Codes
+    step: float
+    rates: Rates
+
+
+@dataclass(frozen=True, eq=False)
+class _Problem:
+    """One site: its weight, where it may be other than zero, and its parts."""
+
+    weight: Matrix
+    free: NDArray[np.bool_]
+    parts: Sequence[_Placed]
+
+    def solve(self, price: float) -> _Found:
+        """Return the best numbers found over steps half an octave apart, setting out from the step of high rates."""
+        best = self._start(self._first_step(price))
+        for _ in range(2):
+            best = self._better(best, price)
+        for factor in (0.5**0.5, 2**0.5):
+            found = self._better(best, price, best.step * factor)
+            moved = found.cost < best.cost
+            while found.cost < best.cost:
+                best, found = found, self._better(found, price, found.step * factor)
+            if moved:
+                break
+        for _ in range(_LAST_SWEEPS):
+            best = min(best, self._better(best, price), key=lambda one: one.cost)
+        return best
+
+    def _start(self, step: float) -> _Found:
+        """Return plain rounding, with a wider zero."""
+        size = np.abs(self.weight / step)
+        codes = np.where(self.free, np.rint(np.maximum(size - _ROUNDING, 0)) * np.sign(self.weight), 0).astype(np.int64)
+        return _Found(math.inf, codes, step, rates(codes))
+
+    def _better(self, before: _Found, price: float, step: float | None = None) -> _Found:
+        """Return what one sweep makes at the rates of ``before``, and at its step if no other is given."""
+        step = self._bounded(step or before.step)
+        codes = self._swept(before.codes, step, price, before.rates)
+        new = rates(codes)
+        return _Found(self._rise(codes, step) + price * new.total(codes), codes, step, new)
+
+    def _bounded(self, step: float) -> float:
+        largest = float(np.abs(self.weight).max())
+        return float(np.float32(min(max(step, largest / _MOST), largest)))
+
+    def _swept(self, codes: Codes, step: float, price: float, costs: Rates) -> Codes:
+        new = torch.from_numpy(codes.copy())
+        for layout, part in self.parts:
+            zero, below, above = (_matrix(layout, bits) for bits in (costs.zero, costs.below, costs.above))
+            there = Rates(zero, below, above, costs.distance)
+            found = rounded(part, step, price, there, _matrix(layout, self.free))
+            new = layout.put(new, torch.from_numpy(found))
+        return new.numpy()
+
+    def _rise(self, codes: Codes, step: float) -> float:
+        error = self.weight - step * codes
+        return sum(part.distortion(_matrix(layout, error)) for layout, part in self.parts)
+
+    def _first_step(self, price: float) -> float:
+        logs = [math.log(6 * price / math.log(2)) - _mean_log(part) for _, part in self.parts]
+        return self._bounded(math.exp(float(np.mean(logs)) / 2))
+
+
+def _matrix(layout: Layout, array: NDArray[Any]) -> NDArray[Any]:
+    return np.ascontiguousarray(layout.matrix(torch.from_numpy(np.ascontiguousarray(array))).numpy())
+
+
+def _mean_log(part: Part) -> float:
+    return float(np.log(part.curvature).mean() + np.log(part.left).mean())
