@@ -35,6 +35,7 @@ from gossamer.codings import (
     Hash,
     Packed,
     Planes,
+    Shift,
     Sparse,
     encode,
 )
@@ -60,6 +61,7 @@ def seeds() -> list[bytes]:
     bits = np.packbits(support.reshape(-1), bitorder="little")
     full = np.zeros(support.shape, np.uint8)
     full[support] = codes + 1
+    common = Dense(centers)
     every: dict[str, Coding] = {
         "gaps": Sparse(Gaps(entropy(gaps, int(gaps.max()) + 1, "static", "range"), support.shape), centers[codes]),
         "bitmap": Sparse(
@@ -77,6 +79,9 @@ def seeds() -> list[bytes]:
         "planes": Planes(tuple(weights.view(np.uint8).reshape(16, 20, 4)[..., k] for k in range(4)), "float32"),
         "hash": Hash(encode(centers), 5, (12, 9)),
         "hash.masked": Hash(centers, 77, support.shape, Bitmap(bits, support.shape)),
+        "shift": Codebook(Shift(full, np.arange(24, dtype=np.int16)), rng.normal(size=40).astype(np.float32)),
+        "own": Codebook(codes[:60].reshape(6, 10), common),
+        "same": Sparse(Bitmap(bits, support.shape), Codebook(codes, common)),
         "packed": Packed(np.arange(15, dtype=np.uint8), 5, -3, (2, 12), "int16"),
         "bfloat16": Dense(np.arange(12, dtype=np.uint16).reshape(3, 4), "bfloat16"),
         "flags": Dense(np.array([True, False, True])),

@@ -24,6 +24,7 @@ from gossamer.codings import (
     Gaps,
     Packed,
     Planes,
+    Shift,
     Sparse,
     describe,
 )
@@ -155,8 +156,34 @@ def planes() -> dict[str, tuple[Coding, np.ndarray]]:
     return made
 
 
+def shift() -> dict[str, tuple[Coding, np.ndarray]]:
+    """Rows that begin elsewhere, below zero too; and shared values of which every second row has its own."""
+    values, starts = (peaked(6, 10) + 4).astype(np.uint8), (np.arange(6) * 40 - 90).astype(np.int16)
+    wanted = (values + starts[:, None]).astype(np.int16)
+    centers, own = (np.arange(18, dtype=np.float32) - 9) / 8, np.array([0, 9, 0, 9, 0, 9], np.int16)
+    shared = Codebook(Shift(values, own), centers)
+    return {"integers": (Shift(values, starts), wanted), "shared": (shared, centers[values + own[:, None]])}
+
+
+def same() -> dict[str, tuple[Coding, np.ndarray]]:
+    """Three tensors with one node of centers, the second sparse, and between them a codebook of its own."""
+    centers, other = Dense(np.arange(9, dtype=np.float32) / 8 - 0.5), np.arange(5, dtype=np.float32) - 2
+    made: dict[str, tuple[Coding, np.ndarray]] = {}
+    for seed, name in enumerate(("first", "own", "sparse", "last")):
+        codes = (peaked(6 + seed, 10, seed=seed) + 4).astype(np.uint8)
+        made[name] = (Codebook(codes, centers), centers.array[codes])
+    few = (draws(40) % 5).astype(np.uint8).reshape(5, 8)
+    made["own"] = (Codebook(few, other), other[few])
+    where = peaked(9, 11) != 0
+    inside = (peaked(9, 11)[where] + 4).astype(np.uint8)
+    values = np.zeros((9, 11), np.float32)
+    values[where] = centers.array[inside]
+    made["sparse"] = (Sparse(where, Codebook(inside, centers)), values)
+    return made
+
+
 CASES: dict[str, Case] = {
-    case.__name__: case for case in (dense, packed, bitmap, gaps, affine, codebook, sparse, planes)
+    case.__name__: case for case in (dense, packed, bitmap, gaps, affine, codebook, sparse, planes, shift, same)
 } | {
     f"entropy-{model}-{coder}": lambda model=model, coder=coder: entropy(model, coder)
     for model in MODELS

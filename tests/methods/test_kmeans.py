@@ -10,8 +10,10 @@ from torch import nn
 from gossamer.errors import ModelError, PlanError, SettingError
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.share import KMeans
-from gossamer.methods.share.kmeans import share, shared_bits
-from gossamer.methods.share.optimal import BINS, optimal
+from gossamer.methods.share.codebooks import share, shared_bits
+from gossamer.methods.share.lloyd import lloyd
+from gossamer.methods.share.optimal import BINS, exact, optimal
+from gossamer.methods.share.points import EXACT, Points, summed
 from gossamer.methods.share.starts import STARTS, clustered
 from gossamer.model import (
     Cut,
@@ -27,6 +29,12 @@ from gossamer.model import (
     trainable,
 )
 from gossamer.model.arrays import to_tensor
+
+
+def points(values, weights=None):
+    """Every distinct number as a point, with its weight."""
+    at, place = np.unique(np.asarray(values, float), return_inverse=True)
+    return Points(at, np.bincount(place, weights, at.size).astype(float))
 
 
 def slow_lloyd(values, count):
@@ -46,17 +54,17 @@ def slow_lloyd(values, count):
 
 def test_by_hand():
     # Start at 0, 5, 10: {0, 1, 2}, {}, {9, 10}; the middle center has no members and stays.
-    np.testing.assert_allclose(clustered(np.array([0.0, 1, 2, 9, 10]), 3, "linear", 0), [1, 5, 9.5])
-    np.testing.assert_allclose(clustered(np.array([1.0, 2, 6]), 1, "linear", 0), [3])
-    # By density: the numbers at 1/4 and 3/4 of the list, 1 and 9.
-    np.testing.assert_allclose(clustered(np.array([0.0, 1, 9, 10]), 2, "density", 0), [0.5, 9.5])
+    np.testing.assert_allclose(clustered(points([0, 1, 2, 9, 10]), 3, "linear", 0), [1, 5, 9.5])
+    np.testing.assert_allclose(clustered(points([1, 2, 6]), 1, "linear", 0), [3])
+    # By density: those above 1/4 and 3/4 of the list, 1 and 10.
+    np.testing.assert_allclose(clustered(points([0, 1, 9, 10]), 2, "density", 0), [0.5, 9.5])
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 8, 16])
 def test_against_one_number_at_a_time(count):
     rng = np.random.default_rng(count)
     values = np.sort(rng.standard_normal(150) * rng.choice([0.1, 2], 150))
-    found = clustered(values, count, "linear", 0)
+    found = clustered(points(values), count, "linear", 0)
     np.testing.assert_allclose(found, slow_lloyd(values, count), rtol=1e-9, atol=1e-12)
 
 
@@ -76,25 +84,126 @@ def slow_optimum(values, count):
 @pytest.mark.parametrize("seed", range(4))
 def test_the_optimum_is_that_of_all_partitions(count, seed):
     values = np.sort(np.random.default_rng(seed).standard_normal(14) ** 3 + 100)
-    np.testing.assert_allclose(distortion(values, optimal(values, count)), slow_optimum(values, count), rtol=1e-9)
+    np.testing.assert_allclose(
+        distortion(values, optimal(points(values), count)), slow_optimum(values, count), rtol=1e-9
+    )
 
 
-def test_binned_the_optimum_is_within_a_thousandth_and_no_start_beats_it():
+def samples(size):
+    """Numbers of many kinds, float32, in no order."""
     rng = np.random.default_rng(0)
-    values = np.sort(np.concatenate([rng.standard_normal(3 * BINS), rng.standard_normal(40) * 20]))
-    some = np.sort(rng.choice(values, BINS, replace=False))
-    exact = distortion(some, optimal(some, 16))
-    assert all(distortion(some, clustered(some, 16, start, 0)) >= exact * (1 - 1e-9) for start in STARTS)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gossamer.methods.share.optimal.BINS", 512)
-        assert distortion(some, optimal(some, 16)) <= 1.001 * exact
-    assert distortion(values, optimal(values, 32)) <= distortion(values, clustered(values, 32, "linear", 0))
+    modes = rng.choice([-1, 1], size, p=[0.7, 0.3])
+    kinds = {
+        "gaussian": rng.standard_normal(size) * 0.02,
+        "laplace": rng.laplace(size=size),
+        "sparse": np.where(rng.random(size) < 0.2, rng.standard_normal(size), 0),
+        "bimodal": modes + 1e-3 * rng.standard_normal(size),
+        "heavy tails": rng.standard_cauchy(size),
+        "heavier tails": rng.standard_t(0.7, size),
+        "far from zero": 100 + 1e-3 * rng.standard_normal(size),
+    }
+    return {name: values.astype(np.float32) for name, values in kinds.items()}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize("name", samples(1))
+def test_many_numbers_are_clustered_within_a_thousandth_of_the_optimum(name, weighted):
+    values = samples(EXACT + EXACT // 4)[name]
+    weights = np.random.default_rng(1).gamma(0.5, size=values.size) + 1e-6 if weighted else None
+    cells, every = (
+        summed(values, weights),
+        points(values[values != 0], None if weights is None else weights[values != 0]),
+    )
+    np.testing.assert_allclose(cells.weight.sum(), every.weight.sum(), rtol=1e-9)
+    np.testing.assert_allclose(cells.at @ cells.weight, every.at @ every.weight, rtol=1e-6, atol=1e-9)
+    for count in (2, 8):
+        best = weighted_distortion(every, exact(every, count))
+        assert weighted_distortion(every, optimal(cells, count)) <= 1.001 * best
+        assert weighted_distortion(every, optimal(every, count)) <= 1.001 * best
+
+
+def test_no_start_beats_the_optimum():
+    rng = np.random.default_rng(0)
+    some = points(np.concatenate([rng.standard_normal(BINS - 40), rng.standard_normal(40) * 20]))
+    best = weighted_distortion(some, optimal(some, 16))
+    assert all(weighted_distortion(some, clustered(some, 16, start, 0)) >= best * (1 - 1e-9) for start in STARTS)
+
+
+def weighted_distortion(points, centers):
+    codes = nearest_center(torch.from_numpy(points.at), torch.from_numpy(centers))
+    return float((points.weight * np.square(points.at - centers[codes])).sum())
+
+
+def test_weighted_by_hand():
+    # 0 with weight 3 and 4 with weight 1 have mean 1 and cost 3·1 + 1·9 = 12; 4 and 6 have mean 5 and cost 2.
+    one = points([0, 4, 6], [3, 1, 1])
+    assert one.means(np.array([0, 2, 3])).tolist() == [1, 6]
+    assert one.cost(np.array([0, 1, 2]), np.array([2, 3, 2])).tolist() == [12, 2, 0]
+    assert optimal(one, 2).tolist() == [0, 5]
+    assert optimal(one, 1).tolist() == [2]
+    # Where 4 and 6 weigh 9 each and 0 a tenth, 0 joins 4 at 16·0.9/9.1 = 1.6 rather than 4 join 6 at 9 + 9 = 18.
+    other = points([0, 4, 6], [0.1, 9, 9])
+    np.testing.assert_allclose(optimal(other, 2), [36 / 9.1, 6])
+    # Lloyd from 0 and 4: the middle, 2, parts 0 from 4 and 6, whose mean is 5; and it stays so.
+    np.testing.assert_allclose(lloyd(one, np.array([0.0, 4])), [0, 5])
+    # By density the halves of the weight are at 0 and 0 (5 in all, 1.25 and 3.75): 0 and 4.
+    np.testing.assert_allclose(clustered(one, 2, "density", 0), [0, 5])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_weight_counts_as_so_many_equal_numbers(seed):
+    rng = np.random.default_rng(seed)
+    values, times = np.sort(rng.standard_normal(60)), rng.integers(1, 6, 60)
+    weighted, repeated = summed(values, times), summed(np.repeat(values, times))
+    for start in STARTS:
+        left, right = (clustered(one, 5, start, 0) for one in (weighted, repeated))
+        np.testing.assert_allclose(left, right, rtol=1e-9)
+    best = slow_weighted_optimum(values[:14], times[:14], 3)
+    some = points(values[:14], times[:14])
+    np.testing.assert_allclose(weighted_distortion(some, optimal(some, 3)), best, rtol=1e-9)
+
+
+def slow_weighted_optimum(values, weights, count):
+    """The least weighted distortion over all ways to cut a sorted list in runs."""
+    best = np.inf
+    for cut in itertools.combinations(range(1, len(values)), count - 1):
+        runs = [slice(*edges) for edges in itertools.pairwise((0, *cut, len(values)))]
+        means = [np.average(values[run], weights=weights[run]) for run in runs]
+        costs = [weights[run] @ np.square(values[run] - mean) for run, mean in zip(runs, means, strict=True)]
+        best = min(best, sum(costs))
+    return best
+
+
+def test_a_point_far_out_rounds_no_sum_of_others():
+    rng = np.random.default_rng(0)
+    near = np.sort(rng.standard_normal(200)) * 1e-3
+    far = points(np.concatenate([[-1e8], near, [1e8]]))
+    alone = points(near)
+    inner = far.cost(np.arange(1, 151), np.arange(51, 201))
+    np.testing.assert_allclose(inner, alone.cost(np.arange(150), np.arange(50, 200)), rtol=1e-6)
+    np.testing.assert_allclose(optimal(far, 6)[1:-1], optimal(alone, 4), rtol=1e-6)
 
 
 def test_fewer_numbers_than_centers_and_equal_numbers():
     for start in STARTS:
-        assert set(clustered(np.array([1.0, 1, 2]), 2, start, 0).tolist()) == {1.0, 2.0}
-    assert optimal(np.array([3.0, 4]), 5).tolist() == [3.0, 4.0]
+        assert set(clustered(points([1, 1, 2]), 2, start, 0).tolist()) == {1.0, 2.0}
+    assert optimal(points([3, 4]), 5).tolist() == [3.0, 4.0]
+
+
+def test_few_values_of_many_weights_are_kept_exactly():
+    few = torch.tensor([-0.3, 0.1, 0.7])[torch.randint(3, (2 * EXACT,), generator=torch.Generator().manual_seed(0))]
+    assert share(few, 4).centers.tolist() == torch.tensor([-0.3, 0.1, 0.7]).tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_nearest_center_of_many_values_is_that_of_each(dtype):
+    torch.manual_seed(0)
+    values = (torch.randn(600, 512) * 0.1).to(dtype)
+    centers = torch.tensor([0.1, -0.25, 0.0, 0.05, 0.3])
+    values[0, :7] = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, 0.025, 0.2, -0.125])  # ends and middles
+    for some in (centers, torch.linspace(-0.3, 0.3, 900), torch.tensor([0.1, 0.10001, 0.10002, 0.10003]), centers[:1]):
+        rows = [nearest_center(row, some) for row in values]
+        assert torch.equal(nearest_center(values, some), torch.stack(rows))
 
 
 def test_a_drawn_start_follows_its_seed():

@@ -1,6 +1,7 @@
 """Bytes to header and blobs, and back: the ``.goss`` file (`SPEC.md`)."""
 
 from gossamer.artifact.artifact import JSON, Artifact
+from gossamer.artifact.books import stored_bytes
 from gossamer.artifact.container import dumps, loads
 from gossamer.artifact.difference import Difference, TensorChange, diff
 from gossamer.artifact.files import load, save
@@ -21,5 +22,6 @@ __all__ = [
     "loads",
     "problems",
     "save",
+    "stored_bytes",
     "verify",
 ]

@@ -12,6 +12,7 @@ import msgspec
 import numpy as np
 
 from gossamer.artifact.artifact import Artifact
+from gossamer.artifact.books import Books
 from gossamer.artifact.header import BlobRecord, Header, TensorRecord, record
 from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, Payload, bound, check_tree, tree_cost
 from gossamer.artifact.records import check_records
@@ -61,6 +62,7 @@ class Writer:
         self._put = put
         self._tensors: dict[str, TensorRecord] = {}
         self._blobs: list[BlobRecord] = []
+        self._books = Books()
         self._count = self._begun = self._crc = self._length = self._cost = 0
 
     def add(self, name: str, node: Coding) -> int:
@@ -73,12 +75,13 @@ class Writer:
             raise ArtifactError("a tensor's name is used twice", f"tensor {name}")
         check_tree(node, f"tensor {name}")
         before = self._length
-        for leaf in leaves(node):
+        for leaf in leaves(node, self._books.known):
             raw = _raw(leaf.array if isinstance(leaf, Dense) else leaf.data)
             self._put(raw)
             self._crc = checksum(raw, self._crc)
             self._length += len(raw)
-        self._tensors[name] = TensorRecord(name, list(shape(node)), record(node))
+        self._tensors[name] = TensorRecord(name, list(shape(node)), record(node, self._books.known))
+        self._books.close(node)
         self._cost += tree_cost(node)
         self._count += 1
         if self._length - self._begun >= BLOB_BYTES:

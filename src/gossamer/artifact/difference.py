@@ -6,9 +6,10 @@ import msgspec
 import numpy as np
 
 from gossamer.artifact.artifact import Artifact
+from gossamer.artifact.books import stored_bytes
 from gossamer.artifact.container import loads
 from gossamer.artifact.files import read_bytes
-from gossamer.codings import describe, dtype, nbytes, shape
+from gossamer.codings import describe, dtype, shape
 from gossamer.codings.bits import bit_view
 from gossamer.codings.nodes import Array
 from gossamer.errors import about
@@ -55,7 +56,8 @@ def diff(path_a: str | Path, path_b: str | Path, *, max_bytes: int = 1 << 34) ->
     with about(path_b):
         b = loads(data_b, max_bytes=max_bytes)
     both = [name for name in a.tensors if name in b.tensors]
-    changes = [_compare((path_a, a), (path_b, b), name) for name in both]
+    stored = stored_bytes(a.tensors), stored_bytes(b.tensors)
+    changes = [_compare((path_a, a), (path_b, b), name, (stored[0][name], stored[1][name])) for name in both]
     changed = tuple(change for change in changes if change is not None)
     others = ("aliases", "edits", "activations", "graph", "meta")
     return Difference(
@@ -68,21 +70,21 @@ def diff(path_a: str | Path, path_b: str | Path, *, max_bytes: int = 1 << 34) ->
     )
 
 
-def _compare(a: _Read, b: _Read, name: str) -> TensorChange | None:
+def _compare(a: _Read, b: _Read, name: str, stored: tuple[int, int]) -> TensorChange | None:
     left, right = a[1].tensors[name], b[1].tensors[name]
     counted = largest = None
     if shape(left) == shape(right) and dtype(left) == dtype(right):
         x, y = _array(a, name), _array(b, name)
         counted = int(np.count_nonzero(bit_view(x) != bit_view(y)))
         largest = _largest(x, y, dtype(left))
-    if counted == 0 and describe(left) == describe(right) and nbytes(left) == nbytes(right):
+    if counted == 0 and describe(left) == describe(right) and stored[0] == stored[1]:
         return None
     return TensorChange(
         name=name,
         shape=(shape(left), shape(right)),
         dtype=(dtype(left), dtype(right)),
         coding=(describe(left), describe(right)),
-        bytes=(nbytes(left), nbytes(right)),
+        bytes=stored,
         values_changed=counted,
         largest_change=largest,
     )

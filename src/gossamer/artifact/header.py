@@ -5,6 +5,7 @@ from typing import Annotated, Any, assert_never
 import msgspec
 from msgspec import Meta
 
+from gossamer.artifact.books import Known
 from gossamer.codings import (
     DTYPES,
     Affine,
@@ -17,7 +18,9 @@ from gossamer.codings import (
     Hash,
     Packed,
     Planes,
+    Shift,
     Sparse,
+    dtype,
     size,
 )
 from gossamer.codings.nodes import CoderName, ModelName
@@ -92,7 +95,7 @@ class CodebookRecord(_Record, frozen=True, tag=6):
     """`Codebook`: count is the number of centers."""
 
     codes: "Record"
-    centers: "Record"
+    centers: "Record | SameRecord"
     count: Count
 
 
@@ -120,6 +123,20 @@ class HashRecord(_Record, frozen=True, tag=9):
     seed: Seed
 
 
+class SameRecord(_Record, frozen=True, tag=11):
+    """The centers of an earlier tensor's codebook, by the number of these centers in the file."""
+
+    dtype: DtypeNumber
+    number: Count
+
+
+class ShiftRecord(_Record, frozen=True, tag=10):
+    """`Shift`."""
+
+    values: "Record"
+    starts: "Record"
+
+
 Record = (
     DenseRecord
     | PackedRecord
@@ -131,6 +148,7 @@ Record = (
     | SparseRecord
     | PlanesRecord
     | HashRecord
+    | ShiftRecord
 )
 
 
@@ -171,8 +189,17 @@ class Header(_Record, frozen=True):
     padding: Count
 
 
-def record(node: Coding) -> Record:  # noqa: C901, PLR0911 one return per node
-    """Return the header's record of ``node``; shapes that follow from the parent are left out."""
+def record(node: Coding, known: Known) -> Record:  # noqa: C901, PLR0911, PLR0912 one case per node
+    """Return the header's record of ``node``; shapes that follow from the parent are left out.
+
+    Args:
+        node: a tree or one of its slots.
+        known: the numbers of centers that earlier tensors have written.
+    """
+
+    def inner(slot: Coding) -> Record:
+        return record(slot, known)
+
     match node:
         case Dense():
             return DenseRecord(NAMES.index(node.dtype))
@@ -182,26 +209,31 @@ def record(node: Coding) -> Record:  # noqa: C901, PLR0911 one return per node
             mode = MODELS.index(node.model) + len(MODELS) * CODERS.index(node.coder)
             return EntropyRecord(NAMES.index(node.dtype), node.low, node.alphabet, mode, node.data.nbytes)
         case Bitmap():
-            return BitmapRecord(record(node.bits))
+            return BitmapRecord(inner(node.bits))
         case Gaps():
-            return GapsRecord(record(node.gaps), size(node.gaps))
+            return GapsRecord(inner(node.gaps), size(node.gaps))
         case Affine():
-            parts = (record(node.codes), record(node.scale), record(node.zero))
+            parts = (inner(node.codes), inner(node.scale), inner(node.zero))
             return AffineRecord(*parts, node.axis, NAMES.index(node.dtype))
         case Codebook():
-            return CodebookRecord(record(node.codes), record(node.centers), size(node.centers))
+            centers: Record | SameRecord = inner(node.centers)
+            if node.centers in known:
+                centers = SameRecord(NAMES.index(dtype(node.centers)), known[node.centers])
+            return CodebookRecord(inner(node.codes), centers, size(node.centers))
         case Sparse():
-            return SparseRecord(record(node.support), record(node.values), size(node.values))
+            return SparseRecord(inner(node.support), inner(node.values), size(node.values))
         case Planes():
-            return PlanesRecord([record(plane) for plane in node.planes], NAMES.index(node.dtype))
+            return PlanesRecord([inner(plane) for plane in node.planes], NAMES.index(node.dtype))
         case Hash():
-            support = None if node.support is None else record(node.support)
-            return HashRecord(record(node.buckets), support, size(node.buckets), node.seed)
+            support = None if node.support is None else inner(node.support)
+            return HashRecord(inner(node.buckets), support, size(node.buckets), node.seed)
+        case Shift():
+            return ShiftRecord(inner(node.values), inner(node.starts))
         case _:
             assert_never(node)
 
 
-def dtype_of(entry: Record) -> str:
+def dtype_of(entry: Record | SameRecord) -> str:
     """Return the dtype of the array that a record stands for, a name of `DTYPES`."""
     match entry:
         case BitmapRecord() | GapsRecord():
@@ -212,5 +244,7 @@ def dtype_of(entry: Record) -> str:
             return dtype_of(entry.values)
         case HashRecord():
             return dtype_of(entry.buckets)
+        case ShiftRecord():
+            return dtype_of(entry.starts)
         case _:
             return NAMES[entry.dtype]

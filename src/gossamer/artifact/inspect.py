@@ -9,9 +9,10 @@ import msgspec
 import numpy as np
 
 from gossamer.artifact.artifact import Artifact
+from gossamer.artifact.books import stored_bytes
 from gossamer.artifact.container import loads, parts, read_header
 from gossamer.artifact.files import read_bytes
-from gossamer.codings import dense_nbytes, describe, dtype, nbytes, shape
+from gossamer.codings import dense_nbytes, describe, dtype, shape
 from gossamer.codings.bits import bit_view
 from gossamer.codings.nodes import FLOATS, Array
 from gossamer.errors import about
@@ -70,7 +71,8 @@ def inspect(path: str | Path, *, max_bytes: int = 1 << 34) -> Summary:
     with about(path):
         artifact = loads(data, max_bytes=max_bytes)
         header, start = read_header(data)
-        rows = tuple(_row(artifact, name) for name in artifact.tensors)
+        stored = stored_bytes(artifact.tensors)
+        rows = tuple(_row(artifact, name, stored[name]) for name in artifact.tensors)
     weights_only = sum(map(len, parts(replace(artifact, graph=None)))) if artifact.graph is not None else len(data)
     said = artifact.meta.get("dense_bytes")
     dense = said if isinstance(said, int) and said > 0 else sum(row.dense_bytes for row in rows)
@@ -94,7 +96,7 @@ def inspect(path: str | Path, *, max_bytes: int = 1 << 34) -> Summary:
     )
 
 
-def _row(artifact: Artifact, name: str) -> TensorSummary:
+def _row(artifact: Artifact, name: str, stored: int) -> TensorSummary:
     node = artifact.tensors[name]
     bits = bit_view(artifact.array(name))
     kept = bits[_nonzero(bits, dtype(node))]
@@ -103,9 +105,9 @@ def _row(artifact: Artifact, name: str) -> TensorSummary:
         shape=shape(node),
         dtype=dtype(node),
         coding=describe(node),
-        bytes=nbytes(node),
+        bytes=stored,
         dense_bytes=dense_nbytes(node),
-        bits_per_weight=8 * nbytes(node) / max(bits.size, 1),
+        bits_per_weight=8 * stored / max(bits.size, 1),
         density=kept.size / max(bits.size, 1),
         distinct=int(np.unique(kept).size),
     )

@@ -21,6 +21,8 @@ from gossamer.artifact.header import (
     PackedRecord,
     PlanesRecord,
     Record,
+    SameRecord,
+    ShiftRecord,
     SparseRecord,
 )
 from gossamer.coders.mixed import least_bytes
@@ -36,7 +38,9 @@ from gossamer.codings import (
     Hash,
     Packed,
     Planes,
+    Shift,
     Sparse,
+    dtype,
     shape,
     slots,
 )
@@ -105,6 +109,7 @@ class Payload:
     def __init__(self, read: Callable[[int], Array], length: int, budget: int) -> None:
         self._read = read
         self._budget = budget
+        self._centers: list[Coding] = []
         self.left = length
         self.crc = 0
 
@@ -173,7 +178,10 @@ class Payload:
                 return Affine(codes, scale, inner(record.zero, along, "zero"), record.axis, NAMES[record.dtype])
             case CodebookRecord():
                 codes = inner(record.codes, dims, "codes")
-                return Codebook(codes, inner(record.centers, (record.count,), "centers"))
+                if isinstance(record.centers, SameRecord):
+                    return Codebook(codes, self._same(record.centers, (record.count,), f"{where}/centers", depth - 1))
+                self._centers.append(inner(record.centers, (record.count,), "centers"))
+                return Codebook(codes, self._centers[-1])
             case SparseRecord():
                 support = inner(record.support, dims, "support")
                 return Sparse(support, inner(record.values, (record.count,), "values"))
@@ -184,5 +192,20 @@ class Payload:
                 buckets = inner(record.buckets, (record.count,), "buckets")
                 zeroed = None if record.support is None else inner(record.support, dims, "support")
                 return Hash(buckets, record.seed, dims, zeroed)
+            case ShiftRecord():
+                return Shift(inner(record.values, dims, "values"), inner(record.starts, dims[:1], "starts"))
             case _:
                 assert_never(record)
+
+    def _same(self, record: SameRecord, dims: tuple[int, ...], where: str, depth: int) -> Coding:
+        """Return the centers that an earlier codebook has written."""
+        if record.number >= len(self._centers):
+            raise ArtifactError(f"names centers {record.number}, {len(self._centers)} are written before", where)
+        centers = self._centers[record.number]
+        if (dtype(centers), shape(centers)) != (NAMES[record.dtype], dims):
+            got = f"{dtype(centers)} {shape(centers)}"
+            raise ArtifactError(f"names centers that are {got}, wanted {NAMES[record.dtype]} {dims}", where)
+        if _depth(centers) > depth:
+            raise ArtifactError(f"codings are nested more than {MAX_DEPTH} deep", where)
+        self.charge(tree_cost(centers), where)
+        return centers

@@ -1,5 +1,6 @@
 """Arrays to trees and back: the closed algebra of codings."""
 
+from gossamer.codings.bits import same_bits
 from gossamer.codings.decode import decode
 from gossamer.codings.encode import encode
 from gossamer.codings.nodes import (
@@ -14,12 +15,14 @@ from gossamer.codings.nodes import (
     Hash,
     Packed,
     Planes,
+    Shift,
     Sparse,
     dtype,
     shape,
     size,
 )
-from gossamer.codings.tree import dense_nbytes, describe, leaves, nbytes, slots
+from gossamer.codings.together import encode_all
+from gossamer.codings.tree import dense_nbytes, describe, leaves, nbytes, new_slots, slots
 
 __all__ = [
     "DTYPES",
@@ -33,14 +36,18 @@ __all__ = [
     "Hash",
     "Packed",
     "Planes",
+    "Shift",
     "Sparse",
     "decode",
     "dense_nbytes",
     "describe",
     "dtype",
     "encode",
+    "encode_all",
     "leaves",
     "nbytes",
+    "new_slots",
+    "same_bits",
     "shape",
     "size",
     "slots",

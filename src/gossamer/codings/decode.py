@@ -21,6 +21,7 @@ from gossamer.codings.nodes import (
     Hash,
     Packed,
     Planes,
+    Shift,
     Sparse,
     dtype,
     shape,
@@ -69,6 +70,8 @@ def view(node: Coding) -> Array:  # noqa: C901, PLR0911 one return per node
             return np.ascontiguousarray(parts).view(DTYPES[node.dtype]).reshape(shape(node))
         case Hash():
             return _hash(node)
+        case Shift():
+            return _shifted(node)
         case _:
             assert_never(node)
 
@@ -144,3 +147,12 @@ def _hash(node: Hash) -> Array:
     if node.support is not None:
         full[~view(node.support).reshape(-1)] = 0
     return full.view(buckets.dtype).reshape(node.shape)
+
+
+def _shifted(node: Shift) -> Array:
+    values, starts = view(node.values), view(node.starts)
+    total = values + starts.reshape(-1, *[1] * (values.ndim - 1)).astype(np.int64)
+    limits = np.iinfo(starts.dtype)
+    if total.size and not limits.min <= int(total.min()) <= int(total.max()) <= limits.max:
+        raise CodingError(f"Shift: elements {int(total.min())} to {int(total.max())} do not fit {dtype(node)}")
+    return np.asarray(total.astype(starts.dtype))

@@ -10,8 +10,9 @@ import numpy as np
 
 from gossamer.codings.bits import same_bits
 from gossamer.codings.decode import view
-from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Coding, Dense, Hash, Sparse, dtype
+from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Coding, Dense, Hash, Shift, Sparse, dtype
 from gossamer.codings.option import RECORD, Option, best
+from gossamer.codings.rows import by_rows
 from gossamer.codings.values import shared, shared_sparse, sparse, values
 from gossamer.codings.whole import Effort, support, whole
 from gossamer.errors import CodingError
@@ -61,6 +62,10 @@ def _options(hint: Coding, wanted: Array, effort: Effort) -> Iterator[Option]:
 def _along(hint: Coding, effort: Effort) -> Option:
     """Return the hint's own structure with every slot in its smallest form."""
     match hint:
+        case Codebook(codes=Shift(starts=starts)):
+            codes, centers = view(hint.codes), view(hint.centers)
+            plain = shared(codes, centers, dtype(hint), effort)
+            return best([by_rows(codes, view(starts), centers, dtype(hint), effort), plain])
         case Codebook():
             return shared(view(hint.codes), view(hint.centers), dtype(hint), effort)
         case Sparse():

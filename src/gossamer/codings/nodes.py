@@ -1,8 +1,8 @@
 """The closed algebra of codings: frozen trees over numpy arrays.
 
 Every node is a way to write down one array. Leaves hold bytes (`Dense`, `Packed`, `Entropy`); inner nodes hold other
-nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Hash`), and any slot holds any node.
-Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition: ``Sparse(Gaps(Entropy), Codebook(Entropy,
+nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Hash`, `Shift`), and any slot holds
+any node. Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition: ``Sparse(Gaps(Entropy), Codebook(Entropy,
 Dense))``.
 
 numpy has no bfloat16 and no 8-bit floats: such arrays are kept as their bit patterns (``uint16``, ``uint8``) and named
@@ -295,7 +295,32 @@ class Hash:
             raise CodingError(f"Hash: support must be bool {self.shape}, got {_say(self.support)}")
 
 
-Coding = Dense | Packed | Entropy | Bitmap | Gaps | Affine | Codebook | Sparse | Planes | Hash
+@dataclass(frozen=True, eq=False)
+class Shift:
+    """Integers that each row (index of the first dimension) counts from a start of its own: ``values + starts[row]``.
+
+    Codes of rows with codebooks of their own are small numbers again, alike in every row.
+
+    Args:
+        values: integers of at most 32 bits, the shape of the array, of at least one dimension.
+        starts: integers of at most 32 bits, one per row; their dtype is the dtype of the array.
+    """
+
+    values: "Coding"
+    starts: "Coding"
+
+    def __post_init__(self) -> None:
+        for slot in ("values", "starts"):
+            _adopt(self, slot)
+            name = dtype(getattr(self, slot))
+            if name not in INTEGERS or DTYPES[name].itemsize > 4:
+                raise CodingError(f"Shift {slot}: dtype must be an integer of at most 32 bits, got {name}")
+        rows = shape(self.values)[:1]
+        if not rows or shape(self.starts) != rows:
+            raise CodingError(f"Shift: wanted a start for each of {rows} rows, got {_say(self.starts)}")
+
+
+Coding = Dense | Packed | Entropy | Bitmap | Gaps | Affine | Codebook | Sparse | Planes | Hash | Shift
 
 
 def shape(node: Coding) -> Shape:
@@ -311,6 +336,8 @@ def shape(node: Coding) -> Shape:
             return shape(node.support)
         case Planes():
             return shape(node.planes[0])
+        case Shift():
+            return shape(node.values)
         case _:
             assert_never(node)
 
@@ -328,6 +355,8 @@ def dtype(node: Coding) -> str:
             return dtype(node.values)
         case Hash():
             return dtype(node.buckets)
+        case Shift():
+            return dtype(node.starts)
         case _:
             assert_never(node)
 

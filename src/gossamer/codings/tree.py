@@ -1,6 +1,6 @@
 """Looking at a tree as a whole: its slots, its leaves, its bytes, and the tree in one line."""
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import assert_never
 
 from gossamer.codings.nodes import (
@@ -15,6 +15,7 @@ from gossamer.codings.nodes import (
     Hash,
     Packed,
     Planes,
+    Shift,
     Sparse,
     dtype,
     size,
@@ -36,6 +37,8 @@ def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: PLR0911 one 
             return (("codes", node.codes), ("centers", node.centers))
         case Sparse():
             return (("support", node.support), ("values", node.values))
+        case Shift():
+            return (("values", node.values), ("starts", node.starts))
         case Planes():
             return tuple((str(index), plane) for index, plane in enumerate(node.planes))
         case Hash():
@@ -45,18 +48,31 @@ def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: PLR0911 one 
             assert_never(node)
 
 
-def leaves(node: Coding) -> Iterator[Dense | Packed | Entropy]:
-    """Yield the leaves of ``node`` in stored order."""
+def leaves(node: Coding, known: Container[Coding] = ()) -> Iterator[Dense | Packed | Entropy]:
+    """Yield the leaves of ``node`` in stored order, but not those of a codebook's centers that are ``known``."""
     if isinstance(node, Dense | Packed | Entropy):
         yield node
-    else:
-        for _, inner in slots(node):
-            yield from leaves(inner)
+        return
+    for _, inner in new_slots(node, known):
+        yield from leaves(inner, known)
 
 
-def nbytes(node: Coding) -> int:
-    """Return the bytes of ``node``'s payload as stored: everything but its description in the header."""
-    return sum(leaf.array.nbytes if isinstance(leaf, Dense) else leaf.data.nbytes for leaf in leaves(node))
+def new_slots(node: Coding, known: Container[Coding]) -> Iterator[tuple[str, Coding]]:
+    """Yield the inner slots of ``node``, but not a codebook's centers that are ``known``."""
+    for name, inner in slots(node):
+        if not (isinstance(node, Codebook) and inner is node.centers and inner in known):
+            yield name, inner
+
+
+def nbytes(node: Coding, known: Container[Coding] = ()) -> int:
+    """Return the bytes of ``node``'s payload as stored: everything but its description in the header.
+
+    Args:
+        node: a tree.
+        known: centers that another tensor's codebook has in the same file already.
+    """
+    stored = (leaf.array if isinstance(leaf, Dense) else leaf.data for leaf in leaves(node, known))
+    return sum(array.nbytes for array in stored)
 
 
 def dense_nbytes(node: Coding) -> int:
@@ -73,7 +89,7 @@ def describe(node: Coding) -> str:
             return f"packed {node.bits}b"
         case Entropy():
             return f"entropy {node.model}/{node.coder}"
-        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Hash():
+        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Hash() | Shift():
             inner = ", ".join(describe(slot) for _, slot in slots(node))
             return f"{type(node).__name__.lower()}({inner})"
         case _:

@@ -32,7 +32,7 @@ def values(array: Array, name: str, effort: Effort) -> Option:
 
 def shared(codes: Array, centers: Array, name: str, effort: Effort) -> Option:
     """Return the smallest way found to write ``centers[codes]``."""
-    renamed, kept = _tidy(codes, centers, name)
+    renamed, kept = tidy(codes, centers, name)
     inner, outer = whole(renamed, renamed.dtype.name, effort), floats(kept, name)
     return Option(inner.bytes + outer.bytes + RECORD, lambda: Codebook(inner.build(), outer.build()))
 
@@ -81,14 +81,14 @@ def shared_sparse(where: Array, codes: Array, centers: Array, name: str) -> Opti
         return None
     full = np.full(where.shape, centers.size, np.int64)
     full[where] = codes
-    renamed, kept = _tidy(full, np.concatenate([centers, np.zeros(1, centers.dtype)]), name)
+    renamed, kept = tidy(full, np.concatenate([centers, np.zeros(1, centers.dtype)]), name)
     inner, outer = mixed(renamed, renamed.dtype.name), floats(kept, name)
     if inner is None:
         return None
     return Option(inner.bytes + outer.bytes + RECORD, lambda: Codebook(inner.build(), outer.build()))
 
 
-def _tidy(codes: Array, centers: Array, name: str) -> tuple[Array, Array]:
+def tidy(codes: Array, centers: Array, name: str) -> tuple[Array, Array]:
     """Return codes and centers with unused and double centers gone and the others in order.
 
     In order of value, neighbouring codes mean neighbouring values, which the mixed model lives on.

@@ -2,7 +2,7 @@
 
 from gossamer.model.apply import apply, retarget, settle
 from gossamer.model.blocks import Block, find_blocks, why_no_drop
-from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Hash, Mask, Splice, nearest_center
+from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Hash, Mask, Splice
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.coupling import Group, Slice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
@@ -14,10 +14,11 @@ from gossamer.model.input_grid import why_no_input_grid
 from gossamer.model.layout import Layout, Reading
 from gossamer.model.load import Loaded, load
 from gossamer.model.method import Method, Revise, choose
+from gossamer.model.nearest import nearest_center
 from gossamer.model.penalty import Penalty, StepContext
 from gossamer.model.plan import Plan, Skip
 from gossamer.model.site import Owner, Site, find_sites
-from gossamer.model.subject import Subject, hidden_weight, live_weight, plain_copy, trainable
+from gossamer.model.subject import Subject, hidden_weight, live_weight, plain_copy, trainable, trains
 
 __all__ = [
     "Activity",
@@ -78,6 +79,7 @@ __all__ = [
     "settle",
     "to_artifact",
     "trainable",
+    "trains",
     "why_no_drop",
     "why_no_input_grid",
 ]

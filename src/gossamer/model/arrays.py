@@ -1,5 +1,7 @@
 """Between torch tensors and codings: which numpy form each dtype has, and the coding hint of a constrained value."""
 
+import itertools
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -41,15 +43,21 @@ def to_tensor(coding: codings.Coding) -> Tensor:
     return tensor if tensor.dtype == wanted else tensor.view(wanted)
 
 
-def hint_of(original: Tensor, held: Constraints) -> codings.Coding:
-    """Return the coding that says how ``original`` becomes the value that ``held`` allows; it decodes to that value."""
+def hint_of(original: Tensor, held: Constraints, common: dict[str, codings.Dense] | None = None) -> codings.Coding:
+    """Return the coding that says how ``original`` becomes the value that ``held`` allows; it decodes to that value.
+
+    Args:
+        original: the parameter.
+        held: what holds for it.
+        common: the centers of each tie so far; those of this one are added, or taken if they are the same.
+    """
     keep = None if held.keep is None or bool(held.keep.all()) else held.keep
     value = original.detach().cpu()
     if held.hash is not None:
         return _hashed(held.hash, held.grid, keep, value.dtype)
     if held.codebook is not None:
         if held.codebook.shared is None:
-            return _shared(held.codebook, held.grid, keep, value.dtype)
+            return _shared(held.codebook, held.grid, keep, value.dtype, {} if common is None else common)
         centers = held.codebook.centers.to(value.dtype)
         value = torch.where(held.codebook.shared, centers[held.codebook.codes], value)
     if held.grid is not None:
@@ -57,11 +65,37 @@ def hint_of(original: Tensor, held: Constraints) -> codings.Coding:
     return to_dense(value) if keep is None else _sparse(keep, to_dense(value[keep]))
 
 
-def _shared(codebook: Codebook, grid: Grid | None, keep: Tensor | None, dtype: torch.dtype) -> codings.Coding:
+def _shared(
+    codebook: Codebook,
+    grid: Grid | None,
+    keep: Tensor | None,
+    dtype: torch.dtype,
+    common: dict[str, codings.Dense],
+) -> codings.Coding:
     centers = codebook.centers.to(dtype)
-    coded = to_dense(centers) if grid is None else _on_grid(centers, grid, None)
+    if codebook.starts is not None:
+        return _shared_by_rows(codebook, centers, grid, keep)
+    coded: codings.Coding = to_dense(centers) if grid is None else _on_grid(centers, grid, None)
+    if codebook.tie and isinstance(coded, codings.Dense):
+        other = common.setdefault(codebook.tie, coded)
+        alike = other.dtype == coded.dtype and codings.same_bits(other.array, coded.array)
+        coded = other if alike else coded
     codes = codebook.codes if keep is None else codebook.codes[keep]
     return _sparse(keep, codings.Codebook(_narrow(codes), coded))
+
+
+def _shared_by_rows(codebook: Codebook, centers: Tensor, grid: Grid | None, keep: Tensor | None) -> codings.Coding:
+    """Return codes in the centers of their row; the zero of what is masked is one more center of every row."""
+    starts = codebook.codes.new_zeros(len(codebook.codes)) if codebook.starts is None else codebook.starts
+    codes = codebook.codes - starts.view(-1, *[1] * (codebook.codes.ndim - 1))
+    if keep is not None:
+        codes = torch.where(keep, codes + 1, 0)
+        parts = [torch.cat([centers.new_zeros(1), centers[start:stop]]) for start, stop in codebook.pages]
+        begins = torch.tensor([0, *itertools.accumulate(map(len, parts))])
+        page = torch.searchsorted(torch.tensor([start for start, _ in codebook.pages]), starts)
+        centers, starts = torch.cat(parts), begins[page]
+    coded = to_dense(centers) if grid is None else _on_grid(centers, grid, None)
+    return codings.Codebook(codings.Shift(_narrow(codes), codings.Dense(starts.to(torch.int32).numpy())), coded)
 
 
 def _hashed(hashed: Hash, grid: Grid | None, keep: Tensor | None, dtype: torch.dtype) -> codings.Coding:

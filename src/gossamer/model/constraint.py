@@ -10,12 +10,14 @@ grid, then the splice, then the mask. The grid of a hashed site is one for its b
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from gossamer.codings.hashed import places
 from gossamer.errors import PlanError
+from gossamer.model.nearest import nearest_center
 
 
 def codes_range(bits: int, *, signed: bool) -> tuple[int, int]:
@@ -51,12 +53,6 @@ def snap(
 
 def _along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
     return values if axis is None else values.view([-1 if i == axis else 1 for i in range(ndim)])
-
-
-def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
-    """Return the index of the center nearest to each value, in the middle the lower; ``centers`` in any order."""
-    ordered, order = centers.double().sort()
-    return order[torch.bucketize(values.double(), (ordered[1:] + ordered[:-1]) / 2)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,12 +105,17 @@ class Codebook:
         trained: whether training moves the centers (their gradient is the sum over their members).
         shared: bool tensor of the site's shape: which values are shared so far, while the others train as they are;
             None for all. Lives while a step trains; ``settle`` gives each of the others its nearest center.
+        starts: where rows (indices of the first dimension) have centers of their own, integers of shape ``(rows,)``:
+            the place in ``centers`` where those of each row begin; they end at the next larger start. Else None.
+        tie: where several sites have the same centers, a name for these: they stay the same while they train.
     """
 
     codes: Tensor
     centers: Tensor
     trained: bool = True
     shared: Tensor | None = None
+    starts: Tensor | None = None
+    tie: str = ""
 
     def __post_init__(self) -> None:
         if self.codes.is_floating_point() or self.codes.dtype == torch.bool:
@@ -133,11 +134,45 @@ class Codebook:
             object.__setattr__(self, "shared", self.shared.detach().cpu())
         object.__setattr__(self, "codes", self.codes.detach().to("cpu", torch.int64))
         object.__setattr__(self, "centers", self.centers.detach().cpu())
+        if self.starts is not None:
+            object.__setattr__(self, "starts", self.starts.detach().to("cpu", torch.int64))
+            self._check_starts()
+
+    def _check_starts(self) -> None:
+        if self.starts is None or self.starts.shape != self.codes.shape[:1]:
+            got = None if self.starts is None else tuple(self.starts.shape)
+            raise PlanError(f"Codebook.starts: wanted one for each of {len(self.codes)} rows, got {got}")
+        for start, stop in self.pages:
+            codes = self.codes[self.starts == start]
+            if not start <= int(codes.min()) <= int(codes.max()) < stop:
+                raise PlanError(f"Codebook.codes: wanted {start} to {stop - 1} in rows that start there")
 
     @property
     def size(self) -> int:
         """How many centers there are."""
         return len(self.centers)
+
+    @cached_property
+    def pages(self) -> tuple[tuple[int, int], ...]:
+        """Where the centers begin and end that some rows have to themselves; all centers if rows have the same."""
+        if self.starts is None or not len(self.starts):
+            return ((0, self.size),)
+        return tuple(pairwise((*sorted(set(self.starts.tolist())), self.size)))
+
+    @property
+    def most(self) -> int:
+        """Most centers that a row has."""
+        return max(stop - start for start, stop in self.pages)
+
+    def nearest(self, values: Tensor) -> Tensor:
+        """Return the code of the nearest center to each value, among those of its row."""
+        if self.starts is None:
+            return nearest_center(values, self.centers)
+        codes = torch.zeros(values.shape, dtype=torch.int64)
+        for start, stop in self.pages:
+            rows = self.starts == start
+            codes[rows] = nearest_center(values[rows], self.centers[start:stop]) + start
+        return codes
 
 
 @dataclass(frozen=True, eq=False)

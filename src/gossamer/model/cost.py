@@ -135,7 +135,7 @@ def _now(subject: Subject, site: Site, held: Constraints | None, all_macs: Mappi
         each, shared = held.grid.bits, 64 * held.grid.scale.numel()
     if held is not None and held.codebook is not None:
         shared += each * held.codebook.size
-        each = ceil(log2(held.codebook.size))
+        each = ceil(log2(held.codebook.most))
     if held is not None and held.hash is not None:
         each, shared = 0, shared + each * held.hash.size
     macs = None if subject.graph.macs is None else all_macs[site.name]

@@ -50,10 +50,11 @@ def freeze(subject: Subject) -> Frozen:
     held = subject.constraints
     originals = {owner.name: parameter for owner, _, _, parameter in live_parts(subject.model)}
     tensors: dict[str, codings.Coding] = {}
+    common: dict[str, codings.Dense] = {}
     aliases: dict[str, str] = {}
     for names, tensor in entries(model):
         site = next((name for name in names if name in held), None)
-        tensors[names[0]] = to_dense(tensor) if site is None else hint_of(originals[site], held[site])
+        tensors[names[0]] = to_dense(tensor) if site is None else hint_of(originals[site], held[site], common)
         aliases |= dict.fromkeys(names[1:], names[0])
         tensor.data = to_tensor(tensors[names[0]]).to(tensor.device)
     grids = {name: constraints.grid for name, constraints in held.items() if constraints.grid is not None}
@@ -89,9 +90,7 @@ def to_artifact(frozen: Frozen, *, graph: bytes | None = None, meta: Mapping[str
     """
     fixed = [names[0] for names, tensor in entries(frozen.model) if _is_fixed(tensor)]
     return Artifact(
-        tensors={
-            name: codings.encode(hint, structured=name in frozen.activations) for name, hint in frozen.tensors.items()
-        },
+        tensors=codings.encode_all(frozen.tensors, structured=frozen.activations),
         aliases=frozen.aliases,
         edits=frozen.edits,
         activations={name: _grid_to_dict(grid) for name, grid in frozen.activations.items()},

@@ -3,9 +3,9 @@
 The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * grid(original)`` without a codebook.
 Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
 straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final. Where a codebook
-does not share all values yet, the others are the original's. A hashed site's centers are its buckets, whose codes and
-signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and a bucket's gradient is the sum of its members'
-gradients, each with its sign (Chen et al. 2015, section 4.3).
+does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
+A hashed site's centers are its buckets, whose codes and signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and
+a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,7 +23,6 @@ from gossamer.model.constraint import (
     Hash,
     Mask,
     Splice,
-    nearest_center,
     snap,
 )
 from gossamer.model.recurrent import let_weights_live, restore_weights
@@ -41,18 +40,20 @@ class Live(nn.Module):
     codes: Tensor | None
     flipped: Tensor | None
     shared: Tensor | None
+    starts: Tensor | None
     scale: Tensor | None
     zero: Tensor | None
     centers: nn.Parameter | None
 
     def __init__(self, *, trains: bool) -> None:
         super().__init__()
-        for name in ("keep", "splice", "codes", "flipped", "shared", "scale", "zero"):
+        for name in ("keep", "splice", "codes", "flipped", "shared", "starts", "scale", "zero"):
             self.register_buffer(name, None)
         self.register_parameter("centers", None)
         self.trains = trains
         self.bits, self.signed = 0, True
         self.axis: int | None = None
+        self.tie = ""
         self.seed = 0
 
     def forward(self, original: Tensor) -> Tensor:
@@ -91,15 +92,22 @@ class Live(nn.Module):
         elif self.codes is not None and self.centers is not None:
             centers = self.centers.detach().clone()
             shared = None if self.shared is None else self.shared.clone()
-            codebook = Codebook(self.codes.clone(), centers, self.centers.requires_grad, shared)
+            starts = None if self.starts is None else self.starts.clone()
+            codebook = Codebook(self.codes.clone(), centers, self.centers.requires_grad, shared, starts, self.tie)
         if self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
         splice = None if self.splice is None else Splice(self.splice.clone())
         return Constraints(mask, codebook, grid, splice, hashed)
 
-    def put(self, constraint: Constraint, original: nn.Parameter) -> None:
-        """Let ``constraint`` hold, in place of one of the same kind."""
+    def put(self, constraint: Constraint, original: nn.Parameter, tied: nn.Parameter | None = None) -> None:
+        """Let ``constraint`` hold, in place of one of the same kind.
+
+        Args:
+            constraint: what shall hold.
+            original: the parameter it holds for.
+            tied: the centers of another site that the centers of this one shall be.
+        """
         device = original.device
         match constraint:
             case Mask():
@@ -108,8 +116,12 @@ class Live(nn.Module):
                 self.splice = constraint.keep.clone().to(device)
             case Codebook():
                 self.codes = constraint.codes.to(device, torch.int32)
-                self._put_centers(constraint.centers, original, trained=constraint.trained)
+                self._put_centers(constraint.centers, original, trained=constraint.trained, tie=constraint.tie)
+                if tied is not None:
+                    tied.requires_grad_(constraint.trained and self.trains)
+                    self.centers = tied
                 self.shared = None if constraint.shared is None else constraint.shared.clone().to(device)
+                self.starts = None if constraint.starts is None else constraint.starts.clone().to(device)
                 original.requires_grad_(self.shared is not None and self.trains)
             case Hash():
                 self.codes, self.flipped = (part.to(device) for part in constraint.places)
@@ -121,19 +133,21 @@ class Live(nn.Module):
                 self.zero = constraint.zero.clone().to(device)
                 self.bits, self.signed, self.axis = constraint.bits, constraint.signed, constraint.axis
 
-    def _put_centers(self, centers: Tensor, original: nn.Parameter, *, trained: bool) -> None:
+    def _put_centers(self, centers: Tensor, original: nn.Parameter, *, trained: bool, tie: str = "") -> None:
         new = centers.to(original.device, original.dtype, copy=True)
-        if self.centers is not None and self.centers.shape == new.shape:
+        if self.centers is not None and self.centers.shape == new.shape and self.tie == tie:
             self.centers.data = new
         else:
             self.centers = nn.Parameter(new)
+        self.tie = tie
         self.centers.requires_grad_(trained and self.trains)
 
     def settle(self, original: nn.Parameter) -> None:
         """Make final what the step's training could change: the splice joins the mask, every value is shared."""
         if self.shared is not None and self.codes is not None and self.centers is not None:
-            nearest = nearest_center(original.detach(), self.centers.detach())
-            self.codes = torch.where(self.shared, self.codes, nearest.to(self.codes.dtype))
+            now = Codebook(self.codes, self.centers, starts=self.starts)
+            nearest = now.nearest(original.detach().cpu()).to(self.codes)
+            self.codes = torch.where(self.shared, self.codes, nearest)
             self.shared = None
             original.requires_grad = False
         if self.splice is not None:
@@ -186,7 +200,17 @@ def constrain(model: nn.Module, parameter: nn.Parameter, constraints: Iterable[C
             if not parametrize.is_parametrized(module, owner.attribute):
                 _register(module, owner.attribute, live)
     for constraint in constraints:
-        live.put(constraint, parameter)
+        tied = _tied(model, live, constraint) if isinstance(constraint, Codebook) and constraint.tie else None
+        live.put(constraint, parameter, tied)
+
+
+def _tied(model: nn.Module, live: Live, codebook: Codebook) -> nn.Parameter | None:
+    """Return the centers of another site that are those of ``codebook`` by name and value."""
+    for _, _, other, _ in live_parts(model):
+        alike = other is not live and other.tie == codebook.tie and other.trains == live.trains
+        if alike and other.centers is not None and torch.equal(codebook.centers.to(other.centers), other.centers):
+            return other.centers
+    return None
 
 
 def _register(module: nn.Module, attribute: str, live: Live) -> None:

@@ -149,7 +149,9 @@ def _describe(constraint: Constraint) -> str:
         case Codebook():
             how = "" if constraint.trained else ", fixed"
             so_far = "" if constraint.shared is None else f", {int(constraint.shared.sum())} weights so far"
-            return f"share {constraint.size} values{how}{so_far}"
+            pages = f" in {len(constraint.pages)} parts" if constraint.starts is not None else ""
+            tied = ", those of other sites too" if constraint.tie else ""
+            return f"share {constraint.size} values{pages}{tied}{how}{so_far}"
         case Hash():
             return f"hash into {constraint.size} buckets, seed {constraint.seed}"
         case Grid():
@@ -170,7 +172,9 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
             arrays[f"{at}/centers"] = _to_numpy(constraint.centers)
             if constraint.shared is not None:
                 arrays[f"{at}/shared"] = constraint.shared.numpy()
-            return {"kind": "codebook", "trained": constraint.trained}
+            if constraint.starts is not None:
+                arrays[f"{at}/starts"] = constraint.starts.numpy()
+            return {"kind": "codebook", "trained": constraint.trained, "tie": constraint.tie}
         case Hash():
             arrays[f"{at}/buckets"] = _to_numpy(constraint.buckets)
             return {"kind": "hash", "seed": constraint.seed, "shape": list(constraint.shape)}
@@ -190,8 +194,8 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
         case "splice":
             return Splice(tensor("keep"))
         case "codebook":
-            shared = tensor("shared") if f"{at}/shared" in arrays else None
-            return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared)
+            shared, starts = (tensor(n) if f"{at}/{n}" in arrays else None for n in ("shared", "starts"))
+            return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared, starts, data.get("tie", ""))
         case "hash":
             return Hash(tensor("buckets"), data["seed"], tuple(data["shape"]))
         case "grid":

@@ -54,6 +54,9 @@ def take(model: nn.Module, index: Mapping[str, Index], constants: Iterable[tuple
                 value = getattr(live[name], attribute)
                 if value is not None:
                     setattr(live[name], attribute, picked(value, kept))
+            starts = live[name].starts
+            if starts is not None:
+                live[name].starts = picked(starts, kept[:1])
             axis = live[name].axis
             if axis is not None and kept[axis] is not None:
                 for attribute in ("scale", "zero"):

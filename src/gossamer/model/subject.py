@@ -170,6 +170,16 @@ def trainable(subject: Subject, site: str) -> nn.Parameter:
     return parameter
 
 
+def trains(subject: Subject, site: str) -> bool:
+    """Return whether training may move the values of ``site``, whatever constraints hold it now.
+
+    Raises:
+        ModelError: the subject has no such site.
+    """
+    found = _live_at(subject, *owner_of(subject, site))
+    return trainable(subject, site).requires_grad if found is None else found[0].trains
+
+
 def hidden_weight(subject: Subject, site: str) -> Tensor:
     """Return what trains behind a mask of ``site`` that can be taken back, else its live values; detached.
 

@@ -8,8 +8,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 
-from gossamer.artifact import Artifact, load, save
-from gossamer.codings import nbytes
+from gossamer.artifact import Artifact, load, save, stored_bytes
 from gossamer.errors import TargetError
 from gossamer.figure import Figure, computed, measured
 from gossamer.model import Edit, Frozen, Subject, freeze, live_weight, plain_copy, to_artifact
@@ -154,10 +153,11 @@ def metrics(subject: Subject, task: Task, split: Literal["validation", "test"]) 
 def site_states(subject: Subject, artifact: Artifact) -> tuple[SiteState, ...]:
     """Return density, distinct values, bits per weight and coded bytes of every site."""
     rows = []
+    stored = stored_bytes(artifact.tensors)
     for name, site in subject.sites.items():
         values = live_weight(subject, name)
         kept = values[values != 0]
-        size = nbytes(artifact.tensors[artifact.aliases.get(name, name)])
+        size = stored[artifact.aliases.get(name, name)]
         rows.append(
             SiteState(
                 site=name,

@@ -13,9 +13,8 @@ from pathlib import Path
 import msgspec
 from rich.progress import Progress
 
-from gossamer.artifact import Artifact, load, save
+from gossamer.artifact import Artifact, load, save, stored_bytes
 from gossamer.calibrate import reset_batch_norm
-from gossamer.codings import nbytes
 from gossamer.errors import RecipeError, SettingError
 from gossamer.figure import decode, encode
 from gossamer.model import Method, Plan, Subject, apply, freeze, to_artifact
@@ -264,7 +263,7 @@ class _Work:
 
 def coded_bytes(subject: Subject) -> int:
     """Return the bytes of all coded tensors."""
-    return sum(nbytes(tensor) for tensor in to_artifact(freeze(subject)).tensors.values())
+    return sum(stored_bytes(to_artifact(freeze(subject)).tensors).values())
 
 
 def timed(subject: Subject, whole: Subject, target: OnnxRuntime) -> tuple[float, float]:

@@ -1,25 +1,27 @@
 """Trained weight sharing: the weights of a site take few values, found by k-means and then trained.
 
-Han, Mao and Dally, "Deep Compression", ICLR 2016 (arXiv 1510.00149), section 3: per site, never across sites; centers
-start at equal distances, unless told otherwise; a center's gradient is the sum of its members' gradients (the live
-constraint sees to that); zeros of pruning stay out of it. A schedule shares the weights little by little, the largest
-first, while the others go on training and make up for it: the incremental quantization of Zhou, Yao, Guo, Xu and Chen,
-ICLR 2017 (arXiv 1702.03044), with k-means for its powers of two.
+Han, Mao and Dally, "Deep Compression", ICLR 2016 (arXiv 1510.00149), section 3: per site and with centers that start at
+equal distances, unless told otherwise; a center's gradient is the sum of its members' gradients (the live constraint
+sees to that); zeros of pruning stay out of it. A schedule shares the weights little by little, the largest first, while
+the others go on training and make up for it: the incremental quantization of Zhou, Yao, Guo, Xu and Chen, ICLR 2017
+(arXiv 1702.03044), with k-means for its powers of two. Weights may count by how much they matter, and then one codebook
+can serve all sites: the Hessian-weighted k-means of Choi, El-Khamy and Lee, ICLR 2017 (arXiv 1612.01543).
 """
 
-import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
 from gossamer.errors import ModelError
-from gossamer.methods.share.starts import Start, clustered
+from gossamer.methods.share.codebooks import grown, parts_rows, share, share_rows, shared_bits, shared_values
+from gossamer.methods.share.importance import NEEDS, Weigh, importance
+from gossamer.methods.share.starts import Start
 from gossamer.model import (
     Codebook,
     Constraint,
@@ -28,25 +30,64 @@ from gossamer.model import (
     Mask,
     Method,
     Plan,
+    Site,
     Skip,
     Subject,
     live_weight,
     nearest_center,
+    trains,
 )
+
+Scope = Literal["layer", "global"] | Annotated[int, msgspec.Meta(ge=1)]
+
+
+@dataclass(frozen=True, eq=False)
+class _Wanted:
+    """A site to be clustered: its values, how much each matters, and whether they train."""
+
+    name: str
+    weight: Tensor
+    weights: Tensor | None
+    trains: bool
+    device: torch.device
+
+    def lost_on(self, centers: int, most: int) -> str | None:
+        """Return why so many shared values, ``most`` of them for a weight to choose from, save nothing; else None."""
+        members, width = int(self.weight.count_nonzero()), 8 * self.weight.element_size()
+        centers, most = min(centers, members), min(most, members)
+        if shared_bits(members, centers, width, most) < width * members:
+            return None
+        return f"{centers} shared values for {members} weights would save nothing"
 
 
 class KMeans(Method, frozen=True, tag="share.kmeans"):
-    """Let the weights of each site share at most 2^bits values.
+    """Let the weights that have a codebook together share at most 2^bits values.
 
-    Zeros stay zero and do not take one of the values. A site whose values are few enough already keeps them exactly,
-    so with enough bits nothing changes.
+    Zeros stay zero and do not take one of the values. What has few enough values already keeps them exactly, so with
+    enough bits nothing changes. One codebook for all sites holds its values once: training moves them for all, and the
+    file has them once, unless sites use so few of them that tables of their own are shorter. Sites of another dtype or
+    device, or that do not train, have one of their own.
     """
 
     ramps: ClassVar[str | None] = "portion"
     identity: ClassVar[Mapping[str, Any] | None] = MappingProxyType({"bits": 16})
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"bits": 2})
 
-    bits: Annotated[int, msgspec.Meta(ge=1, le=16, description="each site keeps at most 2^bits different values")] = 5
+    bits: Annotated[int, msgspec.Meta(ge=1, le=16, description="a codebook keeps at most 2^bits different values")] = 5
+    scope: Annotated[
+        Scope,
+        msgspec.Meta(
+            description="what has a codebook together: each site, all chosen sites, or so many rows (indices of the "
+            "first dimension, mostly output channels) of a site"
+        ),
+    ] = "layer"
+    weigh: Annotated[
+        Weigh,
+        msgspec.Meta(
+            description="how much a weight counts: alike, by the second moment of the input it multiplies, or by its "
+            "mean squared gradient, which compares sites too"
+        ),
+    ] = "none"
     start: Annotated[
         Start,
         msgspec.Meta(description="where centers start: at equal distances, by density, drawn; or the optimum itself"),
@@ -58,97 +99,112 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         msgspec.Meta(ge=0.0, le=1.0, description="part of the weights shared before training ends, the largest first"),
     ] = 1.0
 
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """What the weights are weighed by."""
+        return NEEDS[self.weigh]
+
+    def by_itself(self) -> Self:
+        """Return the method with a codebook for each site."""
+        return msgspec.structs.replace(self, scope="layer") if self.scope == "global" else self
+
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return a codebook for every chosen site that sharing makes smaller.
 
         Raises:
             PatternError: a pattern matches no site.
-            ModelError: a weight is not finite.
+            ModelError: a weight, or how much it matters, is not finite.
+            EvidenceError: what the weights are weighed by was not collected.
         """
-        del evidence
         constraints: dict[str, Constraint | tuple[Constraint, ...]] = {}
-        skipped = []
+        skipped, wanted = [], []
         constrained = subject.constraints
         for site in self.chosen(subject):
-            weight = live_weight(subject, site.name).detach().cpu()
-            if not bool(torch.isfinite(weight).all()):
-                raise ModelError(f"{site.name}: a weight is not finite, so weights cannot be clustered")
-            decided = self._decide(weight, constrained.get(site.name, Constraints()))
+            match self._looked_at(subject, site, constrained.get(site.name, Constraints()), evidence):
+                case str(reason):
+                    skipped.append(Skip(site.name, reason))
+                case Codebook() as growing:
+                    constraints[site.name] = growing
+                case _Wanted() as one:
+                    wanted.append(one)
+        for one, codebook in self._clustered(wanted):
+            held = constrained.get(one.name, Constraints())
+            decided = codebook if isinstance(codebook, str) else self._decided(one, codebook, held)
             if isinstance(decided, str):
-                skipped.append(Skip(site.name, decided))
+                skipped.append(Skip(one.name, decided))
             else:
-                constraints[site.name] = decided
+                constraints[one.name] = decided
         return Plan(self.tag, constraints=constraints, skipped=tuple(skipped))
 
-    def _decide(self, weight: Tensor, held: Constraints) -> tuple[Constraint, ...] | str:
-        """Return what shall hold for a site's values, or why nothing can."""
-        keep = weight != 0
-        members = int(keep.sum())
-        reason = _unfit(held) if members else "all its weights are zero"
+    def _looked_at(
+        self, subject: Subject, site: Site, held: Constraints, evidence: Evidence | None
+    ) -> _Wanted | Codebook | str:
+        """Return what is to be clustered, the codebook that goes on growing, or why the site is left alone."""
+        value = live_weight(subject, site.name)
+        weight = value.cpu()
+        if not bool(torch.isfinite(weight).all()):
+            raise ModelError(f"{site.name}: a weight is not finite, so weights cannot be clustered")
+        if not bool(weight.any()):
+            return "all its weights are zero"
+        if held.hash is not None:
+            return f"it is hashed into {held.hash.size} buckets"
+        if held.grid is not None and held.grid.axis is not None:
+            return "it is on a grid with a scale per channel, which has no shared values"
+        if held.codebook is not None:
+            found = self._shared_before(held.codebook, weight)
+            if found is not None:
+                return found
+        weights = importance(evidence, site, self.weigh)
+        if isinstance(weights, str):
+            return weights
+        return _Wanted(site.name, weight, weights, trains(subject, site.name), value.device)
+
+    def _shared_before(self, book: Codebook, weight: Tensor) -> Codebook | str | None:
+        """Return what becomes of a codebook that is there: it grows, or stands for a reason; None for a coarser one."""
+        if (book.most if isinstance(self.scope, int) else book.size) <= 2**self.bits:
+            if book.shared is not None:
+                return grown(book, book.shared, weight, self.portion)
+            return f"it shares {book.size} values already"
+        if isinstance(self.scope, int) and book.shared is None and parts_rows(book, self.scope):
+            return "its rows share values already, which codebooks of their own would part"
+        return None
+
+    def _clustered(self, wanted: list[_Wanted]) -> Iterator[tuple[_Wanted, Codebook | str]]:
+        """Yield the codebook of each site, or why it has none."""
+        if self.scope == "global":
+            yield from self._together(wanted)
+            return
+        for one in wanted:
+            found = partial(share, start=self.start, seed=self.seed, trained=self.trained)
+            if isinstance(self.scope, int):
+                found = partial(share_rows, rows=self.scope, start=self.start, seed=self.seed, trained=self.trained)
+            yield one, found(one.weight, 2**self.bits, weights=one.weights)
+
+    def _together(self, wanted: list[_Wanted]) -> Iterator[tuple[_Wanted, Codebook | str]]:
+        """Yield codebooks with the same centers for sites of one dtype and device that all train or do not."""
+        limit = 2**self.bits
+        kinds: dict[tuple[torch.dtype, torch.device, bool], list[_Wanted]] = {}
+        for one in wanted:
+            reason = one.lost_on(limit, limit)
+            if reason is not None:
+                yield one, reason
+            else:
+                kinds.setdefault((one.weight.dtype, one.device, one.trains), []).append(one)
+        for parts in kinds.values():
+            weights = [one.weights for one in parts if one.weights is not None]
+            centers = shared_values(
+                [one.weight for one in parts], limit, start=self.start, seed=self.seed, weights=weights or None
+            )
+            tie = parts[0].name if len(parts) > 1 else ""
+            for one in parts:
+                yield one, Codebook(nearest_center(one.weight, centers), centers, self.trained, tie=tie)
+
+    def _decided(self, one: _Wanted, codebook: Codebook, held: Constraints) -> tuple[Constraint, ...] | str:
+        """Return what shall hold for a site's values, or why sharing does not pay."""
+        reason = one.lost_on(codebook.size, codebook.most)
         if reason is not None:
             return reason
-        if held.codebook is not None and held.codebook.shared is not None and held.codebook.size <= 2**self.bits:
-            return (grown(held.codebook, held.codebook.shared, weight, self.portion),)
-        if held.codebook is not None and held.codebook.size <= 2**self.bits:
-            return f"it shares {held.codebook.size} values already"
-        codebook = share(weight, 2**self.bits, start=self.start, seed=self.seed, trained=self.trained)
+        keep = one.weight != 0
         if self.portion < 1.0 and held.codebook is None:
-            codebook = grown(codebook, torch.zeros_like(keep), weight, self.portion)
-        width = 8 * weight.element_size()
-        if shared_bits(members, codebook.size, width) >= width * members:
-            return f"{codebook.size} shared values for {members} weights would save nothing"
-        return (codebook,) if members == weight.numel() else (codebook, Mask(keep))
-
-
-def _unfit(held: Constraints) -> str | None:
-    """Return why what holds for a site leaves no room for a codebook, or None if it does."""
-    if held.hash is not None:
-        return f"it is hashed into {held.hash.size} buckets"
-    if held.grid is not None and held.grid.axis is not None:
-        return "it is on a grid with a scale per channel, which has no shared values"
-    return None
-
-
-def share(weight: Tensor, limit: int, *, start: Start = "linear", seed: int = 0, trained: bool = True) -> Codebook:
-    """Return the codebook of at most ``limit`` centers for the non-zero values of ``weight``.
-
-    Values that are no more than ``limit`` in number become the centers themselves. Centers without members are left
-    out. The codes of zeros are those of the center nearest to zero; a mask must hold them.
-
-    Args:
-        weight: finite, on the CPU, with at least one value that is not zero.
-        limit: most centers allowed, at least 1.
-        start: where centers start; see :func:`clustered`.
-        seed: of a drawn start.
-        trained: whether training may move the centers.
-    """
-    flat = weight.flatten()
-    plain = flat.to(torch.promote_types(flat.dtype, torch.float32)).numpy()
-    values = np.sort(plain[plain != 0]).astype(np.float64)
-    distinct = values[np.diff(values, prepend=-np.inf) > 0]
-    found = distinct if distinct.size <= limit else clustered(values, limit, start, seed)
-    centers = torch.unique(torch.from_numpy(found).to(weight.dtype))
-    kept = centers[torch.unique(nearest_center(torch.from_numpy(values), centers))]
-    return Codebook(nearest_center(weight, kept), kept, trained)
-
-
-def grown(codebook: Codebook, shared: Tensor, weight: Tensor, portion: float) -> Codebook:
-    """Return ``codebook`` with more values shared: those that are, then the largest of ``weight`` that are not.
-
-    Args:
-        codebook: its centers stay, and the codes of what is shared.
-        shared: bool, which values are shared so far.
-        weight: the live values; zeros do not count.
-        portion: part of the values that are not zero that shall be shared.
-    """
-    there = weight != 0
-    size = torch.where(shared & there, torch.inf, weight.abs().float())
-    largest = size.flatten().argsort(descending=True, stable=True)[: round(portion * int(there.sum()))]
-    more = shared.flatten().index_fill(0, largest, value=True).view(weight.shape)
-    codes = torch.where(shared, codebook.codes, nearest_center(weight, codebook.centers.to(weight.dtype)))
-    return replace(codebook, codes=codes, shared=more)
-
-
-def shared_bits(members: int, centers: int, width: int) -> int:
-    """Return the bits of ``members`` packed codes and ``centers`` of ``width`` bits (Deep Compression, equation 1)."""
-    return members * math.ceil(math.log2(centers)) + width * centers if centers > 1 else members + width
+            codebook = grown(codebook, torch.zeros_like(keep), one.weight, self.portion)
+        return (codebook,) if bool(keep.all()) else (codebook, Mask(keep))

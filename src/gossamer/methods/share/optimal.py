@@ -1,103 +1,84 @@
-"""Optimal k-means of numbers on a line, by dynamic programming.
+"""Optimal k-means of weighted points on a line, by dynamic programming.
 
 Wang and Song, "Ckmeans.1d.dp: Optimal k-means clustering in one dimension by dynamic programming", The R Journal 3(2),
-2011; on sorted numbers the best clusters are runs, and the best last run of the first i numbers starts no earlier when
-i grows, so each layer is filled by divide and conquer (Grønlund et al., "Fast exact k-means, k-medians and Bregman
-divergence clustering in 1D", 2017, arXiv 1701.07204). Many numbers are first summed up in bins.
+2011; on sorted points the best clusters are runs, weighted or not, and the best last run of the first i points starts
+no earlier when i grows, so each layer is filled by divide and conquer (Grønlund et al., "Fast exact k-means, k-medians
+and Bregman divergence clustering in 1D", 2017, arXiv 1701.07204). Many points are first summed up in bins, half of them
+of equal weight, half laid as the best quantizer of many levels lays its levels, as dense as the cube root of the
+density (Panter and Dite, Proc. IRE 39, 1951); Lloyd's iterations then settle the ends of clusters between the points.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from numpy.typing import NDArray
 
 from gossamer.methods.share.lloyd import lloyd
+from gossamer.methods.share.points import Floats, Index, Points
 
 BINS = 4096
-"""Up to so many numbers are clustered exactly; of more, bins of equal count and bins of equal width cut the line."""
+"""Up to so many points are clustered exactly; of more, bins."""
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Sums over the first i bins: numbers, their total, the total of their squares."""
+def optimal(points: Points, count: int) -> Floats:
+    """Return the ``count`` centers with the least weighted sum of squared distances to their nearest points.
 
-    count: NDArray[np.float64]
-    first: NDArray[np.float64]
-    second: NDArray[np.float64]
-
-    def cost(self, start: NDArray[np.int64], stop: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the squared distance of the numbers in bins start to stop from their mean; 0 of none."""
-        count = self.count[stop] - self.count[start]
-        first = self.first[stop] - self.first[start]
-        return np.maximum(self.second[stop] - self.second[start] - first**2 / np.maximum(count, 1), 0.0)
-
-
-def optimal(values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Return the ``count`` centers with the least sum of squared distances to their nearest numbers.
-
-    Exact for at most :data:`BINS` numbers; else a start that is optimal for bins, settled by Lloyd's iterations.
+    Exact for at most :data:`BINS` points; else a start that is optimal for bins, settled by Lloyd's iterations.
 
     Args:
-        values: sorted, finite, at least one.
+        points: what is clustered.
         count: number of centers, at least 1.
 
     Returns:
-        sorted centers, (count,), or one per number where there are fewer.
+        sorted centers, (count,), or one per point where there are fewer.
     """
-    edges = _edges(values)
-    count = min(count, len(edges) - 1)
-    shifted = values - values.mean()
-    sums = _Sums(edges.astype(np.float64), *(_sums(v)[edges] for v in (shifted, shifted**2)))
-    cuts = _cuts(sums, count)
-    centers = np.diff(_sums(values)[edges[cuts]]) / np.diff(edges[cuts])
-    return centers if len(edges) == values.size + 1 else lloyd(values, centers)
+    if points.at.size <= BINS:
+        return exact(points, count)
+    return lloyd(points, exact(points.merged(_edges(points)), count))
 
 
-def _sums(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([[0.0], np.cumsum(values)])
+def exact(points: Points, count: int) -> Floats:
+    """Return the best ``count`` centers of ``points``, however many these are; see :func:`optimal`."""
+    return points.means(_cuts(points, min(count, points.at.size)))
 
 
-def _edges(values: NDArray[np.float64]) -> NDArray[np.int64]:
+def _edges(points: Points) -> Index:
     """Return the positions where bins begin, and the end."""
-    if values.size <= BINS:
-        return np.arange(values.size + 1)
-    equal_count = np.linspace(0, values.size, BINS // 2 + 1).astype(np.int64)
-    equal_width = np.searchsorted(values, np.linspace(values[0], values[-1], BINS // 2 + 1))
-    return np.unique(np.concatenate([equal_count, equal_width]))
+    width = np.diff(points.at, append=points.at[-1])
+    ruled = [np.cumsum(size) / size.sum() for size in (points.weight, np.cbrt(points.weight * width**2))]
+    inner = [np.searchsorted(share, np.arange(1, BINS // 2) / (BINS // 2)) + 1 for share in ruled]
+    return np.unique(np.concatenate([[0], *inner, [points.at.size]]))
 
 
-def _cuts(sums: _Sums, count: int) -> NDArray[np.int64]:
-    """Return where the best ``count`` runs of bins begin, and the end."""
-    bins = len(sums.count) - 1
-    everything = np.arange(bins + 1)
-    best = sums.cost(np.zeros(bins + 1, np.int64), everything)
+def _cuts(points: Points, count: int) -> Index:
+    """Return where the best ``count`` runs of points begin, and the end."""
+    size = points.at.size
+    everything = np.arange(size + 1)
+    best = points.cost(np.zeros(size + 1, np.int64), everything)
     starts = []
     for run in range(1, count):
-        best, start = _layer(sums, best, run)
+        best, start = _layer(points, best, run)
         starts.append(start)
-    cuts = [bins]
+    cuts = [size]
     for start in reversed(starts):
         cuts.append(int(start[cuts[-1]]))
     return np.array([0, *reversed(cuts)])
 
 
-def _layer(sums: _Sums, before: NDArray[np.float64], run: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Return the least cost of the first i bins in ``run`` + 1 runs, and where the last of these begins.
+def _layer(points: Points, before: Floats, run: int) -> tuple[Floats, Index]:
+    """Return the least cost of the first i points in ``run`` + 1 runs, and where the last of these begins.
 
     Args:
-        sums: of the bins.
+        points: what is clustered.
         before: the least cost in ``run`` runs.
         run: how many runs come before.
     """
-    bins = len(before) - 1
-    best, start = np.full(bins + 1, np.inf), np.full(bins + 1, run, np.int64)
+    size = len(before) - 1
+    best, start = np.full(size + 1, np.inf), np.full(size + 1, run, np.int64)
     best[run] = 0.0
-    low, high = np.array([run + 1]), np.array([bins])  # ranges of i whose middle comes next
+    low, high = np.array([run + 1]), np.array([size])  # ranges of i whose middle comes next
     while low.size:
         middle = (low + high) // 2
         first = start[low - 1]
-        last = np.minimum(np.where(high < bins, start[np.minimum(high + 1, bins)], bins), middle - 1)
-        best[middle], start[middle] = _least(sums, before, middle, first, last)
+        last = np.minimum(np.where(high < size, start[np.minimum(high + 1, size)], size), middle - 1)
+        best[middle], start[middle] = _least(points, before, middle, first, last)
         below, above = low < middle, middle < high
         low, high = (
             np.concatenate([low[below], middle[above] + 1]),
@@ -107,18 +88,18 @@ def _layer(sums: _Sums, before: NDArray[np.float64], run: int) -> tuple[NDArray[
 
 
 def _least(
-    sums: _Sums,
-    before: NDArray[np.float64],
-    stop: NDArray[np.int64],
-    first: NDArray[np.int64],
-    last: NDArray[np.int64],
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    points: Points,
+    before: Floats,
+    stop: Index,
+    first: Index,
+    last: Index,
+) -> tuple[Floats, Index]:
     """Return the least of before[m] + cost(m, stop) over m from first to last, and the first m that has it."""
     sizes = last - first + 1
     begin = np.cumsum(sizes) - sizes
     owner = np.repeat(np.arange(sizes.size), sizes)
     m = np.arange(sizes.sum()) - begin[owner] + first[owner]
-    cost = before[m] + sums.cost(m, stop[owner])
+    cost = before[m] + points.cost(m, stop[owner])
     least = np.minimum.reduceat(cost, begin)
     where = np.flatnonzero(cost == least[owner])
     _, place = np.unique(owner[where], return_index=True)
