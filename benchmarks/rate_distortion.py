@@ -4,7 +4,8 @@
     python benchmarks/rate_distortion.py
 
 Each starts from the committed reference weights and takes the fewest bytes at which the validation split loses no more
-than is allowed (half a point of accuracy, 0.02 bits a character); the test split is read once, for the figures.
+than is allowed: 0.3 points of accuracy or 0.015 bits a character, so that the test split, which is read once, for the
+figures, may be expected to lose less than half a point or 0.02 bits.
 
 - gossamer: the whole ``.goss`` file; ``price`` sought by the recipe's ``seek``; evidence from unlabelled inputs of the
   train split, at most 4,000.
@@ -35,7 +36,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import zstandard
 from provenance import ROOT, commit, machine
 from torch import nn
 
@@ -44,6 +44,11 @@ from gossamer.methods.quantize import RateDistortion
 from gossamer.model import Subject
 from gossamer.recipe import Gauge, Recipe, Seek, Step, run
 from gossamer.task import Task, evaluate
+
+try:
+    import zstandard
+except ImportError as missing:
+    raise SystemExit(f"{missing}; this benchmark needs the packages named in its docstring") from None
 
 RESULTS = ROOT / "benchmarks" / "results" / "rate_distortion.json"
 BAR = {"geometric_mean": 0.5, "most": 0.7}
@@ -59,11 +64,11 @@ class Allowed:
 
 
 CASES = {
-    "lenet5": Allowed(0.005, 4000),
-    "lenet300": Allowed(0.005, 4000),
-    "vgg-small": Allowed(0.005, 2000),
-    "resnet20": Allowed(0.005, 2000),
-    "char-lstm": Allowed(0.02, 500),
+    "lenet5": Allowed(0.003, 4000),
+    "lenet300": Allowed(0.003, 4000),
+    "vgg-small": Allowed(0.003, 2000),
+    "resnet20": Allowed(0.003, 2000),
+    "char-lstm": Allowed(0.015, 500),
 }
 
 

@@ -164,3 +164,19 @@ def test_structured_keeps_levels_that_another_tree_would_beat():
     assert isinstance(kept, Affine)
     assert nbytes(free) <= nbytes(kept)
     assert decode(kept).tobytes() == decode(free).tobytes() == decode(hint).tobytes()
+
+
+def test_a_vector_of_multiples_of_a_power_of_two_is_written_as_integers():
+    rng = np.random.default_rng(0)
+    values = (np.rint(rng.normal(size=300) * 30) * 2.0**-9).astype(np.float32) + np.float32(0)
+    tree = encode(values)
+    assert isinstance(tree, Affine)
+    assert nbytes(tree) < 300
+    assert decode(tree).tobytes() == values.tobytes()
+
+
+@pytest.mark.parametrize("odd", [-0.0, np.nan, np.inf, 1e-40, 3e38, 1 / 3])
+def test_vectors_that_are_no_such_multiples_stay_exact(odd):
+    values = (np.arange(40) * 2.0**-6).astype(np.float32)
+    values[7] = odd
+    assert decode(encode(values)).tobytes() == values.tobytes()

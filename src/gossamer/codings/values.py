@@ -38,11 +38,11 @@ def shared(codes: Array, centers: Array, name: str, effort: Effort) -> Option:
 
 
 def floats(array: Array, name: str) -> Option:
-    """Return the smallest of dense, byte planes, and multiples of a power of two, for values that do not repeat."""
+    """Return the smallest of dense, byte planes, and, for a vector, multiples of a power of two."""
     options = [dense(array, name)]
     if array.dtype.itemsize > 1 and array.size > 8:
         options.append(planes(array, name, "fast"))
-    found = levels(array) if name == "float32" and 8 < array.size <= _SAMPLE else None
+    found = levels(array) if name == "float32" and array.ndim < 2 and 8 < array.size <= _SAMPLE else None
     if found is not None:
         codes, step = found
         inner, zero = whole(codes, "int16", "fast"), np.zeros((), np.int32)
