@@ -3,10 +3,11 @@
 import pytest
 
 from gossamer import recipe as recipes
-from gossamer.errors import RecipeError
+from gossamer.artifact import dumps
+from gossamer.errors import RecipeError, SettingError
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.quantize import PostTraining, RateDistortion
-from gossamer.model import apply
+from gossamer.model import apply, freeze, to_artifact
 from gossamer.recipe import Gauge, Recipe, Seek, Step, seek
 from gossamer.recipe.seek import sought
 from gossamer.task import evaluate
@@ -28,6 +29,20 @@ def test_ratios_are_halved_where_the_range_does_not_begin_at_zero(subject, task,
     assert end.report.steps[0].name == "quantize.rate_distortion, price 0.1"
     again = recipes.run(recipe, subject, task, tmp_path, gauge=Gauge(graph=False))
     assert again.report == end.report
+
+
+def test_the_least_strength_that_fits_the_bytes_is_found(subject, task):
+    def size(method):
+        return len(dumps(to_artifact(freeze(apply(subject, method.plan(subject))))))
+
+    budget = size(Magnitude(sparsity=0.5))
+    found = sought(Seek(bytes=budget, trials=6), Magnitude(sparsity=0.0), subject, task, None)
+    assert size(found) <= budget
+    assert 0.4 < found.sparsity <= 0.55
+    with pytest.raises(RecipeError, match=r"even sparsity 0\.875 leaves a file of more than 10 bytes"):
+        sought(Seek(bytes=10, trials=3), Magnitude(sparsity=0.0), subject, task, None)
+    with pytest.raises(SettingError, match="one of drop and bytes"):
+        Seek()
 
 
 def test_nothing_will_do(subject, task, monkeypatch):

@@ -31,7 +31,7 @@ class Step:
         schedule: ramps the method's strength while the step trains.
         rewind: number of an earlier step, 0 for the start: before the step trains, weights take the values they had
             after that one. What the method decides by the weights as they were, and what holds, goes on holding.
-        seek: the method's strength is what the validation data bear.
+        seek: finds the method's strength, by validation data or by bytes.
 
     Raises:
         RecipeError: a step that does nothing; a schedule without a training or a method whose strength it ramps, or
