@@ -7,7 +7,7 @@ from torch import nn
 from gossamer.calibrate import calibrate, load_evidence, save_evidence
 from gossamer.errors import EvidenceError
 from gossamer.model import Subject
-from gossamer.task import Batch, cross_entropy, squared_error
+from gossamer.task import IGNORE, Batch, cross_entropy, squared_error
 
 
 def batches(count, size, inputs, seed=0):
@@ -85,3 +85,21 @@ def test_it_wants_a_loss():
     subject = Subject.of(nn.Sequential(nn.Linear(3, 2)), torch.zeros(1, 3))
     with pytest.raises(EvidenceError, match="gradients without a loss"):
         calibrate(subject, batches(1, 2, 3), "curvature")
+
+
+def test_a_bad_loss_or_output_is_named_with_its_batch():
+    subject = Subject.of(nn.Sequential(nn.Linear(3, 2)), torch.zeros(1, 3))
+    with pytest.raises(EvidenceError, match="batch 0: wanted the loss to be one finite number, got nan"):
+        calibrate(subject, batches(1, 2, 3), "curvature", loss=lambda o, _: (o * float("nan")).mean())
+    subject.model[0].bias.data[0] = float("inf")
+    with pytest.raises(EvidenceError, match="batch 0: an output of the model is not finite"):
+        calibrate(subject, batches(1, 2, 3), "curvature", loss=cross_entropy)
+
+
+def test_batches_of_padding_alone_do_not_count():
+    subject = Subject.of(nn.Sequential(nn.Linear(3, 2)), torch.zeros(1, 3))
+    real = Batch((torch.randn(4, 3),), {}, torch.zeros(4, dtype=torch.int64))
+    padded = Batch((torch.zeros(4, 3),), {}, torch.full((4,), IGNORE))
+    one = calibrate(subject, [real], "curvature", loss=cross_entropy)
+    two = calibrate(subject, [real, padded], "curvature", loss=cross_entropy)
+    torch.testing.assert_close(2 * one.sensitivity("0.bias"), 2 * two.sensitivity("0.bias"))

@@ -191,7 +191,7 @@ def test_bad_input_is_told(trained):
     subject, data, evidence = trained
     with pytest.raises(EvidenceError, match="given no evidence"):
         RateDistortion().plan(subject)
-    with pytest.raises(EvidenceError, match="no second_moment was collected"):
+    with pytest.raises(EvidenceError, match="evidence without curvature"):
         RateDistortion().plan(subject, calibrate(subject, data, "range"))
     broken = subject.copy()
     broken.model.head.weight.data[0, 0] = float("nan")
@@ -214,3 +214,54 @@ def test_plans_are_the_same_twice(trained):
     assert all(torch.equal(one.tensors[name], two.tensors[name]) for name in one.tensors)
     assert to_tensor(freeze(apply(subject, one)).tensors["head.weight"]).shape == (4, 10)
     assert rates(np.zeros((4, 4), np.int64)).zero.shape == (4, 4)
+
+
+def test_a_weight_with_two_uses_or_rows_without_one_is_left_alone():
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(6, 4)
+            self.wide = nn.Parameter(torch.randn(8, 4))
+
+        def forward(self, x):
+            x = nn.functional.linear(self.table(x), self.wide[:4])
+            return nn.functional.linear(x, self.table.weight)
+
+    model = Tied()
+    data = [Batch((torch.randint(0, 6, (8,)),), {}, torch.zeros(8, dtype=torch.int64)) for _ in range(4)]
+    subject = Subject.of(model, data[0].args[0])
+    plan = RateDistortion().plan(subject, calibrate(subject, data, "curvature", loss=cross_entropy))
+    assert {skip.site for skip in plan.skipped} == {"table.weight", "wide"}
+    assert not plan.constraints
+
+
+def test_a_variance_stays_positive():
+    model = nn.Sequential(nn.Linear(6, 24), nn.BatchNorm1d(24), nn.Linear(24, 3)).eval()
+    model[1].running_var.copy_(torch.logspace(-4, 1, 24))
+    data = [Batch((torch.randn(8, 6),), {}, torch.zeros(8, dtype=torch.int64)) for _ in range(8)]
+    subject = Subject.of(model, torch.zeros(1, 6))
+    evidence = calibrate(subject, data, "curvature", loss=cross_entropy)
+    found = RateDistortion(price=0.1).plan(subject, evidence).tensors["1.running_var"]
+    assert bool((found > 0).all())
+
+
+def test_inputs_that_are_always_zero_are_told():
+    subject = Subject.of(nn.Sequential(nn.Linear(4, 3)), torch.zeros(1, 4))
+    data = [Batch((torch.zeros(4, 4),), {}, torch.zeros(4, dtype=torch.int64))]
+    plan = RateDistortion().plan(subject, calibrate(subject, data, "curvature", loss=cross_entropy))
+    assert [skip.reason for skip in plan.skipped] == ["its inputs are all zero"]
+
+
+@pytest.mark.parametrize("price", [1e-12, 1e3])
+def test_no_price_is_too_small_or_too_great(trained, price):
+    subject, _, evidence = trained
+    plan = RateDistortion(price=price).plan(subject, evidence)
+    assert all(grid.bits <= 16 for grid in plan.constraints.values())
+
+
+def test_finer_steps_are_within_reach(trained):
+    subject, _, evidence = trained
+    problem = RateDistortion()._problem(subject, "rnn.weight_ih_l0", evidence)
+    coarse = problem._better(problem._start(problem._first_step(1e-6)), 1e-6)
+    finer = problem._better(coarse, 1e-6, coarse.step / 2)
+    assert int(np.abs(finer.codes).max()) > 1.6 * int(np.abs(coarse.codes).max())

@@ -71,5 +71,5 @@ drop = 0.01
 def test_what_cannot_seek_is_refused():
     with pytest.raises(RecipeError, match="cannot train"):
         Step(method=Magnitude(sparsity=0.5), train=Training(epochs=1), seek=Seek(drop=0.1))
-    with pytest.raises(RecipeError, match="needs a method with a strength"):
+    with pytest.raises(RecipeError, match="needs a method whose strength can be sought"):
         Step(method=PostTraining(), seek=Seek(drop=0.1))

@@ -14,7 +14,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from gossamer.calibrate.curvature import Curvatures
+from gossamer.calibrate.curvature import Curvatures, one_finite
 from gossamer.calibrate.depth import BlockDepth, block_patterns
 from gossamer.calibrate.inputs import Inputs
 from gossamer.calibrate.units import UnitActivity, UnitTaylor
@@ -84,7 +84,7 @@ def calibrate(
         ):
             outputs = model(*args, **kwargs)
         if curved is not None:
-            curved.add(outputs, targets)
+            curved.add(outputs, targets, count)
         if loss is not None and gradients.weights:
             taylor.add(gradients.add(loss(outputs, targets), count))
         if loss is not None and depth.blocks:
@@ -126,9 +126,7 @@ class _Gradients:
 
         A weight that the loss does not reach has gradient zero.
         """
-        if loss.numel() != 1 or not bool(torch.isfinite(loss).all()):
-            got = f"shape {tuple(loss.shape)}" if loss.numel() != 1 else str(float(loss.detach()))
-            raise EvidenceError(f"calibration batch {batch}: wanted the loss to be one finite number, got {got}")
+        one_finite(loss, batch)
         products: dict[str, Tensor] = {}
         if not loss.requires_grad:
             return products

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.calibrate.uses import Use
+from gossamer.errors import EvidenceError
 from gossamer.model.evidence import Moment
 from gossamer.model.layout import Layout
 from gossamer.task.batch import IGNORE
@@ -48,16 +49,23 @@ class Curvatures:
         """Note how one use reads its site."""
         self._layouts[found.site].update(dict.fromkeys(found.layouts))
 
-    def add(self, outputs: Any, targets: Any) -> None:
+    def add(self, outputs: Any, targets: Any, batch: int) -> None:
         """Add the gradients for one batch of outputs; the graph of the outputs stays.
 
         The gradient of a mean over n independent targets has 1/n of the second moment that the gradient for one has.
+
+        Raises:
+            EvidenceError: an output or the loss is not finite, or the loss is not one number.
         """
+        if isinstance(outputs, Tensor) and not bool(torch.isfinite(outputs).all()):
+            raise EvidenceError(f"calibration batch {batch}: an output of the model is not finite")
         found = drawn(self._loss, outputs, targets, self._generator)
-        loss = self._loss(outputs, found)
         count = _count(found)
+        if not count:
+            return
+        loss = one_finite(self._loss(outputs, found), batch)
         self._batches += 1
-        if not loss.requires_grad or not count:
+        if not loss.requires_grad:
             return
         gradients = torch.autograd.grad(loss, list(self._parameters.values()), allow_unused=True, retain_graph=True)
         for name, gradient in zip(self._parameters, gradients, strict=True):
@@ -80,11 +88,23 @@ class Curvatures:
 
     def _factor(self, total: Tensor, part: Moment) -> Tensor:
         trace = float(part.diagonal.sum()) / max(part.count, 1)
-        return (total / (self._batches * (trace or 1.0))).float()
+        return (total / (max(self._batches, 1) * (trace or 1.0))).float()
 
     def sensitivities(self) -> dict[str, Tensor]:
         """Return the diagonal of the Fisher information of each parameter that is no site."""
-        return {name: total / self._batches for name, total in self._squares.items()}
+        return {name: total / max(self._batches, 1) for name, total in self._squares.items()}
+
+
+def one_finite(loss: Tensor, batch: int) -> Tensor:
+    """Return the loss of a batch if it is one finite number.
+
+    Raises:
+        EvidenceError: it is not.
+    """
+    if loss.numel() != 1 or not bool(torch.isfinite(loss).all()):
+        got = f"shape {tuple(loss.shape)}" if loss.numel() != 1 else str(float(loss.detach()))
+        raise EvidenceError(f"calibration batch {batch}: wanted the loss to be one finite number, got {got}")
+    return loss
 
 
 def _count(targets: Any) -> int:

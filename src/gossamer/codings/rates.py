@@ -16,6 +16,7 @@ from gossamer.codings.whole import MIXED_LARGEST
 
 Bits = NDArray[np.float64]
 _ONE = 1 << 16
+_LONGEST = 2**15 - 2
 _BEYOND = 2.0  # bits more for each distance that nothing in the array has
 
 
@@ -34,6 +35,16 @@ class Rates:
     below: Bits
     above: Bits
     distance: Bits
+
+    def stretched(self, ratio: float) -> "Rates":
+        """Return the rates for numbers counted in steps of ``ratio`` times the length, as far as they can be foretold.
+
+        A distance costs what it did at its place, and a bit more for each halving of the step.
+        """
+        known = np.arange(1, len(self.distance) + 1)
+        many = min(max(int(len(known) / ratio) + 2, 2), _LONGEST)
+        distance = np.interp(np.arange(1, many + 1) * ratio, known, self.distance) - np.log2(ratio)
+        return Rates(self.zero, self.below, self.above, np.maximum(distance, 0.1))
 
     def total(self, codes: Array) -> float:
         """Return the bits of ``codes``, of the same shape."""
@@ -62,4 +73,4 @@ def _distance(codes: Array) -> Bits:
     far = np.abs(codes[codes != 0])
     counts = np.bincount(far - 1, minlength=1) + 0.3
     bits = -np.log2(counts / counts.sum())
-    return np.append(bits, bits.max() + _BEYOND)
+    return np.append(bits, bits.max() + _BEYOND)[:_LONGEST]

@@ -159,4 +159,6 @@ def _fill(subject: Subject, plan: Plan) -> None:
         parameter = stored[name]
         if value.shape != parameter.shape or not bool(torch.isfinite(value).all()):
             raise PlanError(f"{name}: wanted finite values of shape {tuple(parameter.shape)}, got {tuple(value.shape)}")
+        if not parameter.is_floating_point():
+            raise PlanError(f"{name}: holds {parameter.dtype}, so it cannot be given new values")
         parameter.data = value.detach().to(parameter.device, parameter.dtype, copy=True).contiguous()

@@ -32,8 +32,9 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     strength: ClassVar[str | None] = None
     """The field that says how much is done, which a schedule ramps, or None if there is no such number."""
 
-    strengths: ClassVar[tuple[float, float]] = (0.0, 1.0)
-    """The least and the most of it that make sense; a least above zero means that ratios count, not differences."""
+    strengths: ClassVar[tuple[float, float] | None] = None
+    """The least and the most of it between which a step may seek, or None if it may not: more of it must make the model
+    smaller and change it at once. A least above zero means that ratios count, not differences."""
 
     ramps: ClassVar[str | None] = None
     """The field that a schedule ramps, where it is not :attr:`strength` because the outcome does not depend on it."""

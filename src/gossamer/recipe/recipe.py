@@ -74,9 +74,11 @@ class Step:
             raise RecipeError(
                 f"{self.name}: a step that seeks its strength cannot train", hint="train in a step of its own after it"
             )
-        if self.method is None or self.method.strength is None:
-            known = ", ".join(tag for tag, kind in methods().items() if kind.strength is not None)
-            raise RecipeError(f"{self.name}: seeking needs a method with a strength", hint=f"such methods are: {known}")
+        if self.method is None or self.method.strengths is None:
+            known = ", ".join(tag for tag, kind in methods().items() if kind.strengths is not None)
+            raise RecipeError(
+                f"{self.name}: seeking needs a method whose strength can be sought", hint=f"such methods are: {known}"
+            )
 
     @property
     def name(self) -> str:

@@ -65,7 +65,7 @@ def sought(
     Raises:
         RecipeError: not one of the strengths that were tried will do.
     """
-    field, (low, high) = str(method.strength), method.strengths
+    field, (low, high) = str(method.strength), method.strengths or (0.0, 1.0)
     ratios = low > 0
     within = _within(seek, subject, task)
     best: Method | None = None

@@ -39,6 +39,7 @@ class Ranked(Method, frozen=True, tag="prune.ranked"):
     """
 
     strength: ClassVar[str | None] = "sparsity"
+    strengths: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
     identity: ClassVar[Mapping[str, Any] | None] = MappingProxyType({"sparsity": 0.0})
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"sparsity": 0.5})
 

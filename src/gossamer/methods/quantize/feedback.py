@@ -1,10 +1,10 @@
-"""Rounding a matrix to whole steps with error feedback on both sides, each element at the cheapest of error and bits.
+"""Rounding a matrix to whole steps with error feedback, each element at the cheapest of error and bits.
 
-A change E = W - Ŵ of a matrix raises the loss by ½ tr(G E H Eᵀ), G the curvature in its outputs and H the second moment
+An error e of row r of a matrix raises the loss by ½ g_r e H eᵀ, g_r the curvature in its output and H the second moment
 of its inputs. What is not rounded yet makes up for what is: with H⁻¹ = UᵀU, U upper triangular, the error e of one
-column moves the later columns by -e U_c,later / U_cc (Frantar et al., "GPTQ", ICLR 2023, arXiv 2210.17323), and G does
-the same down the rows (Tseng, Sun and De Sa, "Model-Preserving Adaptive Rounding", 2025, arXiv 2505.22988, for a
-Kronecker-factored Hessian). After that an element adds ½ g_r h_c (w - q)², g_r and h_c being what is left of the
+column moves the later columns by -e U_c,later / U_cc (Frantar et al., "GPTQ", ICLR 2023, arXiv 2210.17323). Feeding
+errors down the rows as well, by the off-diagonal of the curvature, was tried and made nothing smaller at the same loss.
+After that an element adds ½ g_r h_c (w - q)², g_r and h_c being what is left of the
 curvature once all later ones are free, and takes the whole number with the least of that plus λ times its bits
 (Conzelmann and Bamler 2025, arXiv 2505.18758).
 """

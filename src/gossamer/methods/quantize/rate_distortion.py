@@ -1,10 +1,10 @@
 """Rate-distortion quantization: whole numbers that cost few bits where that hurts the loss least, without training.
 
 Minimises the rise of the loss plus λ times the bits of the file over the whole numbers Q and the step of every site.
-The rise is ½ tr(G E H Eᵀ) with E = W - step Q, H from the inputs and G from the loss (`calibrate.curvature`); errors
-are fed back through the factors of both (`feedback`), and the bits are those of the model that will code Q
-(`codings.rates`), asked anew after every sweep since it learns from what it codes. One λ for all sites means that
-everywhere the last bit buys as much (Shoham and Gersho 1988). The objective with H alone, in the same greedy form, is
+The rise is ½ Σ_r g_r e_r H e_rᵀ, e_r the rows of E = W - step Q, H from the inputs and g from the loss
+(`calibrate.curvature`); errors are fed back through the factor of H (`feedback`), and the bits are those of the model
+that will code Q (`codings.rates`), asked anew after every sweep since it learns from what it codes. One λ for all sites
+means that everywhere the last bit buys as much (Shoham and Gersho 1988). The objective with H alone, in the same greedy form, is
 that of Conzelmann and Bamler, "Reducing Storage of Pretrained Neural Networks by Rate-Constrained Quantization and
 Entropy Coding", 2025 (arXiv 2505.18758). At high rate a uniform step has g h step² = 12 λ / ln 2; the search for each
 step sets out half an octave below.
@@ -13,6 +13,7 @@ step sets out half an octave below.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -28,7 +29,7 @@ from gossamer.methods.quantize.feedback import Codes, Matrix, Part, rounded
 from gossamer.methods.quantize.small import rounded_small
 from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, Subject, live_weight
 
-_MOST = 2**15 - 1
+_MOST = 2**14
 _ROUNDING = 1 / 6  # numbers below one half and this start at zero, for prices to start from
 _LAST_SWEEPS = 3
 
@@ -37,12 +38,13 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
     """Put each site on whole multiples of one step, chosen together so that the file gets small and the loss stays.
 
     Everything that is rounded makes up for what was rounded before it. Zeros fall out by themselves; zeros of a mask
-    stay zero. No label is read and nothing is trained: the evidence is inputs and what the model itself believes.
+    stay zero. Nothing is trained, and under the built-in losses no label is read: the evidence is inputs and what the
+    model itself believes.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"curvature"})
     strength: ClassVar[str | None] = "price"
-    strengths: ClassVar[tuple[float, float]] = (1e-4, 1.0)
+    strengths: ClassVar[tuple[float, float] | None] = (1e-4, 1.0)
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"price": 0.001})
 
     price: Annotated[
@@ -54,10 +56,10 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         msgspec.Meta(description="errors count by what they do to the loss, or to the outputs of their own layer"),
     ] = "loss"
     others: Annotated[
-        bool, msgspec.Meta(description="round biases, norms and their statistics too, by the same price")
+        bool, msgspec.Meta(description="round biases, norms and their statistics too, where errors count by the loss")
     ] = True
     damping: Annotated[
-        float, msgspec.Meta(gt=0.0, description="added to the diagonals of curvature and moment, in shares of the mean")
+        float, msgspec.Meta(ge=1e-6, description="added to the diagonal of the second moment, in shares of its mean")
     ] = 0.01
     spread: Annotated[
         float, msgspec.Meta(ge=0.0, description="added to the curvature of each output, in shares of the site's mean")
@@ -76,6 +78,11 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         """
         if evidence is None:
             raise EvidenceError(f"{self.tag} was given no evidence", hint="calibrate with needs={'curvature'}")
+        if self.weigh == "loss" and not evidence.has("curvature"):
+            raise EvidenceError(
+                f"{self.tag} was given evidence without curvature",
+                hint="calibrate with needs={'curvature'}, or weigh errors by outputs",
+            )
         problems, skipped = {}, []
         for site in self.chosen(subject):
             found = self._problem(subject, site.name, evidence)
@@ -95,31 +102,45 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
                 continue
             grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), bits)
             tensors[name] = torch.from_numpy(best.codes).float() * step
-        if self.others and problems:
-            tensors |= rounded_small(subject, evidence, self.price / weights)
+        if self.others and self.weigh == "loss" and grids:
+            small = rounded_small(subject, evidence, self.price / weights)
+            tensors |= {name: values for name, values in small.items() if self._named(name)}
         return Plan(self.tag, constraints=grids, tensors=tensors, skipped=tuple(skipped))
+
+    def _named(self, name: str) -> bool:
+        """Return whether the patterns, which are of sites, name this tensor."""
+        some, none = (any(fnmatchcase(name, one) for one in patterns) for patterns in (self.include, self.exclude))
+        return some and not none
 
     def _problem(self, subject: Subject, name: str, evidence: Evidence) -> "_Problem | str":
         """Return what there is to solve for a site, or why there is nothing."""
-        site, held = subject.sites[name], subject.constraints.get(name)
-        if not site.numel:
+        held = subject.constraints.get(name)
+        reason = self._why_not(subject, name, evidence)
+        if reason is not None:
+            return reason
+        weight = live_weight(subject, name).detach().cpu().double()
+        if not bool(torch.isfinite(weight).all()):
+            raise ModelError(f"{name}: a weight is not finite, so it cannot be put on a grid")
+        moments = evidence.second_moment(name)
+        curvatures = evidence.curvature(name) if self.weigh == "loss" else (None,) * len(moments)
+        reason = _why_no_parts(weight, moments, curvatures)
+        if reason is not None:
+            return reason
+        free = torch.ones(weight.shape, dtype=torch.bool) if held is None or held.mask is None else held.mask.keep
+        parts = [self._part(weight, moment, g) for moment, g in zip(moments, curvatures, strict=True)]
+        return _Problem(weight.numpy(), free.numpy(), parts)
+
+    def _why_not(self, subject: Subject, name: str, evidence: Evidence) -> str | None:
+        held = subject.constraints.get(name)
+        if not subject.sites[name].numel:
             return "it has no values"
         if held is not None and held.shared:
             return "its values are shared"
         if name in evidence.unread:
             return f"its inputs are not known: {evidence.unread[name]}"
-        weight = live_weight(subject, name).detach().cpu().double()
-        if not bool(torch.isfinite(weight).all()):
-            raise ModelError(f"{name}: a weight is not finite, so it cannot be put on a grid")
-        if not bool(weight.any()):
-            return "all its values are zero"
-        moments = evidence.second_moment(name)
         if self.weigh == "loss" and name not in evidence.curvatures:
             return "no gradient reached it as a whole, so what its errors do to the loss is not known"
-        curvatures = evidence.curvature(name) if self.weigh == "loss" else (None,) * len(moments)
-        free = torch.ones(site.shape, dtype=torch.bool) if held is None or held.mask is None else held.mask.keep
-        parts = [self._part(weight, moment, G) for moment, G in zip(moments, curvatures, strict=True)]
-        return _Problem(weight.numpy(), free.numpy(), parts)
+        return None
 
     def _part(self, weight: Tensor, moment: Moment, curvature: Tensor | None) -> "_Placed":
         matrix = moment.layout.matrix(weight).numpy()
@@ -179,7 +200,8 @@ class _Problem:
     def _better(self, before: _Found, price: float, step: float | None = None) -> _Found:
         """Return what one sweep makes at the rates of ``before``, and at its step if no other is given."""
         step = self._bounded(step or before.step)
-        codes = self._swept(before.codes, step, price, before.rates)
+        known = before.rates if step == before.step else before.rates.stretched(step / before.step)
+        codes = self._swept(before.codes, step, price, known)
         new = rates(codes)
         return _Found(self._rise(codes, step) + price * new.total(codes), codes, step, new)
 
@@ -203,6 +225,22 @@ class _Problem:
     def _first_step(self, price: float) -> float:
         logs = [math.log(6 * price / math.log(2)) - _mean_log(part) for _, part in self.parts]
         return self._bounded(math.exp(float(np.mean(logs)) / 2))
+
+
+def _why_no_parts(weight: Tensor, moments: Sequence[Moment], curvatures: Sequence[Tensor | None]) -> str | None:
+    """Return why the parts of a weight cannot be rounded one by one."""
+    count, zero = torch.zeros_like(weight), torch.zeros_like(weight)
+    for moment in moments:
+        count += moment.layout.put(zero, torch.ones_like(moment.layout.matrix(weight)))
+    if not bool((count == 1).all()):
+        return "its parts multiply different inputs, or not all are used, and no change suits all"
+    if not bool(weight.any()):
+        return "all its values are zero"
+    if not all(bool(moment.diagonal.any()) for moment in moments):
+        return "its inputs are all zero"
+    if not all(g is None or bool(g.any()) for g in curvatures):
+        return "the loss does not depend on it"
+    return None
 
 
 def _matrix(layout: Layout, array: NDArray[Any]) -> NDArray[Any]:

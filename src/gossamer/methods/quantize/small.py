@@ -17,6 +17,7 @@ from gossamer.model import Evidence, Subject
 from gossamer.model.resize import stored_tensors
 
 _MOST = 2**14  # levels on either side of zero
+_EPS = 1e-5  # variances below it hardly count beside what a batch norm adds to them
 
 
 def rounded_small(subject: Subject, evidence: Evidence, price: float) -> dict[str, Tensor]:
@@ -32,7 +33,8 @@ def rounded_small(subject: Subject, evidence: Evidence, price: float) -> dict[st
     for name, curvature in _curvatures(subject.model, stored, evidence.sensitivities):
         values = stored[name].detach().cpu()
         if name not in subject.sites and values.dtype == torch.float32 and bool(torch.isfinite(values).all()):
-            found[name] = _rounded(values, curvature, price)
+            positive = name.endswith("running_var")
+            found[name] = _rounded(values, curvature, price, positive=positive)
     return found
 
 
@@ -52,10 +54,14 @@ def _curvatures(
             yield names[3], known[names[0]] * gain / (2 * variance).square()
 
 
-def _rounded(values: Tensor, curvature: Tensor, price: float) -> Tensor:
+def _rounded(values: Tensor, curvature: Tensor, price: float, *, positive: bool) -> Tensor:
+    """Return multiples of one step; what is ``positive`` keeps an eighth of its least at most, and stays positive."""
     largest, mean = float(values.abs().max()) if values.numel() else 0.0, float(curvature.mean())
     if largest == 0.0 or mean <= 0.0:
         return values
     step = min(math.sqrt(12 * price / (math.log(2) * mean)), largest)
+    if positive:
+        step = min(step, float(values.clamp_min(_EPS).min()) / 8)
     step = max(2.0 ** math.floor(math.log2(step)), 2.0 ** math.ceil(math.log2(largest / _MOST)))
-    return (values / step).round() * step + 0.0  # no zero with a minus
+    found = (values / step).round() * step + 0.0  # no zero with a minus
+    return torch.where(values > 0, found.clamp_min(step), found) if positive else found
