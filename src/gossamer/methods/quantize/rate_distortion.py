@@ -5,9 +5,9 @@ The rise is ½ Σ_r g_r e_r H e_rᵀ, e_r the rows of E = W - step Q, H from the
 (`calibrate.curvature`); errors are fed back through the factor of H (`feedback`), and the bits are those of the model
 that will code Q (`codings.rates`), asked anew after every sweep since it learns from what it codes. One λ for all sites
 means that everywhere the last bit buys as much (Shoham and Gersho 1988). The objective with H alone, in the same greedy
-form, is that of Conzelmann and Bamler, "Reducing Storage of Pretrained Neural Networks by Rate-Constrained Quantization and
-Entropy Coding", 2025 (arXiv 2505.18758). At high rate a uniform step has g h step² = 12 λ / ln 2; the search for each
-step sets out half an octave below.
+form, is that of Conzelmann and Bamler, "Reducing Storage of Pretrained Neural Networks by Rate-Constrained Quantization
+and Entropy Coding", 2025 (arXiv 2505.18758). At high rate a uniform step has g h step² = 12 λ / ln 2; the search for
+each step sets out half an octave below.
 """
 
 import math
