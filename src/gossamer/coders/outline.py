@@ -28,7 +28,9 @@ TOP_LEVEL = 95
 _BOUND = 1 << 22  # of a mean, in deviations and 2^-16
 _QUARTERS = (65536, 77936, 92682, 110218)  # 2^16 * 2^(i/4), rounded
 SCALES = np.array([max(_QUARTERS[k % 4] << (k // 4) >> 16, 1) for k in range(TOP_LEVEL + 1)], np.int64)
-_PREFIX = Struct("<BBBBBHH")  # base, greatest levels of rows and columns, greatest factor, directions, settings of the arrays
+_PREFIX = Struct(
+    "<BBBBBHH"
+)  # base, greatest levels of rows and columns, greatest factor, directions, settings of the arrays
 
 
 @dataclass(frozen=True)
@@ -51,18 +53,20 @@ class Outline:
     left: Array
     right: Array
 
-    def levels(self, some: slice) -> Array:
-        """Return the level of every element of ``some`` rows, the index into `SCALES`."""
-        return np.asarray(np.minimum(self.base + self.rows[some, None] + self.columns, TOP_LEVEL))
+    def levels(self, some: slice = slice(None)) -> Array:
+        """Return the level of every element of ``some`` rows, the index into `SCALES`, as ``uint8``."""
+        kinds = np.arange(int(self.rows.max(initial=0)) + 1)
+        rows = np.minimum(self.base + kinds[:, None] + self.columns, TOP_LEVEL).astype(np.uint8)
+        return rows[self.rows[some]]
 
-    def means(self, some: slice, deviation: Array) -> Array:
-        """Return the mean of every element of ``some`` rows, given its deviation, both in 1/64."""
-        if not self.gains.size:
-            return np.zeros_like(deviation)
-        # Whole numbers below 2^53 are exact in float64, in whatever order they are summed.
+    def shares(self, some: slice = slice(None)) -> Array:
+        """Return the mean of every element of ``some`` rows, in 2^-16 deviations: whole numbers in float64.
+
+        Whole numbers below 2^53 are exact in float64, in whatever order they are summed.
+        """
         weighted = (self.gains[:, None] * self.left[:, some]).astype(np.float64)
-        share = (weighted.T @ self.right.astype(np.float64)).astype(np.int64)
-        return np.asarray(np.minimum(np.maximum(share, -_BOUND), _BOUND) * deviation >> 16)
+        share = weighted.T @ self.right.astype(np.float64)
+        return np.minimum(np.maximum(share, -_BOUND, out=share), _BOUND, out=share)
 
 
 def plain(shape: tuple[int, ...], base: int, rows: Array, columns: Array) -> Outline:

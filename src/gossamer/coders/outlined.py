@@ -34,6 +34,8 @@ _GAIN = 64
 _PARTS = 8
 _FRACTIONS = np.minimum(np.maximum(2 * UNIT // SCALES, 1), _PARTS)  # parts of a fraction's range, by level
 _EDGES = np.arange(1, _PARTS) ** 2  # of the mean, in sixteenths of a deviation
+_RATIOS = np.searchsorted(_EDGES, np.arange(_EDGES[-1] + 1), side="right").astype(np.uint8)  # part, by sixteenths
+_SAMPLE = 1 << 20  # elements that the kind is chosen by
 CLASSES = (TOP_LEVEL + 1) * _PARTS
 
 
@@ -50,7 +52,7 @@ def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     """
     if not symbols.size:
         raise CodingError("the outlined model is for arrays that have elements")
-    matrix = symbols.reshape(sides(symbols.shape)).astype(np.int64)
+    matrix = symbols.reshape(sides(symbols.shape)).astype(np.int32)
     pivot = int(np.median(matrix))
     values = matrix - pivot
     found = fit(values)
@@ -59,7 +61,7 @@ def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     if best.reach > FARTHEST:
         raise CodingError(f"the outlined model is for elements within {FARTHEST} of their mean, got {best.reach}")
     head, parts = outline.write(found)
-    return _PREFIX.pack(pivot, best.reach, best.kind) + best.sent + head + stream.write(parts + best.parts(), coder)
+    return _PREFIX.pack(pivot, best.reach, best.kind) + best.sent + head + stream.write([*parts, *best.parts()], coder)
 
 
 def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName) -> Array:
@@ -83,55 +85,74 @@ def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName)
     reader = stream.read(data[start:], coder)
     known = outline.read(data[:start], reader, sides(shape))
     tables = _Tables(reach, kind, sent)
+    plan = _Plan(known, pivot, alphabet, around_zero=around_zero)
     symbols = np.empty(sides(shape), np.int32)
     for some in _blocks(*symbols.shape):
-        block = _Block(known, some, pivot, alphabet, around_zero=around_zero)
-        distance = np.empty(block.numbers.size, np.int64)
-        for number, at in block.classes():
-            distance[at] = reader.symbols(tables.frequencies(number), at.size)
-        distance -= reach
-        tables.see(block.numbers, distance)
-        symbols[some] = block.values(distance) + pivot
+        block = plan.block(some)
+        parted = [_taken(reader, tables, number, at.size) for number, at in block.classes()]
+        distance = np.empty(block.numbers.size, np.int32)
+        distance[block.order] = np.concatenate(parted)
+        symbols[some] = block.values(distance - reach) + pivot
     if int(symbols.min()) < 0 or int(symbols.max()) >= alphabet:
         raise CodingError(f"an outlined stream holds a symbol outside 0 to {alphabet - 1}")
     return symbols.reshape(-1)
 
 
-class _Block:
-    """Some rows: the anchor of each element, the side its mean is on, and its class."""
+def _taken(reader: stream.Reader, tables: "_Tables", number: int, count: int) -> Array:
+    """Return the next symbols, all of one class, and count them."""
+    symbols = reader.symbols(tables.frequencies(number), count)
+    tables.see(number, symbols)
+    return symbols
 
-    def __init__(self, known: Outline, some: slice, pivot: int, alphabet: int, *, around_zero: bool) -> None:
+
+class _Plan:
+    """How the outline of a matrix gives anchors and classes."""
+
+    def __init__(self, known: Outline, pivot: int, alphabet: int, *, around_zero: bool) -> None:
+        self._known = known
+        self._around_zero = around_zero
+        self._bounds = -pivot, alphabet - 1 - pivot
+        level = np.arange(TOP_LEVEL + 1)[:, None]
+        part = np.arange(UNIT // 2 + 1) * 2 * _FRACTIONS[:, None] // UNIT
+        self._parts = (level * _PARTS + np.minimum(part, _FRACTIONS[:, None] - 1)).astype(np.uint16)
+
+    def block(self, some: slice) -> "_Block":
+        """Return anchors and classes of ``some`` rows."""
+        level, share = self._known.levels(some), self._known.shares(some)
+        if self._around_zero:
+            part = _RATIOS[np.minimum(np.abs(share) / 4096, _EDGES[-1]).astype(np.uint8)]
+            numbers = (level >> 1).astype(np.uint16) * _PARTS + part
+            return _Block(some, np.zeros(share.shape, np.int32), np.where(share < 0, -1, 1).astype(np.int32), numbers)
+        mean = np.floor(share * SCALES.astype(np.float64)[level] / 65536).astype(np.int32)
+        anchor = np.minimum(np.maximum((mean + UNIT // 2) >> 6, self._bounds[0]), self._bounds[1])
+        rest = np.minimum(np.maximum(mean - (anchor << 6), -UNIT // 2), UNIT // 2)
+        numbers = self._parts.reshape(-1)[level.astype(np.int32) * self._parts.shape[1] + np.abs(rest)]
+        return _Block(some, anchor, (rest >> 31) | 1, numbers)
+
+
+class _Block:
+    """Some rows: the anchor of each element, the side its mean is on (1 or -1), and its class."""
+
+    def __init__(self, some: slice, anchor: Array, side: Array, numbers: Array) -> None:
         self.some = some
-        level = known.levels(some)
-        deviation = SCALES[level]
-        mean = known.means(some, deviation)
-        self._sign: Array
-        self._anchor: Array
-        if around_zero:
-            self._anchor = np.zeros_like(mean)
-            part = np.searchsorted(_EDGES, np.abs(mean) * 16 // deviation, side="right")
-            level, rest = level >> 1, mean
-        else:
-            self._anchor = np.minimum(np.maximum((mean + UNIT // 2) // UNIT, -pivot), alphabet - 1 - pivot)
-            rest = np.minimum(np.maximum(mean - self._anchor * UNIT, -UNIT // 2), UNIT // 2)
-            part = np.minimum(np.abs(rest) * _FRACTIONS[level] * 2 // UNIT, _FRACTIONS[level] - 1)
-        self._sign = np.where(rest < 0, -1, 1)
-        self.numbers = (level * _PARTS + part).reshape(-1)
+        self._anchor, self._side = anchor, side
+        self.numbers = numbers.reshape(-1)
+        self.order = np.argsort(self.numbers, kind="stable")
 
     def distances(self, values: Array) -> Array:
         """Return how far ``values`` are from the anchor, on the side of the mean."""
-        return ((values - self._anchor) * self._sign).reshape(-1)
+        return np.asarray((values - self._anchor) * self._side).reshape(-1)
 
     def values(self, distances: Array) -> Array:
         """Return the values at ``distances``."""
-        return np.asarray(distances.reshape(self._anchor.shape) * self._sign + self._anchor)
+        return np.asarray(distances.reshape(self._anchor.shape) * self._side + self._anchor)
 
     def classes(self) -> Iterator[tuple[int, Array]]:
-        """Yield each class that occurs, with the places of its elements."""
-        order = np.argsort(self.numbers.astype(np.uint16), kind="stable")
+        """Yield each class that occurs, with the places of its elements; all together they are ``order``."""
         counts = np.bincount(self.numbers)
-        for number, stop in zip(np.flatnonzero(counts), np.cumsum(counts[counts > 0]), strict=True):
-            yield int(number), order[stop - counts[number] : stop]
+        present = np.flatnonzero(counts)
+        for number, stop in zip(present.tolist(), np.cumsum(counts[present]).tolist(), strict=True):
+            yield number, self.order[stop - int(counts[number]) : stop]
 
 
 class _Tables:
@@ -142,25 +163,24 @@ class _Tables:
         self._kind = kind % 4
         around_zero = self._kind == _AROUND_ZERO
         self._weight = (_SENT_WEIGHTS if around_zero else _WEIGHTS)[kind // 4] * _GAIN
-        self._counts: Array = np.zeros((0, 2 * reach + 1), np.int64)
+        self._known: dict[int, Array] = {}
         if around_zero:
             sent = frequencies_of(sent)
             self._sent = sent * self._weight // max(int(sent.sum()), 1) + 1
 
     def frequencies(self, number: int) -> Array:
-        """Return the frequencies of distances from -reach to reach in class ``number``."""
-        known = self._sent if self._kind == _AROUND_ZERO else self._curve(number)
-        seen = self._counts[number] if number < len(self._counts) else 0
-        return np.asarray(known + seen * _GAIN)
+        """Return the frequencies of distances from -reach to reach in class ``number``, by now."""
+        if number not in self._known:
+            self._known[number] = self._sent if self._kind == _AROUND_ZERO else self._curve(number)
+        return self._known[number]
 
-    def see(self, numbers: Array, distances: Array) -> None:
-        """Count ``distances`` in their classes."""
-        top = int(numbers.max()) + 1
-        width = 2 * self._reach + 1
-        if top > len(self._counts):
-            self._counts = np.concatenate([self._counts, np.zeros((top - len(self._counts), width), np.int64)])
-        keys = numbers * width + distances + self._reach
-        self._counts += np.bincount(keys, minlength=self._counts.size).reshape(self._counts.shape)
+    def see(self, number: int, symbols: Array) -> None:
+        """Count ``symbols``, distances from -reach up, in class ``number``."""
+        self.count(number, np.bincount(symbols, minlength=2 * self._reach + 1))
+
+    def count(self, number: int, counts: Array) -> None:
+        """Add ``counts`` to class ``number``."""
+        self._known[number] = self.frequencies(number) + counts * _GAIN
 
     def _curve(self, number: int) -> Array:
         level, part = divmod(number, _PARTS)
@@ -171,41 +191,55 @@ class _Tables:
 
 
 class _Trial:
-    """One way to code some values with an outline: its best kind and the bits that takes."""
+    """One way to code some values with an outline: its best kind and the bits that takes, from the first of them."""
 
     def __init__(self, found: Outline, values: Array, pivot: int, alphabet: int, *, around_zero: bool) -> None:
-        self._blocks = [_Block(found, some, pivot, alphabet, around_zero=around_zero) for some in _blocks(*values.shape)]
-        self._distances = [block.distances(values[block.some]) for block in self._blocks]
-        self.reach = max(int(np.abs(part).max()) for part in self._distances)
+        self._plan = _Plan(found, pivot, alphabet, around_zero=around_zero)
+        self._values = values
+        self.reach = self._farthest()
         self.sent, self.bits, self.kind = b"", float("inf"), 0
         self._levels = np.zeros(0, np.int64)
         if self.reach > FARTHEST:
             return
+        held = [
+            self._held(self._plan.block(some))
+            for some in _blocks(*values.shape)
+            if some.start * values.shape[1] < _SAMPLE
+        ]
         if around_zero:
-            together = np.concatenate(self._distances) + self.reach
-            self._levels = levels_of(np.bincount(together, minlength=2 * self.reach + 1))
+            self._levels = levels_of(np.sum([counts for block in held for _, counts in block], axis=0))
             self.sent = write_table(self._levels)
         kinds = [kind for kind in range(_KINDS) if (kind % 4 == _AROUND_ZERO) == around_zero]
-        costs = [self._cost(kind) for kind in kinds]
-        self.bits, self.kind = min(zip(costs, kinds, strict=True))
+        self.bits, self.kind = min((self._cost(held, kind), kind) for kind in kinds)
         self.bits += 8 * len(self.sent)
 
-    def parts(self) -> list[stream.Part]:
-        """Return what is coded, class by class."""
-        return [stream.Symbols(symbols, frequencies) for symbols, frequencies in self._coded(self.kind)]
-
-    def _coded(self, kind: int) -> Iterator[tuple[Array, Array]]:
-        tables = _Tables(self.reach, kind, self._levels)
-        for block, distance in zip(self._blocks, self._distances, strict=True):
+    def parts(self) -> Iterator[stream.Part]:
+        """Yield what is coded, class by class."""
+        tables = _Tables(self.reach, self.kind, self._levels)
+        for some in _blocks(*self._values.shape):
+            block = self._plan.block(some)
+            symbols = block.distances(self._values[some]) + self.reach
             for number, at in block.classes():
-                yield distance[at] + self.reach, tables.frequencies(number)
-            tables.see(block.numbers, distance)
+                yield stream.Symbols(symbols[at], tables.frequencies(number))
+                tables.see(number, symbols[at])
 
-    def _cost(self, kind: int) -> float:
+    def _farthest(self) -> int:
+        blocks = (self._plan.block(some) for some in _blocks(*self._values.shape))
+        return max(int(np.abs(block.distances(self._values[block.some])).max()) for block in blocks)
+
+    def _held(self, block: _Block) -> list[tuple[int, Array]]:
+        """Return how often each distance occurs in each class of a block."""
+        symbols = block.distances(self._values[block.some]) + self.reach
+        return [(number, np.bincount(symbols[at], minlength=2 * self.reach + 1)) for number, at in block.classes()]
+
+    def _cost(self, held: list[list[tuple[int, Array]]], kind: int) -> float:
         """Return the bits that a perfect coder spends."""
+        tables = _Tables(self.reach, kind, self._levels)
         total = 0.0
-        for symbols, frequencies in self._coded(kind):
-            total -= float(np.log2(frequencies / frequencies.sum())[symbols].sum())
+        for number, counts in (item for block in held for item in block):
+            frequencies = tables.frequencies(number)
+            total += float(counts @ (np.log2(frequencies.sum()) - np.log2(frequencies)))
+            tables.count(number, counts)
         return total
 
 
