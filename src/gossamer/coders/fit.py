@@ -47,7 +47,8 @@ def fit(values: Array) -> Outline:
 
 
 def _deviation(outline: Outline) -> Array:
-    return SCALES.astype(np.float32)[outline.levels()]
+    kinds, kind = np.unique(outline.rows, return_inverse=True)
+    return np.asarray(SCALES.astype(np.float32)[outline.levels(kinds)][kind])
 
 
 def _without(raw: Array, outline: Outline, found: tuple[Array, Array, Array]) -> Array:

@@ -53,11 +53,9 @@ class Outline:
     left: Array
     right: Array
 
-    def levels(self, some: slice = slice(None)) -> Array:
-        """Return the level of every element of ``some`` rows, the index into `SCALES`, as ``uint8``."""
-        kinds = np.arange(int(self.rows.max(initial=0)) + 1)
-        rows = np.minimum(self.base + kinds[:, None] + self.columns, TOP_LEVEL).astype(np.uint8)
-        return rows[self.rows[some]]
+    def levels(self, rows: Array) -> Array:
+        """Return the levels, indices into `SCALES`, of elements in rows of level ``rows`` above the base."""
+        return np.asarray(np.minimum(self.base + rows[:, None] + self.columns, TOP_LEVEL)).astype(np.int32)
 
     def shares(self, some: slice = slice(None)) -> Array:
         """Return the mean of every element of ``some`` rows, in 2^-16 deviations: whole numbers in float64.
