@@ -40,7 +40,7 @@ class Plan:
     """How the outline of a matrix gives anchors and classes."""
 
     def __init__(self, known: Outline, pivot: int, alphabet: int, *, around_zero: bool) -> None:
-        self._known = known
+        self.known = known
         self.around_zero = around_zero
         self._bounds = -pivot, alphabet - 1 - pivot
         part = np.arange(UNIT // 2 + 1) * 2 * _FRACTIONS[:, None] // UNIT
@@ -55,10 +55,10 @@ class Plan:
     def block(self, some: slice) -> "Block":
         """Return anchors and classes of ``some`` rows."""
         first = self._first[self._kind[some]]
-        if not self._known.gains.size:
+        if not self.known.gains.size:
             zero, one = np.zeros((1, 1), np.int32), np.ones((1, 1), np.int32)
             return Block(some, zero, one, (first if self.around_zero else self._numbers.take(first)).astype(np.uint16))
-        share = self._known.shares(some)
+        share = self.known.shares(some)
         if self.around_zero:
             part = _RATIOS[np.minimum(np.abs(share) / 4096, _EDGES[-1]).astype(np.uint8)]
             side = np.where(share < 0, -1, 1).astype(np.int32)

@@ -30,17 +30,20 @@ _FEW = 16  # directions sought in larger matrices
 _LEAST_ERROR = UNIT / 8
 
 
-def fit(values: Array) -> Outline:
-    """Return the outline with which ``values`` (rows, columns) are expected to take the fewest bits."""
+def fit(values: Array, *, directions: bool = True) -> Outline:
+    """Return the outline with which ``values`` (rows, columns) are expected to take the fewest bits.
+
+    Args:
+        values: whole numbers around zero.
+        directions: whether to look for a mean of low rank.
+    """
     raw = values.astype(np.float32) * np.float32(UNIT)
     outline = plain(raw.shape, *_levels(raw))
-    for _ in range(2 if raw.size <= _SMALL else 1):
-        matrix = raw / _deviation(outline)
-        found = _directions(matrix)
+    for _ in range(0 if not directions else 2 if raw.size <= _SMALL else 1):
+        found = _directions(raw / _deviation(outline))
         if not found[0].size:
             break
-        rest = _without(raw, outline, found)
-        levels = _levels(rest)
+        levels = _levels(_without(raw, outline, found))
         outline = Outline(*levels, *found)
         outline = Outline(*levels, _gains(raw / _deviation(outline), *found[1:]), *found[1:])
     return outline
@@ -146,7 +149,8 @@ def _strongest(matrix: Array) -> Iterator[tuple[Array, float]]:
         basis = np.linalg.qr(matrix @ sketch)[0]
         inner, sizes, _ = np.linalg.svd(basis.T @ matrix, full_matrices=False)
         left = basis @ inner[:, :_FEW]
-    for k in range(min(MOST_DIRECTIONS, left.shape[1])):
+    most = min(MOST_DIRECTIONS, left.shape[1], matrix.size // sum(matrix.shape))
+    for k in range(most):
         yield left[:, k], float(sizes[k])
 
 

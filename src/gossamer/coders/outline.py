@@ -10,6 +10,7 @@ both computed in whole numbers only. `fit` finds what pays; this module reads, w
 
 from dataclasses import dataclass
 from itertools import pairwise
+from math import prod
 from struct import Struct
 
 import numpy as np
@@ -110,6 +111,10 @@ def read(data: bytes, reader: stream.Reader, shape: tuple[int, ...]) -> Outline:
     ends = range(_PREFIX.size, len(data) + 1, 3)
     gains = np.array([int.from_bytes(data[start:stop], "little") for start, stop in pairwise(ends)], np.int64)
     settings = [packed[0] % 16, packed[0] // 16, packed[1] % 16, packed[1] // 16]
+    if directions * sum(shape) > prod(shape):
+        raise CodingError(
+            f"an outline of {shape[0]} x {shape[1]} has {directions} directions, more than it has elements"
+        )
     sizes = (shape[0], shape[1], directions * shape[0], directions * shape[1])
     alphabets = (row + 1, column + 1, 2 * top + 1, 2 * top + 1)
     rows, columns, left, right = (

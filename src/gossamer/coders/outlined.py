@@ -34,25 +34,21 @@ def sides(shape: tuple[int, ...]) -> tuple[int, int]:
 
 
 def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
-    """Return prefix and stream of the shorter way.
+    """Return prefix and stream of the shortest way found.
 
     Raises:
         CodingError: the array is empty, or an element is too far from its mean.
     """
-    if not symbols.size:
-        raise CodingError("the outlined model is for arrays that have elements")
     matrix = symbols.reshape(sides(symbols.shape)).astype(np.int32)
+    if not matrix.size:
+        raise CodingError("the outlined model is for arrays that have elements")
     pivot = int(np.median(matrix))
-    values = matrix - pivot
-    found = fit(values)
-    plans = [Plan(found, pivot, alphabet, around_zero=way) for way in (False, True)]
-    best, plan = min(((_trial(plan, values), plan) for plan in plans), key=lambda pair: pair[0].bits)
+    best = search(matrix - pivot, pivot, alphabet)
     if best.reach > FARTHEST:
         raise CodingError(f"the outlined model is for elements within {FARTHEST} of their mean, got {best.reach}")
-    head, parts = outline.write(found)
-    sent = write_table(best.levels) if plan.around_zero else b""
-    coded = _parts(plan, values, best)
-    return _PREFIX.pack(pivot, best.reach, best.kind) + sent + head + stream.write([*parts, *coded], coder)
+    head, parts = outline.write(best.plan.known)
+    prefix = _PREFIX.pack(pivot, best.reach, best.kind) + best.sent()
+    return prefix + head + stream.write([*parts, *_parts(matrix - pivot, best)], coder)
 
 
 def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName) -> Array:
@@ -96,27 +92,43 @@ def _taken(reader: stream.Reader, tables: Tables, number: int, count: int) -> Ar
     return symbols
 
 
-class _Trial(NamedTuple):
-    """One way to code values: the greatest distance, its best kind, the table that is sent, and about the bits."""
+class Trial(NamedTuple):
+    """One way to code values: anchors and classes, greatest distance, best kind, table to send, and about the bits."""
 
+    plan: Plan
     reach: int
     kind: int
     levels: Array
     bits: float
 
+    def sent(self) -> bytes:
+        """Return the bytes of the table that is sent."""
+        return write_table(self.levels) if self.plan.around_zero else b""
 
-def _trial(plan: Plan, values: Array) -> _Trial:
+
+def search(values: Array, pivot: int, alphabet: int) -> Trial:
+    """Return the way with the fewest bits: with a mean of low rank or without, around it or around zero."""
+    full = fit(values)
+    outlines = [full] if not full.gains.size else [full, fit(values, directions=False)]
+    plans = [Plan(known, pivot, alphabet, around_zero=way) for known in outlines for way in (False, True)]
+    return min((_trial(plan, values) for plan in plans), key=lambda trial: trial.bits)
+
+
+def _trial(plan: Plan, values: Array) -> Trial:
     reach = max(int(np.abs(plan.block(some).distances(values[some])).max()) for some in blocks(*values.shape))
     levels = np.zeros(0, np.int64)
     if reach > FARTHEST:
-        return _Trial(reach, 0, levels, float("inf"))
-    rows = max(_SAMPLE // values.shape[1], 1)
-    held = [_held(plan.block(some), values, reach) for some in blocks(*values[:rows].shape)]
+        return Trial(plan, reach, 0, levels, float("inf"))
+    few = values[: max(_SAMPLE // values.shape[1], 1)]
+    held = [_held(plan.block(some), few, reach) for some in blocks(*few.shape)]
     if plan.around_zero:
         levels = levels_of(np.sum([counts for block in held for _, counts in block], axis=0))
     kinds = [kind for kind in range(KINDS) if (kind % 4 == AROUND_ZERO) == plan.around_zero]
     bits, kind = min((_bits(held, Tables(reach, kind, levels)), kind) for kind in kinds)
-    return _Trial(reach, kind, levels, bits + 8 * len(write_table(levels) if levels.size else b""))
+    head, parts = outline.write(plan.known)
+    side = 8 * (len(head) + len(stream.write(parts, "ans")))
+    trial = Trial(plan, reach, kind, levels, 0.0)
+    return trial._replace(bits=bits * values.size / few.size + side + 8 * len(trial.sent()))
 
 
 def _held(block: Block, values: Array, reach: int) -> list[tuple[int, Array]]:
@@ -135,11 +147,11 @@ def _bits(held: list[list[tuple[int, Array]]], tables: Tables) -> float:
     return total
 
 
-def _parts(plan: Plan, values: Array, trial: _Trial) -> Iterator[stream.Part]:
+def _parts(values: Array, trial: Trial) -> Iterator[stream.Part]:
     """Yield what is coded, class by class."""
     tables = Tables(trial.reach, trial.kind, trial.levels)
     for some in blocks(*values.shape):
-        block = plan.block(some)
+        block = trial.plan.block(some)
         symbols = block.distances(values[some]) + trial.reach
         for number, at in block.classes():
             yield stream.Symbols(symbols[at], tables.frequencies(number))
