@@ -25,12 +25,18 @@ from gossamer.errors import CodingError
 
 FARTHEST = 511  # greatest distance coded
 _PREFIX = Struct("<HHB")  # pivot; greatest distance; kind
+_FEWEST = 256  # bytes: what the tables of the classes are worth
 _SAMPLE = 1 << 20  # elements that the kind is chosen by
 
 
 def sides(shape: tuple[int, ...]) -> tuple[int, int]:
     """Return rows and columns of the matrix: the first dimension, and all others together."""
     return (shape[0], prod(shape[1:])) if len(shape) > 1 else (1, prod(shape))
+
+
+def least_bytes(shape: tuple[int, ...]) -> int:
+    """Return how many bytes an array should take for its decoding time and memory to be fair."""
+    return _FEWEST + prod(shape) // 512
 
 
 def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
