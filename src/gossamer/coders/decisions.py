@@ -25,8 +25,8 @@ _WIDEST = 2048
 _MEANS = 9  # levels of the mean
 _BESIDE = 9  # levels of the neighbours' magnitudes
 _MOST_NODES = 1 << 9
-_SHARES = (0.45, 0.1, 0.3, 0.1, 0.1)  # first weights: the two curves, then the three tables
-_RATE, _STRENGTH = 2, 16
+_SHARES = (0.25, 0.1, 0.3, 0.2, 0.2)  # first weights: the two curves, then the three tables
+_RATE, _STRENGTH = 2, 6
 
 
 class Code(Protocol):

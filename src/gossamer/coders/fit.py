@@ -24,7 +24,6 @@ from gossamer.coders.outline import (
 )
 from gossamer.coders.stream import Array
 
-
 _SMALL = 1 << 20  # elements up to which directions are sought to the last
 _FEW = 16  # directions sought in larger matrices
 _LEAST_ERROR = UNIT / 8
