@@ -50,6 +50,16 @@ def peaked(*shape: int, seed: int = 1) -> np.ndarray:
     return np.where(kept, drawn // 10 % 9 - 4, 0).astype(np.int8)
 
 
+def product(rows: int, columns: int) -> np.ndarray:
+    """A matrix of rank two with noise, its rows of three scales: both means and levels are worth saying."""
+    one, two, three, four = (
+        draws(size, seed) % 9 - 4 for size, seed in ((rows, 2), (columns, 3), (rows, 4), (columns, 5))
+    )
+    noise = (draws(rows * columns, 6) % 11 + draws(rows * columns, 7) % 11 - 10).reshape(rows, columns)
+    whole = 2 * np.outer(one, two) + np.outer(three, four) + noise
+    return (whole * (1 + np.arange(rows) % 3)[:, None] // 4).astype(np.int8)
+
+
 def dense() -> dict[str, tuple[Coding, np.ndarray]]:
     """Every dtype, NaN with a payload and negative zero among the floats, a scalar, an empty array."""
     made = {}
@@ -79,8 +89,9 @@ def entropy(model: str, coder: str) -> dict[str, tuple[Coding, np.ndarray]]:
     made = {}
     for name, array in {
         "matrix": peaked(40, 30),
-        "row": (draws(900) % 61 * (draws(900, 5) % 61) - 700).astype(np.int16),
+        "row": (draws(900) % 61 * (draws(900, 5) % 61) - 700).astype(np.int16) // (8 if model == "outlined" else 1),
         "convolution": peaked(12, 5, 3, 3, seed=7),
+        **({"product": product(60, 48)} if model in {"outlined", "blended"} else {}),
     }.items():
         low, top = int(array.min()), int(array.max())
         data = coders.encode(array.astype(np.int64) - low, top - low + 1, model=model, coder=coder)

@@ -101,7 +101,7 @@ class _Trial:
 
         def code(chances: Array, step: int, lanes: Array, least: Array | int) -> Array:
             value = walked[step, lanes]
-            bits = (np.abs(value) >= least if np.any(least) else value > 0).astype(np.int64)
+            bits: Array = (np.abs(value) >= least if np.any(least) else value > 0).astype(np.int64)
             decided.append(bits)
             coded.append(chances)
             return bits

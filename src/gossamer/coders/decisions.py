@@ -7,6 +7,7 @@ curves, with the deviation of the outline and with one that the neighbours' erro
 how such decisions went before; logistic mixing (`logistic`, after Mahoney 2005) joins the predictions.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -116,7 +117,9 @@ class Decisions:
         spread = (2 * sizes[rows[0]] + 2 * sizes[rows[1]] + sizes[rows[2]] + sizes[rows[4]]) // 6
         local = np.maximum(deviation * (_CALM + spread) // (256 + _CALM), 1)
         near = [self._values[at, lanes].astype(np.int64) for at in rows[:4]]
-        one = _Elements(step, lanes.start, mean, ((_NORMAL, deviation), (_LOGISTIC, local)), near, spread)
+        level = np.searchsorted(_RATIOS, spread, side="right")
+        curves = ((_NORMAL, deviation), (_LOGISTIC, local))
+        one = _Elements(step, lanes.start, mean, curves, near, level)
         values = self._support(code, one)
         self._magnitudes(code, one, values)
         self._values[row, lanes] = values
@@ -129,8 +132,8 @@ class Decisions:
         count = sum(np.abs(sign) for sign in signs)
         whole = np.full(one.mean.size, 1 << TAIL_BITS)
         everything = np.arange(one.mean.size)
-        above = one.beyond(everything, 1, 1)
-        below = one.beyond(everything, -1, 1)
+        sides = (np.ones_like(everything), -np.ones_like(everything))
+        above, below = (one.beyond(_Found(everything, side, side, side), 1) for side in sides)
         chances = [_share(up + down, whole) for up, down in zip(above, below, strict=True)]
         far = bounded(np.abs(one.mean) * 4 // one.curves[0][1], 0, _MEANS - 1)
         bits = code(
@@ -149,78 +152,92 @@ class Decisions:
         return values
 
     def _magnitudes(self, code: Code, one: "_Elements", values: Array) -> None:
-        """Multiply signs in ``values`` by the magnitudes they stand before."""
+        """Multiply the signs in ``values`` by the magnitudes they stand before."""
         at = np.flatnonzero(values)
         sign = values[at]
-        greatest = np.where(sign > 0, self._given.above, self._given.below)
-        least = np.ones(at.size, np.int64)
-        length = np.ones(at.size, np.int64)
-        alive = np.flatnonzero(greatest >= 2)
+        found = _Found(at, sign, np.ones_like(at), np.where(sign > 0, self._given.above, self._given.below))
+        length = np.ones_like(at)
+        alive = np.flatnonzero(found.greatest >= 2)
         for bit in range(1, len(self._longer) + 1):
-            if not alive.size:
-                break
-            some, side = at[alive], sign[alive]
-            first, middle = one.beyond(some, side, 1 << (bit - 1)), one.beyond(some, side, 1 << bit)
-            chances = [_share(part, all_) for part, all_ in zip(middle, first, strict=True)]
-            beside = _beside(one.near, some, np.int64(0), bit - 1)
-            chances_mixed = self._longer[bit - 1].predict(chances, (side > 0).astype(np.int64), one.level[some], beside)
-            bits = code(chances_mixed, one.step, some + one.start, 1 << bit)
-            self._longer[bit - 1].see(bits)
-            alive = alive[bits != 0]
-            least[alive], length[alive] = 1 << bit, bit + 1
-            alive = alive[greatest[alive] >= 2 << bit]
+            if alive.size:
+                alive = alive[self._longer_than(code, one, found.some(alive), bit) != 0]
+                found.least[alive], length[alive] = 1 << bit, bit + 1
+                alive = alive[found.greatest[alive] >= 2 << bit]
         for place in range(int(length.max(initial=1)) - 2, -1, -1):
-            some_ = np.flatnonzero((length > place + 1) & (least + (1 << place) <= greatest))
-            if some_.size:
-                least[some_] += (
-                    self._bit(code, one, at[some_], sign[some_], least[some_], greatest[some_], place) << place
-                )
-        values[at] = sign * least
+            some = np.flatnonzero((length > place + 1) & (found.least + (1 << place) <= found.greatest))
+            if some.size:
+                found.least[some] += self._bit(code, one, found.some(some), place) << place
+        values[at] = sign * found.least
 
-    def _bit(
-        self, code: Code, one: "_Elements", at: Array, sign: Array, low: Array, greatest: Array, place: int
-    ) -> Array:
-        """Code whether magnitudes known to be at least ``low`` have bit ``place``."""
+    def _longer_than(self, code: Code, one: "_Elements", found: "_Found", bit: int) -> Array:
+        """Code whether magnitudes of at least ``bit`` bits have more."""
+        curves = [
+            _share(part, whole)
+            for part, whole in zip(one.beyond(found, 1 << bit), one.beyond(found, 1 << (bit - 1)), strict=True)
+        ]
+        node, beside = self._longer[bit - 1], _beside(one, found.at, np.zeros_like(found.at), bit - 1)
+        chances = node.predict(curves, (found.sign > 0).astype(np.int64), one.level[found.at], beside)
+        bits = code(chances, one.step, found.at + one.start, 1 << bit)
+        node.see(bits)
+        return bits
+
+    def _bit(self, code: Code, one: "_Elements", found: "_Found", place: int) -> Array:
+        """Code whether magnitudes known but for the bits from ``place`` down have that bit."""
+        low = found.least
         middle, top = low + (1 << place), low + (2 << place)
-        chances = []
-        edges = (one.beyond(at, sign, edge) for edge in (low, middle, top))
-        for first, half, last in zip(*edges, strict=True):
-            rest = np.where(top > greatest, 0, last)
-            chances.append(_share(half - rest, first - rest))
-        node = self._lower[place]
-        prefix = np.minimum(low >> (place + 1), _MOST_NODES - 1)
-        prefix = np.minimum(prefix, (1 << (len(self._lower) - place)) - 1)
-        key = 2 * np.minimum(prefix, _MOST_NODES // 2 - 1) + (sign > 0)
-        beside = _beside(one.near, at, low - (1 << place), place)
-        bits = code(node.predict(chances, key, one.level[at], beside), one.step, at + one.start, middle)
+        curves = []
+        for first, half, last in zip(*(one.beyond(found, edge) for edge in (low, middle, top)), strict=True):
+            rest = np.where(top > found.greatest, 0, last)
+            curves.append(_share(half - rest, first - rest))
+        node, beside = self._lower[place], _beside(one, found.at, low - (1 << place), place)
+        key = 2 * np.minimum(low >> (place + 1), _MOST_NODES - 1) + (found.sign > 0)
+        bits = code(node.predict(curves, key, one.level[found.at], beside), one.step, found.at + one.start, middle)
         node.see(bits)
         return bits
 
 
+class _Found(NamedTuple):
+    """Elements that are not zero: their places in a step, their signs, and the bounds of their magnitudes."""
+
+    at: Array
+    sign: Array
+    least: Array
+    greatest: Array
+
+    def some(self, which: Array) -> "_Found":
+        """Return those at ``which``."""
+        return _Found(*(part[which] for part in self))
+
+
+@dataclass(frozen=True)
 class _Elements:
-    """Some elements of one step and what is known of them."""
+    """Some elements of one step and what is known of them.
 
-    def __init__(
-        self,
-        step: int,
-        start: int,
-        mean: Array,
-        curves: tuple[tuple[Shape, Array], ...],
-        near: list[Array],
-        spread: Array,
-    ) -> None:
-        self.step, self.start, self.mean, self.curves, self.near = step, start, mean, curves, near
-        self.level = np.searchsorted(_RATIOS, spread, side="right")
+    Attributes:
+        step: theirs.
+        start: the lane of the first.
+        mean: of each, in 1/64.
+        curves: shapes, each with the deviation of each element.
+        near: the values of four neighbours of each.
+        level: of the neighbours' errors, 0 to 7.
+    """
 
-    def beyond(self, at: Array, sign: Array | int, least: Array | int) -> list[Array]:
-        """Return, by each curve, the share of magnitudes from ``least`` up on the side ``sign``."""
-        edge = least * UNIT - UNIT // 2 - sign * self.mean[at]
-        return [tail(shape, edge, deviation[at]) for shape, deviation in self.curves]
+    step: int
+    start: int
+    mean: Array
+    curves: tuple[tuple[Shape, Array], ...]
+    near: list[Array]
+    level: Array
+
+    def beyond(self, found: _Found, least: Array | int) -> list[Array]:
+        """Return, by each curve, the share of magnitudes from ``least`` up on the side of the sign."""
+        edge = least * UNIT - UNIT // 2 - found.sign * self.mean[found.at]
+        return [tail(shape, edge, deviation[found.at]) for shape, deviation in self.curves]
 
 
-def _beside(near: list[Array], at: Array, low: Array, place: int) -> Array:
+def _beside(one: _Elements, at: Array, low: Array, place: int) -> Array:
     """Return how the magnitudes of the two nearest neighbours compare with a range from ``low``, 0 to 8."""
-    first, second = (bounded((np.abs(part[at]) - low) >> place, 0, 2) for part in near[:2])
+    first, second = (bounded((np.abs(part[at]) - low) >> place, 0, 2) for part in one.near[:2])
     return np.asarray(first * 3 + second)
 
 

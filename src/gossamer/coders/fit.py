@@ -90,8 +90,8 @@ def _choose(sizes: Array, count: int) -> Array:
         octaves = (reach[None] - best[:, None]) / PER_OCTAVE
         # Laplace: a deviation that is d octaves too large costs d + (2^-d - 1) log2 e bits an element.
         bits = count * (octaves + (2.0**-octaves - 1) * 1.4427)
-        level = reach[np.argmin(bits + price, axis=1)]
-    return level
+        level = np.asarray(reach[np.argmin(bits + price, axis=1)])
+    return np.asarray(level)
 
 
 def _directions(matrix: Array) -> tuple[Array, Array, Array]:
@@ -110,7 +110,7 @@ def _directions(matrix: Array) -> tuple[Array, Array, Array]:
         if not 0 < gain <= MOST_GAIN:
             break
         taken = gain / GAIN_UNIT
-        less = energy - 2 * taken * float(left @ rest @ right) + taken**2 * norm
+        less = max(energy - 2 * taken * float(left @ rest @ right) + taken**2 * norm, _LEAST_SHARE * energy)
         if matrix.size / 2 * np.log2(energy / less) < _price(left) + _price(right) + 24:
             missed += 1
             if missed > _PATIENCE:
@@ -124,7 +124,8 @@ def _directions(matrix: Array) -> tuple[Array, Array, Array]:
 
 _CLIP = 8  # deviations: no single element makes a direction
 _STEPS = (0.25, 1.8)
-_PATIENCE = 2
+_PATIENCE = 2  # directions in a row that do not pay
+_LEAST_SHARE = 1e-6  # of the energy that one direction may leave, rounding apart
 
 
 def _stacked(found: list[tuple[int, Array, Array]], shape: tuple[int, ...]) -> tuple[Array, Array, Array]:

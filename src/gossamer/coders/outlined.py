@@ -3,8 +3,8 @@
 The outline (`outline`) gives every element a mean and a deviation before anything is decoded. Elements of like mean and
 deviation form a class with a table of its own, so decoding is vectorised, at any size. There are two ways:
 
-- around the mean, for codes that are close to normal: what is coded is the distance to the rounded mean, its class is the
-  deviation and the fraction of the mean, its table a bell curve (`curves`) plus what the class held before;
+- around the mean, for codes that are close to normal: what is coded is the distance to the rounded mean, its class is
+  the deviation and the fraction of the mean, its table a bell curve (`curves`) plus what the class held before;
 - around zero, for sparse codes: what is coded is the code, turned to the side of its mean, its class is the deviation
   and how many deviations the mean is, its table one that is sent, for all classes, plus what the class held before.
 """

@@ -67,7 +67,7 @@ def planes(array: Array, name: str, effort: Effort) -> Option:
 
 
 def modelled(array: Array, name: str, *, numbers: bool = True) -> list[Option]:
-    """Return the ways to write ``array`` as a matrix whose elements tell of each other; none where that is not meant."""
+    """Return the ways to write ``array`` as a matrix whose elements tell of each other, where that is meant."""
     if array.size < _SMALLEST or array.ndim < 2 or array.size > _OUTLINED_LARGEST:
         return []
     low, symbols, alphabet = _symbols(array)
