@@ -87,12 +87,14 @@ def packed() -> dict[str, tuple[Coding, np.ndarray]]:
 def entropy(model: str, coder: str) -> dict[str, tuple[Coding, np.ndarray]]:
     """Matrices of small numbers, one of a single row of wider ones, and a convolution's shape."""
     made = {}
-    for name, array in {
+    arrays = {
         "matrix": peaked(40, 30),
-        "row": (draws(900) % 61 * (draws(900, 5) % 61) - 700).astype(np.int16) // (8 if model == "outlined" else 1),
+        "row": (draws(900) % 61 * (draws(900, 5) % 61) - 700).astype(np.int16),
         "convolution": peaked(12, 5, 3, 3, seed=7),
-        **({"product": product(60, 48)} if model in {"outlined", "blended"} else {}),
-    }.items():
+    } | ({"product": product(60, 48)} if model in {"outlined", "blended"} else {})
+    if model in {"outlined", "blended"}:
+        del arrays["row"]  # of wider numbers than the one takes, and the other would pad the file
+    for name, array in arrays.items():
         low, top = int(array.min()), int(array.max())
         data = coders.encode(array.astype(np.int64) - low, top - low + 1, model=model, coder=coder)
         tree = Entropy(np.frombuffer(data, np.uint8), array.shape, array.dtype.name, low, top - low + 1, model, coder)
@@ -196,7 +198,7 @@ def test_what_is_written_today_is_read_the_same(case):
 
 
 def test_every_golden_file_has_its_test():
-    assert {path.stem for path in GOLDEN.glob("*.goss")} == {"empty", "example", *CASES}
+    assert {path.stem for path in GOLDEN.glob("*.goss")} == {"empty", "example", "hashed", *CASES}
 
 
 if __name__ == "__main__":

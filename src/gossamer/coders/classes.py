@@ -1,7 +1,7 @@
 """Classes of the elements of an outlined matrix, and the table of each class.
 
 Around the mean, a class is a level and the fraction of the mean, and its table starts as a bell curve (`curves`);
-around zero, it is two levels and how many deviations the mean is, and its table starts as one that was sent. Both learn.
+around zero, it is half a level and how many deviations the mean is, and its table starts as one that was sent.
 """
 
 from collections.abc import Iterator

@@ -142,7 +142,7 @@ class Decisions:
         self._zero.see(bits)
         at = np.flatnonzero(bits)
         if at.size == 0 or not self._given.below or not self._given.above:
-            return np.asarray(bits if self._given.above else -bits)
+            return np.asarray(bits * (1 if self._given.above else -1))
         chances = [_share(up[at], up[at] + down[at]) for up, down in zip(above, below, strict=True)]
         pattern = signs[0] * 27 + signs[1] * 9 + signs[2] * 3 + signs[3] + 40
         positive = code(self._sign.predict(chances, 0, one.level[at], pattern[at]), one.step, at + one.start, 0)

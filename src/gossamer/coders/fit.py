@@ -102,6 +102,8 @@ def _directions(matrix: Array) -> tuple[Array, Array, Array]:
     missed = 0
     for vector, strength in _strongest(np.clip(matrix, -_CLIP, _CLIP)):
         share = strength**2 / max(energy, 1e-9)
+        if not share:
+            break
         step = float(np.clip(np.sqrt(6 * sum(matrix.shape) / (matrix.size * share)), *_STEPS))
         right = _grid(_grid(vector, step) @ rest, step)
         left = _grid(rest @ right, step)
