@@ -79,7 +79,7 @@ class Block:
     def __init__(self, some: slice, anchor: Array, side: Array, numbers: Array) -> None:
         self.some = some
         self._shape = numbers.shape
-        self._anchor, self._side = anchor, side
+        self.anchor, self.side = anchor, side
         self.numbers = numbers.reshape(-1)
 
     @cached_property
@@ -89,11 +89,11 @@ class Block:
 
     def distances(self, values: Array) -> Array:
         """Return how far ``values`` are from the anchor, on the side of the mean."""
-        return np.asarray((values - self._anchor) * self._side).reshape(-1)
+        return np.asarray((values - self.anchor) * self.side).reshape(-1)
 
     def values(self, distances: Array) -> Array:
         """Return the values at ``distances``."""
-        return np.asarray(distances.reshape(self._shape) * self._side + self._anchor)
+        return np.asarray(distances.reshape(self._shape) * self.side + self.anchor)
 
     def classes(self) -> Iterator[tuple[int, Array]]:
         """Yield each class that occurs, with the places of its elements; all together they are ``order``."""
