@@ -62,6 +62,8 @@ def seeds() -> list[bytes]:
     full = np.zeros(support.shape, np.uint8)
     full[support] = codes + 1
     common = Dense(centers)
+    sloped = rng.normal(size=(20, 1)) * rng.normal(size=(1, 30)) * 4 + rng.normal(size=(20, 30)) + 20
+    plane = np.rint(sloped.clip(0, 39)).astype(np.uint8)
     every: dict[str, Coding] = {
         "gaps": Sparse(Gaps(entropy(gaps, int(gaps.max()) + 1, "static", "range"), support.shape), centers[codes]),
         "bitmap": Sparse(
@@ -70,6 +72,10 @@ def seeds() -> list[bytes]:
         ),
         "mixed": Codebook(entropy(full, 10, "mixed", "ans"), np.append(np.float32(0), centers)),
         "mixed.range": Codebook(entropy(full, 10, "mixed", "range"), np.append(np.float32(0), centers)),
+        "outlined": entropy(full, 10, "outlined", "ans"),
+        "outlined.range": entropy(plane, 40, "outlined", "range"),
+        "blended": entropy(plane, 40, "blended", "ans"),
+        "blended.range": entropy(full, 10, "blended", "range"),
         "affine": Affine(
             encode(rng.integers(-8, 8, (6, 10)).astype(np.int8)),
             rng.random(6).astype(np.float32),
@@ -93,7 +99,7 @@ def seeds() -> list[bytes]:
         "activations": {"gaps": {"scale": 0.1, "zero": 3, "bits": 8, "signed": False}},
         "meta": {"task": "digits", "recipe": {"steps": ["prune", "share"]}},
     }
-    small = {name: every[name] for name in ("mixed", "packed")}
+    small = {name: every[name] for name in ("mixed", "packed", "outlined.range", "blended")}
     return [
         dumps(Artifact(every, **data)),
         dumps(Artifact(every, graph=b"a graph, a graph, a graph " * 12, **data)),

@@ -51,6 +51,16 @@ def peaked(*shape: int, seed: int = 1) -> np.ndarray:
     return np.where(kept, drawn // 10 % 9 - 4, 0).astype(np.int8)
 
 
+def product(rows: int, columns: int) -> np.ndarray:
+    """A matrix of rank two with noise, its rows of three scales: both means and levels are worth saying."""
+    one, two, three, four = (
+        draws(size, seed) % 9 - 4 for size, seed in ((rows, 2), (columns, 3), (rows, 4), (columns, 5))
+    )
+    noise = (draws(rows * columns, 6) % 11 + draws(rows * columns, 7) % 11 - 10).reshape(rows, columns)
+    whole = 2 * np.outer(one, two) + np.outer(three, four) + noise
+    return (whole * (1 + np.arange(rows) % 3)[:, None] // 4).astype(np.int8)
+
+
 def dense() -> dict[str, tuple[Coding, np.ndarray]]:
     """Every dtype, NaN with a payload and negative zero among the floats, a scalar, an empty array."""
     made = {}
@@ -78,11 +88,14 @@ def packed() -> dict[str, tuple[Coding, np.ndarray]]:
 def entropy(model: str, coder: str) -> dict[str, tuple[Coding, np.ndarray]]:
     """Matrices of small numbers, one of a single row of wider ones, and a convolution's shape."""
     made = {}
-    for name, array in {
+    arrays = {
         "matrix": peaked(40, 30),
         "row": (draws(900) % 61 * (draws(900, 5) % 61) - 700).astype(np.int16),
         "convolution": peaked(12, 5, 3, 3, seed=7),
-    }.items():
+    } | ({"product": product(60, 48)} if model in {"outlined", "blended"} else {})
+    if model in {"outlined", "blended"}:
+        del arrays["row"]  # of wider numbers than the one takes, and the other would pad the file
+    for name, array in arrays.items():
         low, top = int(array.min()), int(array.max())
         data = coders.encode(array.astype(np.int64) - low, top - low + 1, model=model, coder=coder)
         tree = Entropy(np.frombuffer(data, np.uint8), array.shape, array.dtype.name, low, top - low + 1, model, coder)

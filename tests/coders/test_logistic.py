@@ -31,7 +31,7 @@ def test_counts_by_hand():
 
 def test_mixer_agrees_with_a_slow_reference():
     rng = np.random.default_rng(0)
-    fast, weights = Mixer(3, 0.3, 4), [int(0.3 * ONE)] * 3
+    fast, weights = Mixer((0.3, 0.3, 0.3), 4), [int(0.3 * ONE)] * 3
     for _ in range(20):
         guesses = [rng.integers(100, ONE - 100, 7) for _ in range(3)]
         bits = rng.integers(0, 2, 7)
@@ -50,7 +50,7 @@ def test_mixer_agrees_with_a_slow_reference():
 
 def test_mixer_learns_whom_to_trust():
     rng = np.random.default_rng(1)
-    mixer = Mixer(2, 0.3, 4)
+    mixer = Mixer((0.3, 0.3), 4)
     for _ in range(300):
         bits = rng.integers(0, 2, 32)
         good = np.where(bits, ONE * 3 // 4, ONE // 4)

@@ -18,7 +18,8 @@ def sparse(shape, seed=0):
 def test_prices_of_what_is_there_sum_to_the_size_of_the_file(shape):
     codes = sparse(shape)
     bits = rates(codes).total(codes)
-    assert 8 * nbytes(encode(codes.astype(np.int8))) == pytest.approx(bits, rel=0.06)
+    tables = 8 * 80  # and streams' heads, which rates leave out
+    assert 0.97 * bits < 8 * nbytes(encode(codes.astype(np.int8))) < 1.02 * bits + tables
 
 
 def test_a_vector_is_priced_by_its_counts():

@@ -26,8 +26,10 @@ from gossamer.codings import (
 from gossamer.codings.nodes import CoderName, ModelName
 
 NAMES = tuple(DTYPES)
-MODELS: tuple[ModelName, ...] = ("static", "adaptive", "mixed")
+MODELS: tuple[ModelName, ...] = ("static", "adaptive", "mixed", "outlined", "blended")
 CODERS: tuple[CoderName, ...] = ("ans", "range")
+_FIRST = 3  # models that format version 1 began with; modes of the later ones follow theirs
+MODES = tuple((model, coder) for some in (MODELS[:_FIRST], MODELS[_FIRST:]) for coder in CODERS for model in some)
 
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
 Crc = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
@@ -35,7 +37,7 @@ Low = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 DtypeNumber = Annotated[int, Meta(ge=0, le=len(NAMES) - 1)]
 Bits = Annotated[int, Meta(ge=0, le=32)]
 Alphabet = Annotated[int, Meta(ge=1, le=1 << 16)]
-Mode = Annotated[int, Meta(ge=0, le=len(MODELS) * len(CODERS) - 1)]
+Mode = Annotated[int, Meta(ge=0, le=len(MODES) - 1)]
 Axis = Annotated[int, Meta(ge=0, le=31)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 
@@ -206,7 +208,7 @@ def record(node: Coding, known: Known) -> Record:  # noqa: C901, PLR0911, PLR091
         case Packed():
             return PackedRecord(NAMES.index(node.dtype), node.bits, node.low)
         case Entropy():
-            mode = MODELS.index(node.model) + len(MODELS) * CODERS.index(node.coder)
+            mode = MODES.index((node.model, node.coder))
             return EntropyRecord(NAMES.index(node.dtype), node.low, node.alphabet, mode, node.data.nbytes)
         case Bitmap():
             return BitmapRecord(inner(node.bits))

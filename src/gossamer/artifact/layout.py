@@ -8,8 +8,7 @@ from typing import assert_never
 import numpy as np
 
 from gossamer.artifact.header import (
-    CODERS,
-    MODELS,
+    MODES,
     NAMES,
     AffineRecord,
     BitmapRecord,
@@ -25,7 +24,7 @@ from gossamer.artifact.header import (
     ShiftRecord,
     SparseRecord,
 )
-from gossamer.coders.mixed import least_bytes
+from gossamer.coders import least_bytes
 from gossamer.codings import (
     DTYPES,
     Affine,
@@ -65,8 +64,8 @@ def node_cost(
     """Return the cost of decoding one node without its slots: no more bytes than this are allocated for it."""
     each = _ELEMENT_COST + (_HASH_COST if hashed else 0)
     cost = _NODE_COST + each * prod(shape) + _SYMBOL_COST * alphabet
-    if model == "mixed":
-        cost += COST_PER_BYTE * least_bytes(shape)
+    if model is not None:
+        cost += COST_PER_BYTE * least_bytes(shape, alphabet, model)
     return cost
 
 
@@ -161,10 +160,9 @@ class Payload:
                 raw = self.take((elements * record.bits + 7) // 8, where)
                 return Packed(raw, record.bits, record.low, dims, NAMES[record.dtype])
             case EntropyRecord():
-                model = MODELS[record.mode % len(MODELS)]
+                model, coder = MODES[record.mode]
                 self.charge(node_cost(dims, record.alphabet, model), where)
                 raw = self.take(record.length, where)
-                coder = CODERS[record.mode // len(MODELS)]
                 return Entropy(raw, dims, NAMES[record.dtype], record.low, record.alphabet, model, coder)
             case BitmapRecord():
                 return Bitmap(inner(record.bits, ((elements + 7) // 8,), "bits"), dims)

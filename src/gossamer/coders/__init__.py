@@ -1,29 +1,30 @@
 """Integers to bytes and back: an entropy coder and a model of the symbols' frequencies.
 
 ``static`` counts once and sends the counts; ``adaptive`` learns block by block and sends nothing; ``mixed`` predicts
-each element of a small matrix from its surroundings.
+each element of a small matrix from its surroundings; ``outlined`` sends the scale of each row and column and a mean of
+low rank ahead; ``blended`` does both, for all of an element.
 """
 
 from typing import Literal, assert_never
 
 import numpy as np
 
-from gossamer.coders import adaptive, mixed, static
+from gossamer.coders import adaptive, blended, mixed, outlined, static
 from gossamer.coders.stream import Array, CoderName
 from gossamer.errors import CodingError
 
-ModelName = Literal["static", "adaptive", "mixed"]
+ModelName = Literal["static", "adaptive", "mixed", "outlined", "blended"]
 MAX_ALPHABET = 1 << 16
 
-__all__ = ["MAX_ALPHABET", "CoderName", "ModelName", "decode", "encode", "estimate"]
+__all__ = ["MAX_ALPHABET", "CoderName", "ModelName", "decode", "encode", "estimate", "least_bytes"]
 
 
 def encode(symbols: Array, alphabet: int, *, model: ModelName = "static", coder: CoderName = "ans") -> bytes:
     """Return ``symbols`` (any shape; whole numbers from 0 to ``alphabet - 1``) as bytes, side information included.
 
     Raises:
-        CodingError: the alphabet is outside 1 to `MAX_ALPHABET`, a symbol is outside the alphabet, or the mixed model
-            is asked for an array beyond its bounds.
+        CodingError: the alphabet is outside 1 to `MAX_ALPHABET`, a symbol is outside the alphabet, or a model is
+            asked for an array beyond its bounds.
     """
     _check(alphabet)
     if symbols.size and not 0 <= int(symbols.min()) <= int(symbols.max()) < alphabet:
@@ -35,6 +36,10 @@ def encode(symbols: Array, alphabet: int, *, model: ModelName = "static", coder:
             return adaptive.encode(symbols, alphabet, coder)
         case "mixed":
             return mixed.encode(symbols, alphabet, coder)
+        case "outlined":
+            return outlined.encode(symbols, alphabet, coder)
+        case "blended":
+            return blended.encode(symbols, alphabet, coder)
         case _:
             assert_never(model)
 
@@ -55,6 +60,28 @@ def decode(
             return adaptive.decode(data, shape, alphabet, coder)
         case "mixed":
             return mixed.decode(data, shape, alphabet, coder)
+        case "outlined":
+            return outlined.decode(data, shape, alphabet, coder)
+        case "blended":
+            return blended.decode(data, shape, alphabet, coder)
+        case _:
+            assert_never(model)
+
+
+def least_bytes(shape: tuple[int, ...], alphabet: int, model: ModelName) -> int:
+    """Return how many bytes an array should take for its decoding time to be fair, beyond what its elements are given.
+
+    A file may not have many arrays that take a reader long for nothing.
+    """
+    match model:
+        case "static" | "adaptive":
+            return 0
+        case "mixed":
+            return mixed.least_bytes(shape)
+        case "outlined":
+            return outlined.least_bytes(shape)
+        case "blended":
+            return blended.least_bytes(shape, alphabet)
         case _:
             assert_never(model)
 

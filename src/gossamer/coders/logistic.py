@@ -5,6 +5,8 @@ stretched, ``ln(p / (1 - p))``, summed with weights that learn online by gradien
 here rounds in floating point, so every machine computes the same probabilities. Probabilities are in 1/65536.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from gossamer.coders.stream import Array
@@ -52,8 +54,12 @@ class Counts:
 
     def see(self, contexts: Array, bits: Array) -> None:
         """Count ``bits`` (0 or 1) in their contexts."""
-        self._seen += np.bincount(contexts, minlength=self._seen.size)
-        self._set += np.bincount(contexts[bits != 0], minlength=self._set.size)
+        if 8 * contexts.size < self._seen.size:
+            np.add.at(self._seen, contexts, 1)
+            np.add.at(self._set, contexts, bits)
+        else:
+            self._seen += np.bincount(contexts, minlength=self._seen.size)
+            self._set += np.bincount(contexts[bits != 0], minlength=self._set.size)
         full = contexts[self._seen[contexts] > self._limit]
         if full.size:
             full = np.unique(full)
@@ -64,8 +70,8 @@ class Counts:
 class Mixer:
     """A weighted sum of stretched predictions; one set of weights, learned over all elements."""
 
-    def __init__(self, inputs: int, share: float, rate: int) -> None:
-        self._weights = np.full(inputs, int(share * ONE), np.int64)
+    def __init__(self, shares: Sequence[float], rate: int) -> None:
+        self._weights = np.array([int(share * ONE) for share in shares], np.int64)
         self._rate = rate
 
     def mix(self, predictions: list[Array]) -> Array:

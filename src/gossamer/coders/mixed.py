@@ -46,8 +46,7 @@ def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
         raise CodingError(f"the mixed model is for 1 to {LARGEST} elements, got {symbols.size}")
     matrix = symbols.reshape(sides(symbols.shape)).astype(np.int64)
     pivot = int(np.argmax(np.bincount(matrix.reshape(-1), minlength=alphabet)))
-    ways = [across for across in (False, True) if matrix.shape[across] <= MOST_STEPS]
-    best = min((_Trial.run(matrix, pivot, alphabet, across) for across in ways), key=lambda trial: trial.bits)
+    best = search(matrix, pivot, alphabet)
     walked = matrix.T if best.across else matrix
     parted = [pivot - 1 - walked[walked < pivot], walked[walked > pivot] - pivot - 1]
     settings = [adaptive.choose(side, size)[0] for side, size in zip(parted, _distances(pivot, alphabet), strict=True)]
@@ -55,6 +54,12 @@ def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     for side, size, setting in zip(parted, _distances(pivot, alphabet), settings, strict=True):
         parts.extend(adaptive.parts(side, size, setting))
     return _PREFIX.pack(pivot, best.across, best.lag, settings[0] + 16 * settings[1]) + stream.write(parts, coder)
+
+
+def search(matrix: Array, pivot: int, alphabet: int) -> "Trial":
+    """Return the better direction of the walk."""
+    ways = [across for across in (False, True) if matrix.shape[across] <= MOST_STEPS]
+    return min((Trial.run(matrix, pivot, alphabet, across) for across in ways), key=lambda trial: trial.bits)
 
 
 def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName) -> Array:
@@ -78,7 +83,7 @@ def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName)
     def code(chances: Array, step: int, lanes: slice | Array, *, sign: bool) -> Array:  # noqa: ARG001 the protocol
         return reader.bits(chances)
 
-    signs = _walk(matrix[::-1] if across else matrix, lag, pivot, alphabet).run(code)
+    signs = walk(matrix[::-1] if across else matrix, lag, pivot, alphabet).run(code)
     if pivot == alphabet - 1:  # one-sided walks say 1 for whatever is not the pivot
         signs = -signs
     walked = np.full(signs.shape, pivot, np.int32)
@@ -90,39 +95,8 @@ def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName)
     return np.ascontiguousarray(walked.T if across else walked).reshape(-1)
 
 
-def chances(signs: Array) -> tuple[Array, Array]:
-    """Return how likely the model holds each element to be off the pivot, and, if so, above it, in 1/65536.
-
-    Both as matrices of `sides`. Where an element is at the pivot, no one asks for its sign: half there.
-
-    Args:
-        signs: -1, 0 and 1 of any shape: below, at and above the pivot.
-    """
-    matrix = signs.reshape(sides(signs.shape)).astype(np.int64)
-    ways = [across for across in (False, True) if matrix.shape[across] <= MOST_STEPS]
-    trials = (_priced(matrix.T, across) if across else _priced(matrix, across) for across in ways)
-    _, across, occupied, positive = min(trials, key=lambda trial: trial[0])
-    return (occupied.T, positive.T) if across else (occupied, positive)
-
-
-def _priced(signs: Array, across: bool) -> tuple[float, bool, Array, Array]:  # noqa: FBT001 data
-    """Return bits, direction, and the two chances of each element of a walked matrix."""
-    found = np.full((2, *signs.shape), 1 << 15, np.int64)
-    bits = 0.0
-
-    def code(chances: Array, step: int, lanes: slice | Array, *, sign: bool) -> Array:
-        nonlocal bits
-        known: Array = (signs[step, lanes] > 0 if sign else signs[step, lanes] != 0).astype(np.int64)
-        found[int(sign), step, lanes] = chances
-        bits -= float(np.log2(np.where(known, chances, (1 << 16) - chances) / (1 << 16)).sum())
-        return known
-
-    Walk(signs.shape[0], signs.shape[1], _best_lag(signs), two_sided=True).run(code)
-    return bits, across, found[0], found[1]
-
-
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """One direction of the walk: what was coded with which chances, and the bits that costs."""
 
     across: bool
@@ -132,7 +106,8 @@ class _Trial:
     bits: float
 
     @classmethod
-    def run(cls, matrix: Array, pivot: int, alphabet: int, across: bool) -> "_Trial":  # noqa: FBT001 data
+    def run(cls, matrix: Array, pivot: int, alphabet: int, across: bool) -> "Trial":  # noqa: FBT001 data
+        """Walk in one direction and keep what was coded."""
         signs = np.sign((matrix.T if across else matrix) - pivot)
         lag = _best_lag(signs)
         known: list[Array] = [np.zeros(0, np.int64)]
@@ -144,7 +119,7 @@ class _Trial:
             coded.append(chances)
             return bits
 
-        _walk(signs.shape, lag, pivot, alphabet).run(code)
+        walk(signs.shape, lag, pivot, alphabet).run(code)
         bits, chance = np.concatenate(known), np.concatenate(coded)
         share = np.where(bits, chance, (1 << 16) - chance) / (1 << 16)
         return cls(across, lag, bits, chance, float(-np.log2(share).sum()))
@@ -155,7 +130,8 @@ def _distances(pivot: int, alphabet: int) -> tuple[int, int]:
     return max(pivot, 1), max(alphabet - 1 - pivot, 1)
 
 
-def _walk(shape: tuple[int, ...], lag: int, pivot: int, alphabet: int) -> Walk:
+def walk(shape: tuple[int, ...], lag: int, pivot: int, alphabet: int) -> Walk:
+    """Return the start of a walk over a matrix of ``shape``."""
     return Walk(shape[0], shape[1], lag, two_sided=0 < pivot < alphabet - 1)
 
 

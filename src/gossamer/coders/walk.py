@@ -48,9 +48,9 @@ class Walk:
         self._step_density = np.full(steps + self._back, -1, np.int64)
         self._set, self._all = 1, 2
         self._contexts = (Counts(16 * _LEVELS, 255), Counts(12 * 12 * 6, 1023), Counts(6 * _LEVELS, 255))
-        self._mixer = Mixer(5, 0.25, 4)
+        self._mixer = Mixer(5 * (0.25,), 4)
         self._sign_contexts = (Counts(81, 255), Counts(63, 255), Counts(17, 255))
-        self._sign_mixer = Mixer(3, 0.4, 4)
+        self._sign_mixer = Mixer(3 * (0.4,), 4)
         ends = sorted({lanes // 8, lanes // 4, lanes // 2, lanes})
         self._chunks = [slice(start, stop) for start, stop in zip([0, *ends], ends, strict=False) if stop > start]
 

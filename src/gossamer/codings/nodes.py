@@ -21,7 +21,7 @@ from gossamer.errors import CodingError
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 CoderName = Literal["ans", "range"]
-ModelName = Literal["static", "adaptive", "mixed"]
+ModelName = Literal["static", "adaptive", "mixed", "outlined", "blended"]
 
 DTYPES: dict[str, np.dtype[Any]] = {
     name: np.dtype(storage)

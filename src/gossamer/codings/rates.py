@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.coders import mixed
+from gossamer.coders.price import price
 from gossamer.coders.stream import Array
 from gossamer.codings.whole import MIXED_LARGEST
 
 Bits = NDArray[np.float64]
-_ONE = 1 << 16
 _LONGEST = 2**15 - 2
 _BEYOND = 2.0  # bits more for each distance that nothing in the array has
 
@@ -59,14 +58,15 @@ def rates(codes: Array) -> Rates:
     Args:
         codes: whole numbers of any shape, most of them zero or near it.
     """
-    signs = np.sign(codes)
     if codes.ndim > 1 and 0 < codes.size <= MIXED_LARGEST:
-        occupied, positive = (chances.reshape(codes.shape) / _ONE for chances in mixed.chances(signs))
-    else:
-        occupied = np.full(codes.shape, (np.count_nonzero(signs) + 1) / (signs.size + 2))
-        positive = np.full(codes.shape, (np.count_nonzero(signs > 0) + 1) / (np.count_nonzero(signs) + 2))
-    some = -np.log2(occupied)
-    return Rates(-np.log2(1 - occupied), some - np.log2(1 - positive), some - np.log2(positive), _distance(codes))
+        found = price(codes, "mixed")
+        places = [bits.reshape(codes.shape).astype(np.float64) for bits in (found.zero, found.below, found.above)]
+        return Rates(places[0], places[1], places[2], _distance(codes))
+    some, up = int(np.count_nonzero(codes)), int(np.count_nonzero(codes > 0))
+    occupied, positive = (some + 1) / (codes.size + 2), (up + 1) / (some + 2)
+    shares = (1 - occupied, occupied * (1 - positive), occupied * positive)
+    zero, below, above = (np.full(codes.shape, -np.log2(share)) for share in shares)
+    return Rates(zero, below, above, _distance(codes))
 
 
 def _distance(codes: Array) -> Bits:

@@ -5,9 +5,10 @@ import numpy as np
 from gossamer.codings.bits import bit_view
 from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Dense, Sparse
 from gossamer.codings.option import RECORD, Option, best, dense
-from gossamer.codings.whole import MIXED_LARGEST, Effort, mixed, planes, support, whole
+from gossamer.codings.whole import MIXED_LARGEST, Effort, modelled, planes, support, whole
 
 _SAMPLE = 1 << 14
+_FULL = 0.9  # share of a range of whole numbers that occurs, from which it needs no codebook
 _ZEROS = 1 / 64  # share of zeros from which a support is worth trying
 
 
@@ -15,15 +16,18 @@ def values(array: Array, name: str, effort: Effort) -> Option:
     """Return the smallest way found to write an array of any dtype."""
     if name == "bool":
         return support(array, effort)
-    options = [whole(array, name, effort) if name in INTEGERS else floats(array, name)]
     bits = bit_view(array)
     zeros = bits.size - int(np.count_nonzero(bits))
     repeats = _may_repeat(bits)
+    options: list[Option] = []
+    full = True  # whether a codebook would leave out next to nothing
     if repeats:
         centers, codes = np.unique(bits, return_inverse=True)
-        if centers.size <= min(1 << 16, max(bits.size // 2, 1)):
+        full = name in INTEGERS and centers.size > _FULL * (int(array.max()) - int(array.min()) + 1)
+        if centers.size <= min(1 << 16, max(bits.size // 2, 1)) and not full:
             codes = codes.reshape(bits.shape)
             options.append(shared(codes, centers.view(array.dtype), name, effort))
+    options.append(whole(array, name, effort if full else "fast") if name in INTEGERS else floats(array, name))
     if zeros > _ZEROS * bits.size:
         # Where values repeat, their codebook holds the zero and the mixed model has seen the support there.
         options.append(sparse(bits != 0, values(array[bits != 0], name, effort), "fast" if repeats else effort))
@@ -75,16 +79,17 @@ def sparse(where: Array, inside: Option, effort: Effort) -> Option:
 def shared_sparse(where: Array, codes: Array, centers: Array, name: str) -> Option | None:
     """Return support and shared values as one matrix of codes, zero among them, or None where that is not meant.
 
-    Only the mixed model gains by it: it predicts signs from positions.
+    Only models of a matrix gain by it: they predict signs from positions.
     """
     if where.size > MIXED_LARGEST or codes.size == 0:
         return None
     full = np.full(where.shape, centers.size, np.int64)
     full[where] = codes
     renamed, kept = tidy(full, np.concatenate([centers, np.zeros(1, centers.dtype)]), name)
-    inner, outer = mixed(renamed, renamed.dtype.name), floats(kept, name)
-    if inner is None:
+    found = modelled(renamed, renamed.dtype.name)
+    if not found:
         return None
+    inner, outer = best(found), floats(kept, name)
     return Option(inner.bytes + outer.bytes + RECORD, lambda: Codebook(inner.build(), outer.build()))
 
 

@@ -6,26 +6,34 @@ from typing import Literal
 import numpy as np
 
 from gossamer import coders
-from gossamer.coders.mixed import least_bytes
 from gossamer.codings.bits import bit_view, pack
-from gossamer.codings.nodes import Array, Bitmap, Coding, Entropy, Gaps, Packed, Planes
+from gossamer.codings.nodes import Array, Bitmap, Coding, Entropy, Gaps, ModelName, Packed, Planes
 from gossamer.codings.option import RECORD, Option, best, dense
 from gossamer.errors import CodingError
 
 Effort = Literal["fast", "best"]
-MIXED_LARGEST = 1 << 19  # elements: beyond it the mixed model, at about a second per million, is not worth the wait
-_MIXED_SMALLEST = 256
+MIXED_LARGEST = 1 << 19  # elements: beyond it the mixed and blended models, seconds per million, are not worth the wait
+_OUTLINED_LARGEST = 1 << 24  # elements: beyond it the writer would take too much memory beside the array
+_OUTLINED_ALPHABET = 1 << 10
+_SMALLEST = 256  # elements of a matrix worth modelling as one
 _MIXED_SHARE = 0.4  # of the most frequent element: without one the model has nothing to predict
 _MANY = 1 << 20  # elements from which a support is written only in forms that decode fast
 
 
-def whole(array: Array, name: str, effort: Effort) -> Option:
-    """Return the smallest way found to write whole numbers or booleans of dtype ``name``."""
+def whole(array: Array, name: str, effort: Effort, *, numbers: bool = True) -> Option:
+    """Return the smallest way found to write whole numbers or booleans of dtype ``name``.
+
+    Args:
+        array: any shape.
+        name: its dtype.
+        effort: how long to look.
+        numbers: False where the elements are bit patterns, of which no mean can be said.
+    """
     options = [dense(array, name)]
     if array.size:
         low, high = int(array.min()), int(array.max())
         if high - low < 1 << 32 and high < 1 << 63:
-            options.extend(_ranged(array, name, low, high - low, effort))
+            options.extend(_ranged(array, name, low, high - low, effort, numbers=numbers))
         if array.dtype.itemsize > 1 and high - low >= 1 << 8:
             options.append(planes(array, name, effort))
     return best(options)
@@ -50,30 +58,46 @@ def planes(array: Array, name: str, effort: Effort) -> Option:
     """Return the way to write ``array`` byte by byte, each plane in its smallest form."""
     width = array.dtype.itemsize
     columns = bit_view(array).reshape(-1, 1).view(np.uint8)
-    parts = [whole(np.ascontiguousarray(columns[:, k]).reshape(array.shape), "uint8", effort) for k in range(width)]
+    parts = [
+        whole(np.ascontiguousarray(columns[:, k]).reshape(array.shape), "uint8", effort, numbers=False)
+        for k in range(width)
+    ]
     total = sum(part.bytes for part in parts) + RECORD
     return Option(total, lambda: Planes(tuple(part.build() for part in parts), name))
 
 
-def mixed(array: Array, name: str) -> Option | None:
-    """Return the mixed model's way to write ``array``, or None where it is not meant for such an array."""
-    if not _MIXED_SMALLEST <= array.size <= MIXED_LARGEST or array.ndim < 2:
-        return None
+def modelled(array: Array, name: str, *, numbers: bool = True) -> list[Option]:
+    """Return the ways to write ``array`` as a matrix whose elements tell of each other, where that is meant."""
+    if array.size < _SMALLEST or array.ndim < 2 or array.size > _OUTLINED_LARGEST:
+        return []
     low, symbols, alphabet = _symbols(array)
     if not 1 < alphabet <= coders.MAX_ALPHABET:
-        return None
-    if int(np.bincount(symbols.reshape(-1)).max()) < _MIXED_SHARE * symbols.size:
-        return None
+        return []
+    counts = np.bincount(symbols.reshape(-1), minlength=alphabet)
+    few = array.size <= MIXED_LARGEST
+    peaked = int(counts.max()) >= _MIXED_SHARE * symbols.size
+    options = [_modelled(symbols, name, low, alphabet, "mixed")] if few and peaked else []
+    if numbers and 2 < alphabet <= _OUTLINED_ALPHABET:
+        outlined = _modelled(symbols, name, low, alphabet, "outlined")
+        options.append(outlined)
+        plain = coders.estimate(symbols, alphabet, "static")
+        if few and (peaked or (outlined is not None and outlined.bytes < plain)):
+            options.append(_modelled(symbols, name, low, alphabet, "blended"))
+    return [option for option in options if option is not None]
+
+
+def _modelled(symbols: Array, name: str, low: int, alphabet: int, model: ModelName) -> Option | None:
+    """Return one model's way, or None where it is not meant for such an array."""
     try:
-        data = np.frombuffer(coders.encode(symbols, alphabet, model="mixed"), np.uint8)
+        data = np.frombuffer(coders.encode(symbols, alphabet, model=model), np.uint8)
     except CodingError:
         return None
-    if data.size < least_bytes(array.shape):
+    if data.size < coders.least_bytes(symbols.shape, alphabet, model):
         return None
-    return Option(data.size + 2 * RECORD, lambda: Entropy(data, array.shape, name, low, alphabet, "mixed"))
+    return Option(data.size + 2 * RECORD, lambda: Entropy(data, symbols.shape, name, low, alphabet, model))
 
 
-def _ranged(array: Array, name: str, low: int, span: int, effort: Effort) -> list[Option]:
+def _ranged(array: Array, name: str, low: int, span: int, effort: Effort, *, numbers: bool) -> list[Option]:
     """Return the options for elements within ``span`` of ``low``."""
     width = span.bit_length()
     options = [Option((array.size * width + 7) // 8 + RECORD + 2, partial(_packed, array, name, low, width))]
@@ -82,9 +106,8 @@ def _ranged(array: Array, name: str, low: int, span: int, effort: Effort) -> lis
         for model in ("static", "adaptive"):
             size = coders.estimate(symbols, alphabet, model) + 2 * RECORD
             options.append(Option(size, partial(_coded, symbols, name, low, alphabet, model)))
-        option = mixed(array, name) if effort == "best" else None
-        if option is not None:
-            options.append(option)
+        if effort == "best":
+            options.extend(modelled(array, name, numbers=numbers))
     return options
 
 
