@@ -149,7 +149,7 @@ def test_split_puts_factors_in_place():
             "no module '7'",
         ),
         (Plan("t", activations={"0.weight": ROWS}), "one scale for the input grid"),
-        (Plan("t", tensors={"0.wait": torch.ones(4, 3)}), r"no parameter '0\.wait'"),
+        (Plan("t", tensors={"0.wait": torch.ones(4, 3)}), r"no parameter or buffer '0\.wait'"),
         (Plan("t", tensors={"0.weight": torch.full((4, 3), torch.nan)}), r"0\.weight: wanted finite values"),
     ],
     ids=["no factors", "rank", "shape", "kind", "path", "input grid", "new values of nothing", "new values not finite"],
