@@ -12,6 +12,7 @@ from gossamer.errors import EvidenceError, ModelError
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.quantize import PostTraining, RateDistortion
 from gossamer.methods.quantize.feedback import Part, rounded
+from gossamer.methods.quantize.rate_distortion import _Search
 from gossamer.methods.share import KMeans
 from gossamer.model import Subject, apply, freeze, live_weight, to_artifact
 from gossamer.model.arrays import to_tensor
@@ -54,7 +55,7 @@ def test_the_sweep_against_one_number_at_a_time(price):
     X = rng.normal(size=(7, 30))
     H = X @ X.T / 30
     free = rng.uniform(size=W.shape) < 0.9
-    found = rounded(Part(W, g, H, 0.0), 0.3, price, flat(W.shape), free)
+    found = rounded(Part(W, g, H, 0.0).bands(0.0), 0.3, price, flat(W.shape), free)
     np.testing.assert_array_equal(found, slow(W, g, H, 0.3, price, flat(W.shape), free))
 
 
@@ -63,8 +64,8 @@ def test_by_hand():
     W, H = np.array([[0.7, -0.2, 0.7]]), np.array([4.0, 4.0, 0.0])
     costs = Rates(np.zeros((1, 3)), np.ones((1, 3)), np.ones((1, 3)), np.array([1.0, 2.0]))
     # One: 0.5 · 0.16 + 0.1 · 2 = 0.28; zero: 0.5 · 1.96 = 0.98. At a price of 0.5: 1.08 against 0.98.
-    np.testing.assert_array_equal(rounded(Part(W, np.ones(1), H, 0.0), 0.5, 0.1, costs, W != 0), [[1, 0, 0]])
-    np.testing.assert_array_equal(rounded(Part(W, np.ones(1), H, 0.0), 0.5, 0.5, costs, W != 0), [[0, 0, 0]])
+    np.testing.assert_array_equal(rounded(Part(W, np.ones(1), H, 0.0).bands(0.0), 0.5, 0.1, costs, W != 0), [[1, 0, 0]])
+    np.testing.assert_array_equal(rounded(Part(W, np.ones(1), H, 0.0).bands(0.0), 0.5, 0.5, costs, W != 0), [[0, 0, 0]])
 
 
 def test_feedback_makes_outputs_better():
@@ -72,7 +73,7 @@ def test_feedback_makes_outputs_better():
     W = rng.normal(size=(20, 40))
     X = rng.normal(size=(40, 10)) @ rng.normal(size=(10, 200)) + 0.1 * rng.normal(size=(40, 200))
     part = Part(W, np.ones(20), X @ X.T / 200, 0.01)
-    fed = rounded(part, 0.5, 1e-9, flat(W.shape), np.ones(W.shape, bool))
+    fed = rounded(part.bands(0.0), 0.5, 1e-9, flat(W.shape), np.ones(W.shape, bool))
     plain = np.rint(W / 0.5)
     assert part.distortion(W - 0.5 * fed) < 0.3 * part.distortion(W - 0.5 * plain)
 
@@ -262,6 +263,35 @@ def test_no_price_is_too_small_or_too_great(trained, price):
 def test_finer_steps_are_within_reach(trained):
     subject, _, evidence = trained
     problem = RateDistortion()._problem(subject, "rnn.weight_ih_l0", evidence)
-    coarse = problem._better(problem._start(problem._first_step(1e-6)), 1e-6)
-    finer = problem._better(coarse, 1e-6, coarse.step / 2)
+    search = _Search(problem, 1e-6)
+    coarse = search._better(search._start(problem.first_step(1e-6)))
+    finer = search._better(coarse, coarse.step / 2)
     assert int(np.abs(finer.codes).max()) > 1.6 * int(np.abs(coarse.codes).max())
+
+
+def test_bits_of_later_weights_count():
+    # W = (1, 1), H = ((2, 1), (1, 2)), g = 1: with a prior of 1, H' = ((3, 1), (1, 3)) and W H = (3, 3) gives 3/4 each.
+    W, H = np.array([[1.0, 1.0]]), np.array([[2.0, 1.0], [1.0, 2.0]])
+    (band,) = Part(W, np.ones(1), H, 0.0).bands(np.log(2))
+    np.testing.assert_allclose(band.start, [[0.75, 0.75]])
+    np.testing.assert_allclose(band.left, [3 - 1 / 3, 3])  # of the first once the second is free; of the last
+    np.testing.assert_allclose(band.moves, [[1, -1 / 3], [0, 1]])
+    assert band.worth == pytest.approx(1.0)
+
+
+def test_the_prior_makes_the_whole_cost_less():
+    rng = np.random.default_rng(2)
+    W, X = rng.normal(size=(64, 96)), rng.normal(size=(96, 96)) @ rng.normal(size=(96, 500))
+    part = Part(W, np.geomspace(0.5, 2, 64), X @ X.T / len(X) / 500, 0.01)
+    step, price = 0.7, 0.1
+
+    def cost(bands):
+        codes = np.rint(W / step).astype(np.int64)
+        for _ in range(4):
+            codes = rounded(bands, step, price, rates(codes), np.ones(W.shape, bool))
+        return part.distortion(W - step * codes) + price * rates(codes).total(codes)
+
+    bands = part.bands(price)
+    assert len(bands) > 1
+    assert sorted(row for band in bands for row in band.rows) == list(range(64))
+    assert cost(bands) < 0.98 * cost(part.bands(0.0))

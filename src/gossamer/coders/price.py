@@ -37,15 +37,16 @@ class Prices(ABC):
         """Return the bits of each element if it were the one of ``values``, whole numbers (rows, columns)."""
 
 
-def price(values: Array, model: Literal["mixed", "outlined"]) -> Prices:
+def price(values: Array, model: Literal["mixed", "outlined"], like: Prices | None = None) -> Prices:
     """Return the prices of whole numbers around zero, of any shape: the first dimension gives rows, the others columns.
 
-    The outlined model's prices also stand for the blended model's, which spends a few percent less.
+    The outlined model's prices also stand for the blended model's, which spends a few percent less. With ``like``,
+    prices of nearly the same values, the mixed model does not search again which way to walk.
     """
     matrix = values.reshape(outlined.sides(values.shape)).astype(np.int64)
     match model:
         case "mixed":
-            return _mixed(matrix)
+            return _mixed(matrix, like.way if isinstance(like, _Mixed) else None)
         case "outlined":
             return _outlined(matrix)
         case _:
@@ -57,17 +58,22 @@ class _Mixed(Prices):
     """Zero and sign by the walk; magnitudes by one table for each side."""
 
     magnitudes: tuple[Array, Array]
+    way: tuple[bool, int]
+    """Whether a step of the walk is a column, and its lag."""
 
     def bits(self, values: Array) -> Array:
         far = [table[np.minimum(np.abs(values), table.size - 1)] for table in self.magnitudes]
         return np.where(values == 0, self.zero, np.where(values < 0, self.below + far[0], self.above + far[1]))
 
 
-def _mixed(matrix: Array) -> _Mixed:
+def _mixed(matrix: Array, way: tuple[bool, int] | None) -> _Mixed:
     pivot = max(-int(matrix.min()), 0)
     alphabet = pivot + max(int(matrix.max()), 0) + 1
-    best = mixed.search(matrix + pivot, pivot, alphabet)
-    walked = matrix.T if best.across else matrix
+    if way is None:
+        found = mixed.search(matrix + pivot, pivot, alphabet)
+        way = found.across, found.lag
+    across, lag = way
+    walked = matrix.T if across else matrix
     chance = np.zeros((2, *walked.shape), np.int64)
     chance[1] = round(float((matrix > 0).mean() / max((matrix != 0).mean(), 1e-9)) * 65536)  # of a zero's sign
 
@@ -76,13 +82,13 @@ def _mixed(matrix: Array) -> _Mixed:
         value = walked[step, lanes]
         return np.asarray(value > 0 if sign else value != 0).astype(np.int64)
 
-    mixed.walk(walked.shape, best.lag, pivot, alphabet).run(code)
+    mixed.walk(walked.shape, lag, pivot, alphabet).run(code)
     if not 0 < pivot < alphabet - 1:
         chance[1] = 0 if pivot else 65536
-    some, up = (np.clip(part.T if best.across else part, 1, 65535) / 65536 for part in chance)
+    some, up = (np.clip(part.T if across else part, 1, 65535) / 65536 for part in chance)
     zero, below, above = (-np.log2(share).astype(np.float32) for share in (1 - some, some * (1 - up), some * up))
     sides = (-matrix[matrix < 0], matrix[matrix > 0])
-    return _Mixed(zero, below, above, (_magnitudes(sides[0]), _magnitudes(sides[1])))
+    return _Mixed(zero, below, above, (_magnitudes(sides[0]), _magnitudes(sides[1])), way)
 
 
 def _magnitudes(side: Array) -> Array:

@@ -5,12 +5,12 @@ Rate-distortion quantization weighs an error against the bits it saves, in the v
 models learn as they go, so the prices of one array are those of the array as it is: change it, and ask again.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gossamer.coders.price import price
+from gossamer.coders.price import Prices, price
 from gossamer.coders.stream import Array
 from gossamer.codings.whole import MIXED_LARGEST
 
@@ -28,12 +28,14 @@ class Rates:
         below: bits of a negative number, without its distance from zero; the same shape.
         above: likewise of a positive one.
         distance: bits of the distances 1, 2, and so on, up to one that nothing has yet.
+        source: the prices they are made of, if there are any.
     """
 
     zero: Bits
     below: Bits
     above: Bits
     distance: Bits
+    source: Prices | None = None
 
     def stretched(self, ratio: float) -> "Rates":
         """Return the rates for numbers counted in steps of ``ratio`` times the length, as far as they can be foretold.
@@ -43,7 +45,7 @@ class Rates:
         known = np.arange(1, len(self.distance) + 1)
         many = min(max(int(len(known) / ratio) + 2, 2), _LONGEST)
         distance = np.interp(np.arange(1, many + 1) * ratio, known, self.distance) - np.log2(ratio)
-        return Rates(self.zero, self.below, self.above, np.maximum(distance, 0.1))
+        return replace(self, distance=np.maximum(distance, 0.1))
 
     def total(self, codes: Array) -> float:
         """Return the bits of ``codes``, of the same shape."""
@@ -52,16 +54,17 @@ class Rates:
         return float(place.sum() + self.distance[far - 1].sum())
 
 
-def rates(codes: Array) -> Rates:
+def rates(codes: Array, like: Rates | None = None) -> Rates:
     """Return the prices around ``codes``: of the mixed model where it can code them, else of counts alone.
 
     Args:
         codes: whole numbers of any shape, most of them zero or near it.
+        like: rates of an array of the same shape that differs little; saves time.
     """
     if codes.ndim > 1 and 0 < codes.size <= MIXED_LARGEST:
-        found = price(codes, "mixed")
+        found = price(codes, "mixed", None if like is None else like.source)
         places = [bits.reshape(codes.shape).astype(np.float64) for bits in (found.zero, found.below, found.above)]
-        return Rates(places[0], places[1], places[2], _distance(codes))
+        return Rates(places[0], places[1], places[2], _distance(codes), found)
     some, up = int(np.count_nonzero(codes)), int(np.count_nonzero(codes > 0))
     occupied, positive = (some + 1) / (codes.size + 2), (up + 1) / (some + 2)
     shares = (1 - occupied, occupied * (1 - positive), occupied * positive)

@@ -7,13 +7,14 @@ that will code Q (`codings.rates`), asked anew after every sweep since it learns
 means that everywhere the last bit buys as much (Shoham and Gersho 1988). The objective with H alone, in the same greedy
 form, is that of Conzelmann and Bamler, "Reducing Storage of Pretrained Neural Networks by Rate-Constrained Quantization
 and Entropy Coding", 2025 (arXiv 2505.18758). At high rate a uniform step has g h step² = 12 λ / ln 2; the search for
-each step sets out half an octave below.
+each step sets out an octave below.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from gossamer.codings.rates import Rates, rates
 from gossamer.errors import EvidenceError, ModelError
-from gossamer.methods.quantize.feedback import Codes, Matrix, Part, rounded
+from gossamer.methods.quantize.feedback import Band, Codes, Matrix, Part, rounded
 from gossamer.methods.quantize.small import rounded_small
 from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, Subject, live_weight
 
@@ -93,7 +94,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         weights = sum(problem.weight.size for problem in problems.values())
         grids, tensors = {}, {}
         for name, problem in problems.items():
-            best = problem.solve(self.price / weights)
+            best = _Search(problem, self.price / weights).best()
             step = torch.tensor(best.step, dtype=torch.float32)
             bits = max(2, int(np.abs(best.codes).max(initial=0)).bit_length() + 1)
             held = subject.constraints.get(name)
@@ -175,56 +176,72 @@ class _Problem:
     free: NDArray[np.bool_]
     parts: Sequence[_Placed]
 
-    def solve(self, price: float) -> _Found:
+    def rise(self, codes: Codes, step: float) -> float:
+        """Return what the loss rises by."""
+        error = self.weight - step * codes
+        return sum(part.distortion(_matrix(layout, error)) for layout, part in self.parts)
+
+    def first_step(self, price: float) -> float:
+        """Return the step of high rates, less an octave."""
+        logs = [math.log(3 * price / math.log(2)) - _mean_log(part) for _, part in self.parts]
+        return self.bounded(math.exp(float(np.mean(logs)) / 2))
+
+    def bounded(self, step: float) -> float:
+        """Return the nearest step that leaves a number other than zero, and none beyond the largest."""
+        largest = float(np.abs(self.weight).max())
+        return float(np.float32(min(max(step, largest / _MOST), largest)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """The search for the numbers and the step of one site, a bit being worth ``price``."""
+
+    problem: _Problem
+    price: float
+
+    @cached_property
+    def _bands(self) -> list[list[Band]]:
+        return [part.bands(self.price) for _, part in self.problem.parts]
+
+    def best(self) -> _Found:
         """Return the best numbers found over steps half an octave apart, setting out from the step of high rates."""
-        best = self._start(self._first_step(price))
+        best = self._start(self.problem.first_step(self.price))
         for _ in range(2):
-            best = self._better(best, price)
-        for factor in (0.5**0.5, 2**0.5):
-            found = self._better(best, price, best.step * factor)
+            best = self._better(best)
+        for factor in (2**0.5, 0.5**0.5):
+            found = self._better(best, best.step * factor)
             moved = found.cost < best.cost
             while found.cost < best.cost:
-                best, found = found, self._better(found, price, found.step * factor)
+                best, found = found, self._better(found, found.step * factor)
             if moved:
                 break
         for _ in range(_LAST_SWEEPS):
-            best = min(best, self._better(best, price), key=lambda one: one.cost)
+            best = min(best, self._better(best), key=lambda one: one.cost)
         return best
 
     def _start(self, step: float) -> _Found:
         """Return plain rounding, with a wider zero."""
-        size = np.abs(self.weight / step)
-        codes = np.where(self.free, np.rint(np.maximum(size - _ROUNDING, 0)) * np.sign(self.weight), 0).astype(np.int64)
+        W, free = self.problem.weight, self.problem.free
+        size = np.abs(W / step)
+        codes = np.where(free, np.rint(np.maximum(size - _ROUNDING, 0)) * np.sign(W), 0).astype(np.int64)
         return _Found(math.inf, codes, step, rates(codes))
 
-    def _better(self, before: _Found, price: float, step: float | None = None) -> _Found:
+    def _better(self, before: _Found, step: float | None = None) -> _Found:
         """Return what one sweep makes at the rates of ``before``, and at its step if no other is given."""
-        step = self._bounded(step or before.step)
+        step = self.problem.bounded(step or before.step)
         known = before.rates if step == before.step else before.rates.stretched(step / before.step)
-        codes = self._swept(before.codes, step, price, known)
-        new = rates(codes)
-        return _Found(self._rise(codes, step) + price * new.total(codes), codes, step, new)
+        codes = self._swept(before.codes, step, known)
+        new = rates(codes, before.rates)
+        return _Found(self.problem.rise(codes, step) + self.price * new.total(codes), codes, step, new)
 
-    def _bounded(self, step: float) -> float:
-        largest = float(np.abs(self.weight).max())
-        return float(np.float32(min(max(step, largest / _MOST), largest)))
-
-    def _swept(self, codes: Codes, step: float, price: float, costs: Rates) -> Codes:
+    def _swept(self, codes: Codes, step: float, costs: Rates) -> Codes:
         new = torch.from_numpy(codes.copy())
-        for layout, part in self.parts:
+        for (layout, _), bands in zip(self.problem.parts, self._bands, strict=True):
             zero, below, above = (_matrix(layout, bits) for bits in (costs.zero, costs.below, costs.above))
             there = Rates(zero, below, above, costs.distance)
-            found = rounded(part, step, price, there, _matrix(layout, self.free))
+            found = rounded(bands, step, self.price, there, _matrix(layout, self.problem.free))
             new = layout.put(new, torch.from_numpy(found))
         return new.numpy()
-
-    def _rise(self, codes: Codes, step: float) -> float:
-        error = self.weight - step * codes
-        return sum(part.distortion(_matrix(layout, error)) for layout, part in self.parts)
-
-    def _first_step(self, price: float) -> float:
-        logs = [math.log(6 * price / math.log(2)) - _mean_log(part) for _, part in self.parts]
-        return self._bounded(math.exp(float(np.mean(logs)) / 2))
 
 
 def _why_no_parts(weight: Tensor, moments: Sequence[Moment], curvatures: Sequence[Tensor | None]) -> str | None:
@@ -248,4 +265,9 @@ def _matrix(layout: Layout, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _mean_log(part: Part) -> float:
-    return float(np.log(part.curvature).mean() + np.log(part.left).mean())
+    """Return the mean logarithm of what is left of the curvature of each element."""
+    H = part.moment
+    if H.ndim == 1:
+        return float(np.log(part.curvature).mean() + np.log(H + part.damping * H.mean()).mean())
+    damped = H + part.damping * float(H.diagonal().mean()) * np.eye(len(H))
+    return float(np.log(part.curvature).mean() + np.linalg.slogdet(damped)[1] / len(H))
