@@ -106,7 +106,7 @@ def worse(task: Task, before: dict[str, float], after: dict[str, float]) -> floa
 def ours(name: str, allowed: Allowed, folder: Path) -> dict[str, Any]:
     """Run the recipe with one step."""
     began = time.process_time()
-    step = Step(method=RateDistortion(), seek=Seek(drop=allowed.drop, trials=7))
+    step = Step(method=RateDistortion(), seek=Seek(drop=allowed.drop, trials=8))
     task = datasets.load(str(zoo.network(name).data))
     args, kwargs = task.example
     subject = Subject.of(zoo.build(name, pretrained=True).eval(), *args, **kwargs)

@@ -9,7 +9,7 @@ from gossamer.methods.prune import Magnitude
 from gossamer.methods.quantize import PostTraining, RateDistortion
 from gossamer.model import apply, freeze, to_artifact
 from gossamer.recipe import Gauge, Recipe, Seek, Step, seek
-from gossamer.recipe.seek import sought
+from gossamer.recipe.seek import _monotone, _next, sought
 from gossamer.task import evaluate
 from gossamer.train import Training
 
@@ -50,6 +50,21 @@ def test_nothing_will_do(subject, task, monkeypatch):
     monkeypatch.setattr(seek, "evaluate", lambda *_: {"accuracy": next(figures)})
     with pytest.raises(RecipeError, match=r"prune\.magnitude: even sparsity 0\.125 costs more than 0\.1 of accuracy"):
         sought(Seek(drop=0.1, trials=3), Magnitude(sparsity=0.0), subject, task, None)
+
+
+def test_a_trial_that_fails_by_chance_is_outvoted():
+    excess = {0.5: -1.0, 0.75: 0.1, 0.625: -1.0, 0.6875: -0.5, 0.71875: -0.2}
+    assert _next(excess) == 0.78125  # a gap beyond the first that fails
+    excess[0.78125] = -0.3
+    assert _monotone(excess)[0.75] == pytest.approx(-0.1333, abs=1e-4)  # with what is about it
+    assert _next(excess) > 0.78125
+    excess[0.78125] = 0.3
+    assert 0.71875 < _next(excess) < 0.75
+
+
+def test_the_monotone_curve_by_hand():
+    assert _monotone({3.0: 2.0, 1.0: 0.0, 2.0: 4.0, 4.0: 3.0}) == {1.0: 0.0, 2.0: 3.0, 3.0: 3.0, 4.0: 3.0}
+    assert _monotone({}) == {}
 
 
 def test_recipes_say_it(subject):

@@ -3,10 +3,16 @@
 Bisection of the range that the method gives for its strength, by halves, or by halves of its logarithm where the range
 does not begin at zero. What counts is what is there right after the plan, the task's main metric on the validation
 split or the size of the file: a step that trains would have to train anew for every trial, so it cannot seek.
+
+A metric on some thousand samples is noisy, and a bisection that fails once by chance never comes back. So what counts
+is the monotone curve nearest to all trials (isotonic regression by pooling adjacent violators: Ayer et al., Annals of
+Mathematical Statistics 1955), and once the range is a thirty-second of what it was, a strength just beyond the first
+that fails is tried as well, which may outvote it.
 """
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Annotated
 
 import msgspec
@@ -17,6 +23,8 @@ from gossamer.errors import RecipeError, SettingError
 from gossamer.model import Evidence, Method, Subject, apply, freeze, to_artifact
 from gossamer.settings import Settings
 from gossamer.task import Task, evaluate
+
+_NEAR = 1 / 32  # of the range: how near to the end a bisection comes before it looks beyond
 
 
 class Seek(Settings, frozen=True):
@@ -65,38 +73,73 @@ def sought(
     Raises:
         RecipeError: not one of the strengths that were tried will do.
     """
-    field, (low, high) = str(method.strength), method.strengths or (0.0, 1.0)
-    ratios = low > 0
-    within = _within(seek, subject, task)
-    best: Method | None = None
+    field = str(method.strength)
+    axis = _Axis(*(method.strengths or (0.0, 1.0)), falling=seek.drop is None)
+    excess = _excess(seek, subject, task)
+    tried: dict[float, tuple[float, Method]] = {}
     bar = None if progress is None else progress.add_task(f"seeking {field}", total=seek.trials)
     for _ in range(seek.trials):
-        middle = math.sqrt(low * high) if ratios else (low + high) / 2
-        trial = msgspec.structs.replace(method, **{field: middle})
-        good = within(apply(subject, trial.plan(subject, evidence)))
-        if good:
-            best = trial
-        if good == (seek.drop is not None):
-            low = middle
-        else:
-            high = middle
+        place = _next({at: over for at, (over, _) in tried.items()})
+        trial = msgspec.structs.replace(method, **{field: axis.strength(place)})
+        tried[place] = excess(apply(subject, trial.plan(subject, evidence))), trial
         if progress is not None and bar is not None:
             progress.advance(bar)
     if progress is not None and bar is not None:
         progress.remove_task(bar)
-    if best is None:
-        raise RecipeError(_why_none(seek, method, task, field, middle), hint="allow more, or more trials")
-    return best
+    curve = _monotone({at: over for at, (over, _) in tried.items()})
+    will_do = [at for at, (over, _) in tried.items() if over <= 0 and curve[at] <= 0]
+    if not will_do:
+        last = axis.strength(min(tried))
+        raise RecipeError(_why_none(seek, method, task, field, last), hint="allow more, or more trials")
+    return tried[max(will_do)][1]
 
 
-def _within(seek: Seek, subject: Subject, task: Task) -> Callable[[Subject], bool]:
-    """Return what tells whether a trial will do."""
+@dataclass(frozen=True)
+class _Axis:
+    """Places from 0 to 1 for the strengths of a range, in the order in which less and less of them will do."""
+
+    low: float
+    high: float
+    falling: bool
+
+    def strength(self, place: float) -> float:
+        at = 1 - place if self.falling else place
+        if self.low > 0:
+            return self.low * (self.high / self.low) ** at
+        return self.low + (self.high - self.low) * at
+
+
+def _next(excess: Mapping[float, float]) -> float:
+    """Return the place to try next, from what was found at others: how far they are above what is allowed."""
+    curve = _monotone(excess)
+    low = max((at for at, over in curve.items() if over <= 0), default=0.0)
+    high = min((at for at, over in curve.items() if over > 0), default=1.0)
+    gap = high - low
+    beyond = min((at for at in excess if at > high), default=1.0)
+    if gap <= _NEAR and beyond - high > 2 * gap:
+        return high + gap
+    return (low + high) / 2
+
+
+def _monotone(excess: Mapping[float, float]) -> dict[float, float]:
+    """Return the curve that nowhere falls and is nearest to ``excess`` in squares."""
+    pools: list[list[float]] = []
+    for at in sorted(excess):
+        pools.append([excess[at]])
+        while len(pools) > 1 and fmean(pools[-2]) > fmean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    level = [fmean(pool) for pool in pools for _ in pool]
+    return dict(zip(sorted(excess), level, strict=True))
+
+
+def _excess(seek: Seek, subject: Subject, task: Task) -> Callable[[Subject], float]:
+    """Return what tells how far a trial is above what is allowed."""
     most, drop = seek.bytes, seek.drop
-    if drop is None:
-        return lambda trial: most is not None and len(dumps(to_artifact(freeze(trial)))) <= most
-    sign = 1.0 if task.metrics[task.main].higher_is_better else -1.0
+    if most is not None:
+        return lambda trial: float(len(dumps(to_artifact(freeze(trial)))) - most)
+    sign, allowed = (1.0 if task.metrics[task.main].higher_is_better else -1.0), drop or 0.0
     before = evaluate(subject, task)[task.main]
-    return lambda trial: sign * (before - evaluate(trial, task)[task.main]) <= drop
+    return lambda trial: sign * (before - evaluate(trial, task)[task.main]) - allowed
 
 
 def _why_none(seek: Seek, method: Method, task: Task, field: str, last: float) -> str:
