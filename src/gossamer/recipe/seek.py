@@ -105,7 +105,7 @@ class _Axis:
     def strength(self, place: float) -> float:
         at = 1 - place if self.falling else place
         if self.low > 0:
-            return self.low * (self.high / self.low) ** at
+            return float(self.low * (self.high / self.low) ** at)
         return self.low + (self.high - self.low) * at
 
 
