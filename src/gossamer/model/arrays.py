@@ -74,7 +74,7 @@ def _shared(
 ) -> codings.Coding:
     centers = codebook.centers.to(dtype)
     if codebook.words is not None:
-        found = _shared_by_words(codebook.words, centers.view(-1, codebook.width), grid, keep)
+        found = _shared_by_words(codebook.words, centers.view(-1, codebook.width), codebook.codes.shape, grid, keep)
         if found is not None:
             return found
     if codebook.starts is not None:
@@ -102,7 +102,9 @@ def _shared_by_rows(codebook: Codebook, centers: Tensor, grid: Grid | None, keep
     return codings.Codebook(codings.Shift(_narrow(codes), codings.Dense(starts.to(torch.int32).numpy())), coded)
 
 
-def _shared_by_words(words: Tensor, codewords: Tensor, grid: Grid | None, keep: Tensor | None) -> codings.Coding | None:
+def _shared_by_words(
+    words: Tensor, codewords: Tensor, shape: torch.Size, grid: Grid | None, keep: Tensor | None
+) -> codings.Coding | None:
     """Return a word for each subvector; one with zeros is a codeword of its own. None if nearly all would be that."""
     width = codewords.shape[1]
     there = None
@@ -110,7 +112,7 @@ def _shared_by_words(words: Tensor, codewords: Tensor, grid: Grid | None, keep: 
         kept = keep.reshape(*words.shape, width)
         named = torch.where(kept.any(-1), words, 0).unsqueeze(-1)
         pairs = torch.cat([named, kept.long()], -1).flatten(0, 1)
-        distinct, place = pairs.unique(dim=0, return_inverse=True)
+        distinct, place = torch.unique(pairs, dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
         if 2 * len(distinct) > words.numel():
             return None
         words, codewords, there = place.view(words.shape), codewords[distinct[:, 0]], distinct[:, 1:].bool().flatten()
@@ -119,7 +121,7 @@ def _shared_by_words(words: Tensor, codewords: Tensor, grid: Grid | None, keep: 
         coded = _on_grid(centers, grid, there)
     else:
         coded = to_dense(centers if there is None else torch.where(there, centers, 0))
-    return codings.Codebook(codings.Runs(_narrow(words), width), coded)
+    return codings.Codebook(codings.Runs(_narrow(words), width, tuple(shape)), coded)
 
 
 def _hashed(hashed: Hash, grid: Grid | None, keep: Tensor | None, dtype: torch.dtype) -> codings.Coding:

@@ -3,8 +3,9 @@
 ``Mask`` keeps some values and zeroes the rest (pruning), ``Splice`` is a mask that training may take back (Guo, Yao and
 Chen 2016), ``Codebook`` makes values share a few centers (Han, Mao and Dally 2016) or subvectors a few codewords (Stock
 et al. 2020), ``Hash`` makes them share the buckets that a hash of their positions names (Chen et al. 2015), ``Grid``
-puts values on uniform levels (Jacob et al. 2018). Tensors inside are on the CPU. On one site they act in a fixed order: look-up of centers or buckets, then the
-grid, then the splice, then the mask. The grid of a hashed site is one for its buckets, symmetric about zero.
+puts values on uniform levels (Jacob et al. 2018). Tensors inside are on the CPU. On one site they act in a fixed order:
+look-up of centers or buckets, then the grid, then the splice, then the mask. The grid of a hashed site is one for its
+buckets, symmetric about zero.
 """
 
 from collections.abc import Iterator
