@@ -112,7 +112,7 @@ def _shared_by_words(
         kept = keep.reshape(*words.shape, width)
         named = torch.where(kept.any(-1), words, 0).unsqueeze(-1)
         pairs = torch.cat([named, kept.long()], -1).flatten(0, 1)
-        distinct, place = torch.unique(pairs, dim=0, return_inverse=True)  # type: ignore[no-untyped-call]
+        distinct, place = torch.unique(pairs, dim=0, return_inverse=True)
         if 2 * len(distinct) > words.numel():
             return None
         words, codewords, there = place.view(words.shape), codewords[distinct[:, 0]], distinct[:, 1:].bool().flatten()
