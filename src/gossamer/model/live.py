@@ -3,7 +3,7 @@
 The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * grid(original)`` without a codebook.
 Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
 straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final. Codewords receive
-the mean of their members' gradients instead (Stock et al. 2020, section 3.3). Where a codebook
+the mean of their members' gradients instead (Stock et al. 2020). Where a codebook
 does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
 A hashed site's centers are its buckets, whose codes and signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and
 a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3).

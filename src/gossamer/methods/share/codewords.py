@@ -1,11 +1,11 @@
 """Codewords for subvectors: k-means under quadratic forms, by a fixed number of rounds of two steps.
 
-Stock, Joulin, Gribonval, Graham and Jégou, "And the Bit Goes Down", ICLR 2020 (arXiv 1907.05686), section 3.2.
-Codewords start at subvectors drawn at random. Each round gives every subvector the codeword of the least error, then
-every codeword the values of the least error for its members: their mean, where all have one form. A codeword without
-members splits the fullest cluster with noise: its codeword c becomes c + e and c - e, with e normal of deviation 1e-8.
-The paper draws inputs anew for each round; here the second moment of all of them is known, and a round that changes
-nothing is the last.
+Stock, Joulin, Gribonval, Graham and Jégou, "And the Bit Goes Down", ICLR 2020 (arXiv 1907.05686). Codewords start at
+subvectors drawn at random. Each round gives every subvector the codeword of the least error, then every codeword the
+values of the least error for its members: their mean, where all have one form. A codeword without members splits the
+fullest cluster with noise: its codeword c becomes c + e and c - e, with e normal of deviation 1e-8. The paper draws
+inputs anew for each round; here the second moment of all of them is known, and a round that changes nothing is the
+last.
 """
 
 import torch

@@ -1,9 +1,9 @@
 """What the error of a subvector does to the outputs of its layer: a quadratic form, from the second moments of inputs.
 
-Stock, Joulin, Gribonval, Graham and Jégou, "And the Bit Goes Down", ICLR 2020 (arXiv 1907.05686), section 3.2: putting
-codeword c for the subvector v changes outputs by x̃ (v - c), so the squared error is (v - c) G (v - c)ᵀ with G the
-second moment of the inputs x̃ that it multiplies. The paper pools these over all subvectors of a layer; errors of one
-output that come from several of its subvectors are taken to be independent.
+Stock, Joulin, Gribonval, Graham and Jégou, "And the Bit Goes Down", ICLR 2020 (arXiv 1907.05686): putting codeword c
+for the subvector v changes outputs by x̃ (v - c), so the squared error is (v - c) G (v - c)ᵀ with G the second moment
+of the inputs x̃ that it multiplies. The paper pools these over all subvectors of a layer; errors of one output that
+come from several of its subvectors are taken to be independent.
 """
 
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ class Errors:
         return Errors(mean, torch.zeros_like(self.of))
 
     def firm(self) -> "Errors":
-        """Return the forms with a little more on their diagonals: what no input reaches goes to the nearest codeword."""
+        """Return the forms, their diagonals raised a little: what no input reaches goes to the nearest codeword."""
         counts = self.of.bincount(minlength=len(self.forms)).double()
         level = float(counts @ self.forms.diagonal(dim1=1, dim2=2).mean(1) / counts.sum())
         width = self.forms.shape[-1]

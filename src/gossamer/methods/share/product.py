@@ -2,9 +2,9 @@
 
 Stock, Joulin, Gribonval, Graham and Jégou, "And the Bit Goes Down: Revisiting the Quantization of Neural Networks",
 ICLR 2020 (arXiv 1907.05686). A convolution wider than 1 is cut into kernels of one input channel, or of ``kernels``
-neighbouring ones, everything else into ``block`` neighbouring values of a row; all subvectors of a site share 2^``bits``
-codewords, but no more than a fourth of the subvectors. Codewords are found to reproduce the layer's outputs, not its
-weights (``measure``). Training then moves codewords by the mean of their members' gradients (section 3.3; the live
+neighbouring ones, everything else into ``block`` neighbouring values of a row; all subvectors of a site share at most
+2^``bits`` codewords, and no more than a fourth of the subvectors. Codewords are found to reproduce the layer's outputs,
+not its weights (``measure``). Training then moves codewords by the mean of their members' gradients (the live
 constraint sees to that); with ``distill.logits`` before it, towards the uncompressed network as in the paper. The paper
 takes layers one after another, each with the inputs that those before it, quantized and tuned, give: several steps with
 ``include`` do so. It leaves the first convolution as it is (``exclude``).
@@ -39,7 +39,7 @@ class Product(Method, frozen=True, tag="share.product"):
         msgspec.Meta(
             ge=2,
             le=64,
-            description="values of a subvector, neighbours in a row, of what is no convolution or has kernels of size 1",
+            description="values of a subvector, neighbours in a row, but of convolutions wider than 1",
         ),
     ] = 4
     kernels: Annotated[
