@@ -16,7 +16,7 @@ from gossamer.methods.share.errors import Errors
 NOISE = 1e-8
 """Deviation of the noise that splits a cluster."""
 _TRIES = 100
-"""Splits in a row that part nothing, after which a codeword stays without members and is left out."""
+"""Clusters, the fullest first, that are tried; if noise parts none, the codeword is left out."""
 _CHUNK = 1 << 21
 
 
@@ -77,11 +77,13 @@ def nearest(pulls: Tensor, words: Tensor, errors: Errors, some: Tensor | None = 
 
 
 def split_fullest(pulls: Tensor, words: Tensor, errors: Errors, members: Tensor, generator: torch.Generator) -> Tensor:
-    """Return ``members`` after every codeword without any has split the fullest cluster; ``words`` change in place."""
+    """Return ``members`` after every codeword without any has split the fullest cluster that noise parts.
+
+    ``words`` change in place.
+    """
     counts = members.bincount(minlength=len(words))
     for empty in (counts == 0).nonzero().flatten().tolist():
-        for _ in range(_TRIES):
-            full = int(counts.argmax())
+        for full in counts.argsort(descending=True, stable=True)[:_TRIES].tolist():
             noise = torch.randn(words.shape[1], generator=generator, dtype=torch.float64) * NOISE
             pair = torch.stack([words[full] - noise, words[full] + noise])
             inside = (members == full).nonzero().flatten()
