@@ -53,7 +53,9 @@ class Errors:
         return Errors(self.forms / level + LEAST * torch.eye(width, dtype=torch.float64), self.of)
 
 
-def measured(measure: Measure, evidence: Evidence | None, site: Site, width: int) -> Errors | str:
+def measured(
+    measure: Measure, evidence: Evidence | None, site: Site, width: int, source: Tensor | None = None
+) -> Errors | str:
     """Return how the errors of the subvectors of ``site`` are measured, or why that is not known.
 
     Args:
@@ -61,6 +63,7 @@ def measured(measure: Measure, evidence: Evidence | None, site: Site, width: int
         evidence: with second moments unless ``measure`` is "none".
         site: its values in C order are subvectors of ``width``.
         width: values of a subvector.
+        source: where other values stand than those that evidence was collected for, the old flat position of each.
 
     Raises:
         EvidenceError: second moments were not collected.
@@ -76,16 +79,17 @@ def measured(measure: Measure, evidence: Evidence | None, site: Site, width: int
         return f"its inputs are not known: {evidence.unread[site.name]}"
     found = Errors(torch.zeros(1, width, width, dtype=torch.float64), torch.zeros(site.numel // width).long())
     for moment in evidence.second_moment(site.name):
-        found = _added(found, moment, site)
+        found = _added(found, moment, site, source)
     if not bool(torch.isfinite(found.forms).all()):
         raise ModelError(f"{site.name}: its second moment is not finite, so errors cannot be measured by it")
     return (found.pooled() if measure == "pooled" else found).firm()
 
 
-def _added(errors: Errors, moment: Moment, site: Site) -> Errors:
+def _added(errors: Errors, moment: Moment, site: Site, source: Tensor | None) -> Errors:
     """Return ``errors`` with what a second moment adds to the forms of the subvectors that it has a part in."""
     width = errors.forms.shape[-1]
-    outputs, inputs = (place.view(-1, width) for place in _places(moment, site))
+    known = _places(moment, site)
+    outputs, inputs = ((place if source is None else place[source.flatten()]).view(-1, width) for place in known)
     there = (inputs >= 0).any(1).nonzero().flatten()
     relative = outputs[there] - outputs[there, :1]
     places, of = torch.unique(torch.cat([inputs[there], relative], 1), dim=0, return_inverse=True)
