@@ -5,7 +5,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from awkward import checks
 from awkward.checks import planned
+from awkward.networks import BY_NAME
 from torch import nn
 
 from gossamer import artifact
@@ -122,7 +124,7 @@ def orders(subject, **settings):
         for name, width in widths.items()
         if subject.sites[name].numel // len(live_weight(subject, name)) % width == 0
     }
-    return reordered(subject, widths, 200, 0)
+    return reordered(subject, subject.sites, widths, 200, 0)
 
 
 @pytest.mark.parametrize(
@@ -159,6 +161,36 @@ def test_constrained_units_keep_their_order():
     assert set(orders(masked)) == {"3.weight", "3.bias", "5.weight"}
 
 
+def test_excluded_weights_keep_their_order():
+    subject = shaken(mlp(nn.BatchNorm1d(16)), 5, 6)
+    plan = Product(measure="none", permute=100, block=2, exclude=("0.weight",)).plan(subject)
+    assert set(plan.tensors) == {"3.weight", "3.bias", "5.weight"}
+
+
+class Permuted(Product, frozen=True, tag="test.permuted"):
+    permute: int = 40
+    block: int = 2
+    kernels: int = 2
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "tied weights", "lstm", "grouped convolution", "attention", "half precision"]
+)
+@pytest.mark.parametrize(
+    "promise",
+    [
+        checks.input_is_untouched,
+        checks.plan_is_deterministic,
+        checks.excluded_sites_are_identical,
+        checks.ties_survive,
+        checks.every_site_is_treated_or_skipped,
+    ],
+    ids=lambda promise: promise.__name__,
+)
+def test_promises_are_kept_in_another_order(promise, name):
+    promise(Permuted, BY_NAME[name])
+
+
 def test_kernels_that_are_subvectors_need_no_order():
     model = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 16, 3))
     assert not orders(shaken(model, 1, 2, 7, 7))
@@ -185,7 +217,7 @@ def test_codewords_lose_less_in_a_better_order(tmp_path):
     subject = Subject.of(model, torch.randn(20, 8))
 
     def lost(permute):
-        method = Product(bits=6, permute=permute, measure="none", include=("2.weight",))
+        method = Product(bits=6, permute=permute, measure="none")
         plan = planned(method, subject)
         exact = apply(subject, Plan("t", tensors=plan.tensors))
         return float(
@@ -196,7 +228,7 @@ def test_codewords_lose_less_in_a_better_order(tmp_path):
     assert better < 0.5 * plain
     assert set(plan.tensors) == {"0.weight", "0.bias", "2.weight"}
     shared = apply(subject, plan)
-    assert torch.equal(live_weight(shared, "0.weight"), plan.tensors["0.weight"])
+    assert torch.equal(shared.model[0].bias, plan.tensors["0.bias"])
     artifact.save(tmp_path / "p.goss", to_artifact(freeze(shared)))
     filled = load(tmp_path / "p.goss").into(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 64)))
     with torch.no_grad():

@@ -9,7 +9,7 @@ several weights read the same units, the paper looks at the first; here at all, 
 determinant to the power of 1 / width, the least error that rate and distortion allow up to a factor.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,14 +29,17 @@ MOST = 8192
 _TOLERANCE, _ROUNDING = 1e-4, 1e-9
 
 
-def reordered(subject: Subject, widths: Mapping[str, int], swaps: int, seed: int) -> dict[str, tuple[Tensor, Tensor]]:
+def reordered(
+    subject: Subject, chosen: Collection[str], widths: Mapping[str, int], swaps: int, seed: int
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Return new values of all tensors whose positions change, and the old flat position of each value.
 
     A group keeps its order where that order matters to the network (which is tried out), where something holds for its
-    tensors already, or where no order found is better.
+    tensors already, where one of its weights is not chosen, or where no order found is better.
 
     Args:
         subject: untouched.
+        chosen: sites whose values may change places.
         widths: values of a subvector, by site; their rows are whole subvectors.
         swaps: pairs of units of each group that are tried.
         seed: of these.
@@ -44,7 +47,7 @@ def reordered(subject: Subject, widths: Mapping[str, int], swaps: int, seed: int
     index: Index = {}
     before = _answers(subject)
     for group in subject.groups:
-        spreads = _spreads(subject, group, widths, index) if _free(subject, group) else []
+        spreads = _spreads(subject, group, widths, index) if _free(subject, group, chosen) else []
         order = searched(spreads, swaps, seed) if spreads else None
         if order is None:
             continue
@@ -168,13 +171,14 @@ def searched(spreads: list[Spread], swaps: int, seed: int) -> NDArray[np.int64] 
     return order if best < first * (1 - _ROUNDING) else None
 
 
-def _free(subject: Subject, group: Group) -> bool:
+def _free(subject: Subject, group: Group, chosen: Collection[str]) -> bool:
     """Return whether the units of ``group`` may stand in another order, as far as one can see."""
     held = subject.constraints
+    closed = {*held, *subject.sites} - (set(chosen) - set(held))
     return not (
         group.stuck
         or group.lanes is not None
-        or any(part.tensor in held or part.parts > 1 or _positions(part, group) is None for part in group.slices)
+        or any(part.tensor in closed or part.parts > 1 or _positions(part, group) is None for part in group.slices)
     )
 
 

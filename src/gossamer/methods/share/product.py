@@ -89,7 +89,7 @@ class Product(Method, frozen=True, tag="share.product"):
         reasons = {site.name: self._why_not(subject, site, held.get(site.name)) for site in self.chosen(subject)}
         wanted = [subject.sites[name] for name, reason in reasons.items() if reason is None]
         widths = {site.name: self.width(site) for site in wanted}
-        moved = reordered(subject, widths, self.permute, self.seed) if self.permute else {}
+        moved = reordered(subject, reasons, widths, self.permute, self.seed) if self.permute else {}
         for site in wanted:
             weight, source = moved.get(site.name, (live_weight(subject, site.name).cpu(), None))
             errors = measured(self.measure, evidence, site, widths[site.name], source)
