@@ -35,6 +35,8 @@ from gossamer.model import (
     to_artifact,
     trainable,
 )
+from gossamer.recipe.state import load_subject, save_subject
+from gossamer.targets.levels import weight_levels
 
 FOUR = torch.tensor(
     [[1.0, 2.0, 9.0, 9.0], [1.2, 2.0, 9.0, 9.2], [9.0, 9.0, 1.0, 2.2], [9.2, 9.0, 1.2, 2.2]], dtype=torch.float64
@@ -342,6 +344,9 @@ def test_codewords_on_eight_bits(dtype):
     node = to_artifact(frozen).tensors["weight"]
     assert isinstance(node.centers, codings.Affine)
     assert codings.nbytes(node) < 32 * 4 + 512 * 5 / 8 + 30
+    levels = weight_levels(node)
+    exact = torch.from_numpy((levels.codes.astype(np.float32) - levels.zero) * levels.scale).to(dtype)
+    assert torch.equal(exact, frozen.model.weight)
     assert torch.equal(frozen.model.weight, live_weight(small, "weight"))
 
 
@@ -441,6 +446,15 @@ def test_the_plan_tells_and_survives_saving():
     again = Plan.from_dict(*plan.to_dict())
     assert again.on("weight")[0].width == 4
     assert torch.equal(again.on("weight")[0].words, plan.on("weight")[0].words)
+
+
+def test_a_journal_keeps_codewords(tmp_path):
+    subject = subject_of(nn.Linear(32, 64), 4, 32)
+    shared = apply(subject, planned(Product(bits=4), subject))
+    save_subject(tmp_path, shared, subject)
+    again = load_subject(tmp_path, subject)
+    assert torch.equal(live_weight(again, "weight"), live_weight(shared, "weight"))
+    assert torch.equal(again.constraints["weight"].codebook.words, shared.constraints["weight"].codebook.words)
 
 
 def test_unread_inputs_are_a_reason():
