@@ -17,7 +17,7 @@ from gossamer.artifact import Artifact, container, dumps, load, loads, problems,
 from gossamer.artifact.header import CODERS, MODELS, NAMES
 from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, MAX_DEPTH, bound, tree_cost
 from gossamer.coders.mixed import MOST_STEPS
-from gossamer.codings import Affine, Codebook, Dense, Hash, Packed, Sparse, decode, describe, encode, nbytes
+from gossamer.codings import Affine, Codebook, Dense, Hash, Packed, Runs, Sparse, decode, describe, encode, nbytes
 from gossamer.errors import ArtifactError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -208,7 +208,14 @@ def tensor(shape: list[int], coding: list[object], name: str = "w") -> list[obje
         ([tensor([9], [0, 0])], "tensor w: needs 36 bytes of payload"),
         ([tensor([3], [0, 15])], "header: malformed"),
         ([tensor([3], [10, 0])], "header: malformed"),
-        ([tensor([3], [12, 0])], "header: malformed"),
+        ([tensor([3], [13, 0])], "header: malformed"),
+        ([tensor([3, 4], [12, [1, 9, 0, 0], 0])], "header: malformed"),
+        ([tensor([3, 4], [12, [1, 9, 0, 0]])], "header: malformed"),
+        ([tensor([3, 4], [12, [1, 9, 0, 0], 3])], "tensor w: Runs: .* is not rows of whole runs of 3"),
+        ([tensor([4], [12, [1, 9, 0, 0], 1])], "tensor w: Runs: .* is not rows of whole runs of 1"),
+        ([tensor([3, 0], [12, [1, 9, 0, 0], (1 << 32) - 1])], "tensor w: Runs: .* is not rows of whole runs"),
+        ([tensor([3, 4], [12, [1, 0, 0, 0], 2])], "tensor w: Packed: dtype must be an integer"),
+        ([tensor([1 << 12, 1 << 18], [12, [1, 9, 0, 0], 1 << 18])], "tensor w: costs more"),
         ([tensor([3], [11, 0, 0])], "header: malformed"),
         ([tensor([0], [10, [1, 5, 0, 0], [11, 0, 0]])], "header: malformed"),
         ([tensor([0], [10, [1, 5, 0, 0], [1, 6, 0, 0], 1])], "header: malformed"),
@@ -335,6 +342,16 @@ def test_5_3_a_hash_allocates_no_more_than_twice_its_cost(size):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert "for hash nodes + 24 per element" in spec("5.2")
+    assert peak <= 2 * tree_cost(node)
+
+
+@pytest.mark.parametrize("width", [1, 9, 4096])
+def test_5_3_runs_allocate_no_more_than_twice_their_cost(width):
+    node = Runs(np.ones((10, 2), np.int64), width, (10, 2 * width))
+    tracemalloc.start()
+    decode(node)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert peak <= 2 * tree_cost(node)
 
 

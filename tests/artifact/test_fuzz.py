@@ -25,7 +25,19 @@ def outcomes(fuzz, kind, count: int, seed: int) -> Counter[str]:
 
 def test_the_seeds_are_sound_and_hold_every_node(fuzz):
     trees = [line for data in fuzz.seeds() for line in map(str, loads(data).tensors.values())]
-    for node in ("Dense", "Packed", "Entropy", "Gaps", "Bitmap", "Sparse", "Codebook", "Affine", "Planes", "Hash"):
+    for node in (
+        "Dense",
+        "Packed",
+        "Entropy",
+        "Gaps",
+        "Bitmap",
+        "Sparse",
+        "Codebook",
+        "Affine",
+        "Planes",
+        "Hash",
+        "Runs",
+    ):
         assert any(node in tree for tree in trees), node
     assert all(problems(loads(data)) == [] for data in fuzz.seeds())
 

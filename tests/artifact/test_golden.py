@@ -24,6 +24,7 @@ from gossamer.codings import (
     Gaps,
     Packed,
     Planes,
+    Runs,
     Shift,
     Sparse,
     describe,
@@ -178,6 +179,20 @@ def shift() -> dict[str, tuple[Coding, np.ndarray]]:
     return {"integers": (Shift(values, starts), wanted), "shared": (shared, centers[values + own[:, None]])}
 
 
+def runs() -> dict[str, tuple[Coding, np.ndarray]]:
+    """Words of two and of nine elements; and codewords for the kernels of a convolution."""
+    words = (peaked(6, 10) + 4).astype(np.uint8)
+    wanted = (words[..., None].astype(np.uint32) * 2 + np.arange(2, dtype=np.uint32)).reshape(6, 20)
+    kernels = (draws(15) % 5).astype(np.uint8).reshape(5, 3)
+    centers = (draws(45) - 16000).astype(np.float32) / 4096
+    packed = Packed(pack(kernels.reshape(-1), 3), 3, 0, kernels.shape, "uint8")
+    shared = Codebook(Runs(packed, 9, (5, 3, 3, 3)), centers)
+    return {
+        "integers": (Runs(words, 2, (6, 20)), wanted),
+        "kernels": (shared, centers.reshape(5, 9)[kernels].reshape(5, 3, 3, 3)),
+    }
+
+
 def same() -> dict[str, tuple[Coding, np.ndarray]]:
     """Three tensors with one node of centers, the second sparse, and between them a codebook of its own."""
     centers, other = Dense(np.arange(9, dtype=np.float32) / 8 - 0.5), np.arange(5, dtype=np.float32) - 2
@@ -196,7 +211,7 @@ def same() -> dict[str, tuple[Coding, np.ndarray]]:
 
 
 CASES: dict[str, Case] = {
-    case.__name__: case for case in (dense, packed, bitmap, gaps, affine, codebook, sparse, planes, shift, same)
+    case.__name__: case for case in (dense, packed, bitmap, gaps, affine, codebook, sparse, planes, shift, runs, same)
 } | {
     f"entropy-{model}-{coder}": lambda model=model, coder=coder: entropy(model, coder)
     for model in MODELS

@@ -24,6 +24,7 @@ KINDS = [
         "prune.units",
         "share.kmeans",
         "share.hashed",
+        "share.product",
         "quantize.post_training",
         "factorize.svd",
         "regularize.l1",

@@ -18,6 +18,7 @@ from gossamer.codings import (
     Hash,
     Packed,
     Planes,
+    Runs,
     Shift,
     Sparse,
     dtype,
@@ -39,6 +40,7 @@ Bits = Annotated[int, Meta(ge=0, le=32)]
 Alphabet = Annotated[int, Meta(ge=1, le=1 << 16)]
 Mode = Annotated[int, Meta(ge=0, le=len(MODES) - 1)]
 Axis = Annotated[int, Meta(ge=0, le=31)]
+Width = Annotated[int, Meta(ge=1, le=(1 << 32) - 1)]
 Seed = Annotated[int, Meta(ge=0, le=(1 << 32) - 1)]
 
 
@@ -139,6 +141,13 @@ class ShiftRecord(_Record, frozen=True, tag=10):
     starts: "Record"
 
 
+class RunsRecord(_Record, frozen=True, tag=12):
+    """`Runs`."""
+
+    words: "Record"
+    width: Width
+
+
 Record = (
     DenseRecord
     | PackedRecord
@@ -151,6 +160,7 @@ Record = (
     | PlanesRecord
     | HashRecord
     | ShiftRecord
+    | RunsRecord
 )
 
 
@@ -231,11 +241,13 @@ def record(node: Coding, known: Known) -> Record:  # noqa: C901, PLR0911, PLR091
             return HashRecord(inner(node.buckets), support, size(node.buckets), node.seed)
         case Shift():
             return ShiftRecord(inner(node.values), inner(node.starts))
+        case Runs():
+            return RunsRecord(inner(node.words), node.width)
         case _:
             assert_never(node)
 
 
-def dtype_of(entry: Record | SameRecord) -> str:
+def dtype_of(entry: Record | SameRecord) -> str:  # noqa: PLR0911 one return per node
     """Return the dtype of the array that a record stands for, a name of `DTYPES`."""
     match entry:
         case BitmapRecord() | GapsRecord():
@@ -248,5 +260,7 @@ def dtype_of(entry: Record | SameRecord) -> str:
             return dtype_of(entry.buckets)
         case ShiftRecord():
             return dtype_of(entry.starts)
+        case RunsRecord():
+            return "uint32"
         case _:
             return NAMES[entry.dtype]

@@ -20,6 +20,7 @@ from gossamer.artifact.header import (
     PackedRecord,
     PlanesRecord,
     Record,
+    RunsRecord,
     SameRecord,
     ShiftRecord,
     SparseRecord,
@@ -37,13 +38,14 @@ from gossamer.codings import (
     Hash,
     Packed,
     Planes,
+    Runs,
     Shift,
     Sparse,
     dtype,
     shape,
     slots,
 )
-from gossamer.codings.nodes import Array, ModelName
+from gossamer.codings.nodes import Array, ModelName, runs_shape
 from gossamer.errors import ArtifactError, CodingError
 
 MAX_DEPTH = 8
@@ -192,6 +194,8 @@ class Payload:
                 return Hash(buckets, record.seed, dims, zeroed)
             case ShiftRecord():
                 return Shift(inner(record.values, dims, "values"), inner(record.starts, dims[:1], "starts"))
+            case RunsRecord():
+                return Runs(inner(record.words, runs_shape(dims, record.width), "words"), record.width, dims)
             case _:
                 assert_never(record)
 

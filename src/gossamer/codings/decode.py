@@ -21,6 +21,7 @@ from gossamer.codings.nodes import (
     Hash,
     Packed,
     Planes,
+    Runs,
     Shift,
     Sparse,
     dtype,
@@ -41,7 +42,7 @@ def decode(node: Coding) -> Array:
     return array.copy() if isinstance(node, Dense) else array
 
 
-def view(node: Coding) -> Array:  # noqa: C901, PLR0911 one return per node
+def view(node: Coding) -> Array:  # noqa: C901, PLR0911, PLR0912 one return per node
     """Return the array that ``node`` stands for, to be read only: a `Dense` node is not copied."""
     match node:
         case Dense():
@@ -72,6 +73,8 @@ def view(node: Coding) -> Array:  # noqa: C901, PLR0911 one return per node
             return _hash(node)
         case Shift():
             return _shifted(node)
+        case Runs():
+            return _runs(node)
         case _:
             assert_never(node)
 
@@ -156,3 +159,14 @@ def _shifted(node: Shift) -> Array:
     if total.size and not limits.min <= int(total.min()) <= int(total.max()) <= limits.max:
         raise CodingError(f"Shift: elements {int(total.min())} to {int(total.max())} do not fit {dtype(node)}")
     return np.asarray(total.astype(starts.dtype))
+
+
+def _runs(node: Runs) -> Array:
+    words = view(node.words)
+    top = (1 << 32) // node.width - 1
+    if words.size and not 0 <= int(words.min()) <= int(words.max()) <= top:
+        raise CodingError(f"Runs: wanted words from 0 to {top}, got {int(words.min())} to {int(words.max())}")
+    full = np.empty((words.size, node.width), np.uint32)
+    full[:] = (words.reshape(-1, 1)).astype(np.uint32) * np.uint32(node.width)
+    full += np.arange(node.width, dtype=np.uint32)
+    return full.reshape(node.shape)

@@ -10,10 +10,10 @@ import numpy as np
 
 from gossamer.codings.bits import same_bits
 from gossamer.codings.decode import view
-from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Coding, Dense, Hash, Shift, Sparse, dtype
+from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Coding, Dense, Hash, Runs, Shift, Sparse, dtype
 from gossamer.codings.option import RECORD, Option, best
 from gossamer.codings.rows import by_rows
-from gossamer.codings.values import shared, shared_sparse, sparse, values
+from gossamer.codings.values import floats, in_order, shared, shared_sparse, sparse, values
 from gossamer.codings.whole import Effort, support, whole
 from gossamer.errors import CodingError
 
@@ -59,13 +59,15 @@ def _options(hint: Coding, wanted: Array, effort: Effort) -> Iterator[Option]:
         yield values(wanted, dtype(hint), "fast" if guided else effort)
 
 
-def _along(hint: Coding, effort: Effort) -> Option:
+def _along(hint: Coding, effort: Effort) -> Option:  # noqa: PLR0911 one return per node
     """Return the hint's own structure with every slot in its smallest form."""
     match hint:
         case Codebook(codes=Shift(starts=starts)):
             codes, centers = view(hint.codes), view(hint.centers)
             plain = shared(codes, centers, dtype(hint), effort)
             return best([by_rows(codes, view(starts), centers, dtype(hint), effort), plain])
+        case Codebook(codes=Runs() as runs):
+            return _by_words(runs, hint.centers, effort)
         case Codebook():
             return shared(view(hint.codes), view(hint.centers), dtype(hint), effort)
         case Sparse():
@@ -87,6 +89,19 @@ def _levels(hint: Affine, effort: Effort) -> Option:
 def _slot(slot: Coding, effort: Effort) -> Option:
     form = whole if dtype(slot) in INTEGERS else values
     return form(view(slot), dtype(slot), effort)
+
+
+def _by_words(runs: Runs, centers: Coding, effort: Effort) -> Option:
+    """Return the smallest way found to write one word for each subvector; centers on a grid stay as they are."""
+    words, plain = view(runs.words), isinstance(centers, Dense)
+    if plain:
+        words, table = in_order(words, view(centers).reshape(-1, runs.width))
+        outer = floats(table.reshape(-1), dtype(centers))
+    else:
+        outer = _along(centers, effort)
+    inner = whole(words, words.dtype.name, effort)
+    total = inner.bytes + outer.bytes + 2 * RECORD
+    return Option(total, lambda: Codebook(Runs(inner.build(), runs.width, runs.shape), outer.build()))
 
 
 def _hashed(hint: Hash, effort: Effort) -> Option:

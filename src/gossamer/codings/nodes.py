@@ -1,9 +1,9 @@
 """The closed algebra of codings: frozen trees over numpy arrays.
 
 Every node is a way to write down one array. Leaves hold bytes (`Dense`, `Packed`, `Entropy`); inner nodes hold other
-nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Hash`, `Shift`), and any slot holds
-any node. Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition: ``Sparse(Gaps(Entropy), Codebook(Entropy,
-Dense))``.
+nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Hash`, `Shift`, `Runs`), and any slot
+holds any node. Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition: ``Sparse(Gaps(Entropy),
+Codebook(Entropy, Dense))``; product quantization (Stock et al., ICLR 2020) another: ``Codebook(Runs(Entropy), Dense)``.
 
 numpy has no bfloat16 and no 8-bit floats: such arrays are kept as their bit patterns (``uint16``, ``uint8``) and named
 by the node's dtype.
@@ -320,7 +320,45 @@ class Shift:
             raise CodingError(f"Shift: wanted a start for each of {rows} rows, got {_say(self.starts)}")
 
 
-Coding = Dense | Packed | Entropy | Bitmap | Gaps | Affine | Codebook | Sparse | Planes | Hash | Shift
+@dataclass(frozen=True, eq=False)
+class Runs:
+    """Integers in runs: each number w of ``words`` stands for the ``width`` elements from ``w * width`` on.
+
+    As codes of a codebook they make its centers codewords of ``width`` values, one number for each subvector.
+
+    Args:
+        words: integers, none negative, (rows, runs of a row).
+        width: elements of a run, at least 1.
+        shape: shape of the array, of at least two dimensions; rows are the indices of the first, and runs follow each
+            other through the others in C order.
+    """
+
+    words: "Coding"
+    width: int
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        _adopt(self, "words")
+        if dtype(self.words) not in INTEGERS:
+            raise CodingError(f"Runs: words must be integers, got {_say(self.words)}")
+        wanted = runs_shape(self.shape, self.width)
+        if shape(self.words) != wanted:
+            raise CodingError(f"Runs: {self.shape} in runs of {self.width} needs {wanted}, got {_say(self.words)}")
+
+
+def runs_shape(shape: Shape, width: int) -> Shape:
+    """Return rows and runs of a row of an array of ``shape`` in runs of ``width``.
+
+    Raises:
+        CodingError: its rows are not whole runs.
+    """
+    row = prod(shape[1:])
+    if len(shape) < 2 or not 1 <= width <= max(row, 1) or row % width:
+        raise CodingError(f"Runs: an array of {shape} is not rows of whole runs of {width}")
+    return shape[0], row // width
+
+
+Coding = Dense | Packed | Entropy | Bitmap | Gaps | Affine | Codebook | Sparse | Planes | Hash | Shift | Runs
 
 
 def shape(node: Coding) -> Shape:
@@ -328,7 +366,7 @@ def shape(node: Coding) -> Shape:
     match node:
         case Dense():
             return node.array.shape
-        case Packed() | Entropy() | Bitmap() | Gaps() | Hash():
+        case Packed() | Entropy() | Bitmap() | Gaps() | Hash() | Runs():
             return node.shape
         case Affine() | Codebook():
             return shape(node.codes)
@@ -342,7 +380,7 @@ def shape(node: Coding) -> Shape:
             assert_never(node)
 
 
-def dtype(node: Coding) -> str:
+def dtype(node: Coding) -> str:  # noqa: PLR0911 one return per node
     """Return the dtype of the array that ``node`` decodes to, a name of `DTYPES`."""
     match node:
         case Dense() | Packed() | Entropy() | Affine() | Planes():
@@ -357,6 +395,8 @@ def dtype(node: Coding) -> str:
             return dtype(node.buckets)
         case Shift():
             return dtype(node.starts)
+        case Runs():
+            return "uint32"
         case _:
             assert_never(node)
 

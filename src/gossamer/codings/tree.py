@@ -15,6 +15,7 @@ from gossamer.codings.nodes import (
     Hash,
     Packed,
     Planes,
+    Runs,
     Shift,
     Sparse,
     dtype,
@@ -22,7 +23,7 @@ from gossamer.codings.nodes import (
 )
 
 
-def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: PLR0911 one return per node
+def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: C901, PLR0911 one return per node
     """Return the inner slots of ``node`` with their names, in stored order."""
     match node:
         case Dense() | Packed() | Entropy():
@@ -39,6 +40,8 @@ def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: PLR0911 one 
             return (("support", node.support), ("values", node.values))
         case Shift():
             return (("values", node.values), ("starts", node.starts))
+        case Runs():
+            return (("words", node.words),)
         case Planes():
             return tuple((str(index), plane) for index, plane in enumerate(node.planes))
         case Hash():
@@ -89,7 +92,7 @@ def describe(node: Coding) -> str:
             return f"packed {node.bits}b"
         case Entropy():
             return f"entropy {node.model}/{node.coder}"
-        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Hash() | Shift():
+        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Hash() | Shift() | Runs():
             inner = ", ".join(describe(slot) for _, slot in slots(node))
             return f"{type(node).__name__.lower()}({inner})"
         case _:

@@ -108,6 +108,25 @@ def tidy(codes: Array, centers: Array, name: str) -> tuple[Array, Array]:
     return table[codes], kept
 
 
+def in_order(words: Array, codewords: Array) -> tuple[Array, Array]:
+    """Return words and codewords with unused and double codewords gone and the others in the order of their sums.
+
+    Args:
+        words: an index into ``codewords`` each, of any shape.
+        codewords: (K, width); of bit patterns (bfloat16) the order is that of their bits.
+    """
+    used = np.flatnonzero(np.bincount(words.reshape(-1), minlength=len(codewords)))
+    bits, place = np.unique(bit_view(codewords[used]), axis=0, return_inverse=True)
+    kept = bits.view(codewords.dtype)
+    if kept.dtype.kind == "f":
+        with np.errstate(all="ignore"):
+            order = np.argsort(kept.sum(1, dtype=np.float64), kind="stable")
+        kept, place = kept[order], np.argsort(order)[place]
+    table: Array = np.zeros(len(codewords), np.min_scalar_type(max(len(kept) - 1, 0)))
+    table[used] = place.reshape(-1)
+    return table[words], kept
+
+
 def _may_repeat(bits: Array) -> bool:
     """Tell from a sample whether values repeat often enough for a codebook to be worth counting them all."""
     if bits.size <= _SAMPLE:

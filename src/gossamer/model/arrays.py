@@ -73,6 +73,10 @@ def _shared(
     common: dict[str, codings.Dense],
 ) -> codings.Coding:
     centers = codebook.centers.to(dtype)
+    if codebook.words is not None:
+        found = _shared_by_words(codebook.words, centers.view(-1, codebook.width), codebook.codes.shape, grid, keep)
+        if found is not None:
+            return found
     if codebook.starts is not None:
         return _shared_by_rows(codebook, centers, grid, keep)
     coded: codings.Coding = to_dense(centers) if grid is None else _on_grid(centers, grid, None)
@@ -96,6 +100,28 @@ def _shared_by_rows(codebook: Codebook, centers: Tensor, grid: Grid | None, keep
         centers, starts = torch.cat(parts), begins[page]
     coded = to_dense(centers) if grid is None else _on_grid(centers, grid, None)
     return codings.Codebook(codings.Shift(_narrow(codes), codings.Dense(starts.to(torch.int32).numpy())), coded)
+
+
+def _shared_by_words(
+    words: Tensor, codewords: Tensor, shape: torch.Size, grid: Grid | None, keep: Tensor | None
+) -> codings.Coding | None:
+    """Return a word for each subvector; one with zeros is a codeword of its own. None if nearly all would be that."""
+    width = codewords.shape[1]
+    there = None
+    if keep is not None:
+        kept = keep.reshape(*words.shape, width)
+        named = torch.where(kept.any(-1), words, 0).unsqueeze(-1)
+        pairs = torch.cat([named, kept.long()], -1).flatten(0, 1)
+        distinct, place = torch.unique(pairs, dim=0, return_inverse=True)
+        if 2 * len(distinct) > words.numel():
+            return None
+        words, codewords, there = place.view(words.shape), codewords[distinct[:, 0]], distinct[:, 1:].bool().flatten()
+    centers = codewords.flatten()
+    if grid is not None:
+        coded = _on_grid(centers, grid, there)
+    else:
+        coded = to_dense(centers if there is None else torch.where(there, centers, 0))
+    return codings.Codebook(codings.Runs(_narrow(words), width, tuple(shape)), coded)
 
 
 def _hashed(hashed: Hash, grid: Grid | None, keep: Tensor | None, dtype: torch.dtype) -> codings.Coding:

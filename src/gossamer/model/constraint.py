@@ -1,10 +1,11 @@
 """Constraints: what must hold for the values of a site, as plain data.
 
 ``Mask`` keeps some values and zeroes the rest (pruning), ``Splice`` is a mask that training may take back (Guo, Yao and
-Chen 2016), ``Codebook`` makes values share a few centers (Han, Mao and Dally 2016), ``Hash`` makes them share the
-buckets that a hash of their positions names (Chen et al. 2015), ``Grid`` puts values on uniform levels (Jacob et al.
-2018). Tensors inside are on the CPU. On one site they act in a fixed order: look-up of centers or buckets, then the
-grid, then the splice, then the mask. The grid of a hashed site is one for its buckets, symmetric about zero.
+Chen 2016), ``Codebook`` makes values share a few centers (Han, Mao and Dally 2016) or subvectors a few codewords (Stock
+et al. 2020), ``Hash`` makes them share the buckets that a hash of their positions names (Chen et al. 2015), ``Grid``
+puts values on uniform levels (Jacob et al. 2018). Tensors inside are on the CPU. On one site they act in a fixed order:
+look-up of centers or buckets, then the grid, then the splice, then the mask. The grid of a hashed site is one for its
+buckets, symmetric about zero.
 """
 
 from collections.abc import Iterator
@@ -108,6 +109,9 @@ class Codebook:
         starts: where rows (indices of the first dimension) have centers of their own, integers of shape ``(rows,)``:
             the place in ``centers`` where those of each row begin; they end at the next larger start. Else None.
         tie: where several sites have the same centers, a name for these: they stay the same while they train.
+        width: how many values a codeword has, where neighbouring values are shared together (product quantization):
+            ``centers`` are codewords one after another, and the codes of a subvector name the values of its codeword in
+            order. Training moves codewords by the mean of their members' gradients, not the sum.
     """
 
     codes: Tensor
@@ -116,6 +120,7 @@ class Codebook:
     shared: Tensor | None = None
     starts: Tensor | None = None
     tie: str = ""
+    width: int = 1
 
     def __post_init__(self) -> None:
         if self.codes.is_floating_point() or self.codes.dtype == torch.bool:
@@ -127,6 +132,8 @@ class Codebook:
             raise PlanError("Codebook.centers: wanted finite values")
         if self.codes.numel() and not 0 <= int(self.codes.min()) <= int(self.codes.max()) < len(self.centers):
             raise PlanError(f"Codebook.codes: wanted indices below {len(self.centers)}, got {int(self.codes.max())}")
+        if self.width != 1:
+            self._check_width()
         if self.shared is not None and (self.shared.dtype != torch.bool or self.shared.shape != self.codes.shape):
             got = f"{self.shared.dtype} {tuple(self.shared.shape)}"
             raise PlanError(f"Codebook.shared: wanted a bool tensor of the codes' shape, got {got}")
@@ -146,6 +153,39 @@ class Codebook:
             codes = self.codes[self.starts == start]
             if not start <= int(codes.min()) <= int(codes.max()) < stop:
                 raise PlanError(f"Codebook.codes: wanted {start} to {stop - 1} in rows that start there")
+
+    def _check_width(self) -> None:
+        if self.width < 1 or len(self.centers) % self.width:
+            raise PlanError(f"Codebook.width: {len(self.centers)} values are not codewords of {self.width}")
+        if self.shared is not None or self.starts is not None or self.tie:
+            raise PlanError("Codebook.width: codewords are those of one whole site, not of some values, rows or sites")
+
+    @classmethod
+    def of_words(cls, words: Tensor, codewords: Tensor, shape: tuple[int, ...], *, trained: bool = True) -> "Codebook":
+        """Return the codebook of a site whose subvectors, neighbouring values, are codewords.
+
+        Args:
+            words: integers, as many as there are subvectors in C order; each is an index into ``codewords``.
+            codewords: float tensor (K, width).
+            shape: the site's shape.
+            trained: as in the attributes.
+        """
+        width = codewords.shape[1]
+        codes = words.reshape(-1, 1) * width + torch.arange(width)
+        return cls(codes.view(shape), codewords.reshape(-1), trained, width=width)
+
+    @cached_property
+    def words(self) -> Tensor | None:
+        """The codeword of each subvector, int64 (rows, subvectors of a row); None if there are none, or none whole.
+
+        A cut may have gone through subvectors; their values are still shared, one by one.
+        """
+        row = self.codes[:1].numel()
+        if self.width == 1 or not row or row % self.width:
+            return None
+        parts = self.codes.reshape(len(self.codes), -1, self.width)
+        words = parts[..., 0] // self.width
+        return words if torch.equal(parts, words.unsqueeze(-1) * self.width + torch.arange(self.width)) else None
 
     @property
     def size(self) -> int:

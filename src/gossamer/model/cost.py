@@ -130,17 +130,20 @@ def _now(subject: Subject, site: Site, held: Constraints | None, all_macs: Mappi
     value = live_weight(subject, site.name)
     keep = held.keep if held is not None else None
     nonzeros = int(value.count_nonzero()) if keep is None else int((value.cpu() != 0)[keep].sum())
-    each, shared = width, 0
+    each: float = width
+    shared: float = 0
     if held is not None and held.grid is not None:
         each, shared = held.grid.bits, 64 * held.grid.scale.numel()
     if held is not None and held.codebook is not None:
         shared += each * held.codebook.size
         each = ceil(log2(held.codebook.most))
+        if held.codebook.width > 1:
+            each = ceil(log2(held.codebook.size // held.codebook.width)) / held.codebook.width
     if held is not None and held.hash is not None:
         each, shared = 0, shared + each * held.hash.size
     macs = None if subject.graph.macs is None else all_macs[site.name]
     used = None if macs is None else macs * nonzeros // max(site.numel, 1)
-    return SiteCost(site.numel, nonzeros, nonzeros * each + shared, macs, used)
+    return SiteCost(site.numel, nonzeros, ceil(nonzeros * each + shared), macs, used)
 
 
 def _split(subject: Subject, site: Site, rank: int, all_macs: Mapping[str, int]) -> dict[str, SiteCost]:

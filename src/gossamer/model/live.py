@@ -2,7 +2,8 @@
 
 The value a forward pass sees is ``mask * grid(centers[codes])``, or ``mask * grid(original)`` without a codebook.
 Trained centers receive the sum of their members' gradients (Han, Mao and Dally 2016); the grid passes gradients
-straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final. Where a codebook
+straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final. Codewords receive
+the mean of their members' gradients instead (Stock et al. 2020). Where a codebook
 does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
 A hashed site's centers are its buckets, whose codes and signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and
 a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3).
@@ -54,6 +55,7 @@ class Live(nn.Module):
         self.bits, self.signed = 0, True
         self.axis: int | None = None
         self.tie = ""
+        self.width = 1
         self.seed = 0
 
     def forward(self, original: Tensor) -> Tensor:
@@ -73,8 +75,11 @@ class Live(nn.Module):
     def _looked_up(self, original: Tensor) -> Tensor:
         if self.codes is None or self.centers is None:
             return original
-        found = self.centers.index_select(0, self.codes.flatten())
-        value = found.view(self.codes.shape).to(original.dtype)
+        if self.width > 1:
+            found = _Members.apply(self.centers, self.codes.flatten())  # type: ignore[no-untyped-call]
+        else:
+            found = self.centers.index_select(0, self.codes.flatten())
+        value: Tensor = found.view(self.codes.shape).to(original.dtype)
         return value if self.shared is None else torch.where(self.shared, value, original)
 
     def _on_grid(self, value: Tensor, *, narrow: bool = False) -> Tensor:
@@ -93,7 +98,8 @@ class Live(nn.Module):
             centers = self.centers.detach().clone()
             shared = None if self.shared is None else self.shared.clone()
             starts = None if self.starts is None else self.starts.clone()
-            codebook = Codebook(self.codes.clone(), centers, self.centers.requires_grad, shared, starts, self.tie)
+            trained = self.centers.requires_grad
+            codebook = Codebook(self.codes.clone(), centers, trained, shared, starts, self.tie, self.width)
         if self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
@@ -116,6 +122,7 @@ class Live(nn.Module):
                 self.splice = constraint.keep.clone().to(device)
             case Codebook():
                 self.codes = constraint.codes.to(device, torch.int32)
+                self.width = constraint.width
                 self._put_centers(constraint.centers, original, trained=constraint.trained, tie=constraint.tie)
                 if tied is not None:
                     tied.requires_grad_(constraint.trained and self.trains)
@@ -163,6 +170,22 @@ class _Snap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
         return gradients[0], None
+
+
+class _Members(torch.autograd.Function):
+    """Look-up of centers whose gradient is the mean over their members."""
+
+    @staticmethod
+    def forward(ctx: Any, centers: Tensor, codes: Tensor) -> Tensor:
+        ctx.save_for_backward(codes)
+        ctx.size = len(centers)
+        return centers.index_select(0, codes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (codes,) = ctx.saved_tensors
+        total = gradients[0].new_zeros(ctx.size).index_add_(0, codes, gradients[0])
+        return total / codes.bincount(minlength=ctx.size).clamp_min(1), None
 
 
 class _PassZero(torch.autograd.Function):

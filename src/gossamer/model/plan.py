@@ -148,6 +148,8 @@ def _describe(constraint: Constraint) -> str:
             return f"keep {int(constraint.keep.sum())} of {constraint.keep.numel()} for now"
         case Codebook():
             how = "" if constraint.trained else ", fixed"
+            if constraint.width > 1:
+                return f"share {constraint.size // constraint.width} codewords of {constraint.width} values{how}"
             so_far = "" if constraint.shared is None else f", {int(constraint.shared.sum())} weights so far"
             pages = f" in {len(constraint.pages)} parts" if constraint.starts is not None else ""
             tied = ", those of other sites too" if constraint.tie else ""
@@ -174,7 +176,12 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
                 arrays[f"{at}/shared"] = constraint.shared.numpy()
             if constraint.starts is not None:
                 arrays[f"{at}/starts"] = constraint.starts.numpy()
-            return {"kind": "codebook", "trained": constraint.trained, "tie": constraint.tie}
+            return {
+                "kind": "codebook",
+                "trained": constraint.trained,
+                "tie": constraint.tie,
+                "width": constraint.width,
+            }
         case Hash():
             arrays[f"{at}/buckets"] = _to_numpy(constraint.buckets)
             return {"kind": "hash", "seed": constraint.seed, "shape": list(constraint.shape)}
@@ -195,7 +202,8 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
             return Splice(tensor("keep"))
         case "codebook":
             shared, starts = (tensor(n) if f"{at}/{n}" in arrays else None for n in ("shared", "starts"))
-            return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared, starts, data.get("tie", ""))
+            named = {"tie": data.get("tie", ""), "width": data.get("width", 1)}
+            return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared, starts, **named)
         case "hash":
             return Hash(tensor("buckets"), data["seed"], tuple(data["shape"]))
         case "grid":

@@ -54,7 +54,7 @@ class L1(Method, frozen=True, tag="regularize.l1"):
 class L1Penalty:
     """``amount`` times the sum of absolute live values of ``sites``, by gradient or by proximal step.
 
-    A shared value counts once per weight that uses it.
+    A shared value counts once per weight that uses it; of a codeword, whose gradient is a mean, the mean counts.
     """
 
     sites: tuple[str, ...]
@@ -90,6 +90,9 @@ class L1Penalty:
                 if centers.requires_grad:
                     codes = live.codes if live.keep is None else live.codes[live.keep]
                     members = torch.bincount(codes.flatten().long(), minlength=len(centers)).to(centers.dtype)
+                    if live.width > 1:  # their gradients are means, and so is the pull
+                        every = torch.bincount(live.codes.flatten().long(), minlength=len(centers))
+                        members /= every.clamp_min(1)
                     centers.copy_(soft_threshold(centers, lr * self.amount * members))
             elif parameter.requires_grad:
                 parameter.copy_(soft_threshold(parameter, lr * self.amount))

@@ -161,6 +161,8 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
 
     def _shared_before(self, book: Codebook, weight: Tensor) -> Codebook | str | None:
         """Return what becomes of a codebook that is there: it grows, or stands for a reason; None for a coarser one."""
+        if book.width > 1:
+            return f"its subvectors share codewords of {book.width} values already"
         if (book.most if isinstance(self.scope, int) else book.size) <= 2**self.bits:
             if book.shared is not None:
                 return grown(book, book.shared, weight, self.portion)
