@@ -183,7 +183,7 @@ def judge(data: bytes) -> str:
 def campaign(kind: Kind, count: int, seed: int) -> Iterator[bytes]:
     """Yield ``count`` files of one kind; while a resealed one is looked at, every checksum matches."""
     rng = random.Random(seed)  # noqa: S311 damage is no secret
-    zero = mock.patch.object(container, "checksum", return_value=0)
+    zero = mock.patch("zlib.crc32", return_value=0)
     with zero if kind is resealed else nullcontext():
         files = seeds()
         for _ in range(count):

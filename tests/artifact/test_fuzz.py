@@ -54,9 +54,10 @@ def test_resealed_files(fuzz):
     found = outcomes(fuzz, fuzz.resealed, 150, 2)
     assert set(found) <= {"refused", "sound", "problems"}
     assert found["refused"] > 50
+    assert found["sound"] + found["problems"] > 5, "what is resealed is meant to get past the checksums"
 
 
 @pytest.mark.slow
-def test_five_thousand_of_each(fuzz):
+def test_thousands_of_each(fuzz):
     assert set(outcomes(fuzz, fuzz.damaged, 5_000, 3)) <= {"refused", "sound"}
-    assert set(outcomes(fuzz, fuzz.resealed, 5_000, 4)) <= {"refused", "sound", "problems"}
+    assert set(outcomes(fuzz, fuzz.resealed, 1_500, 4)) <= {"refused", "sound", "problems"}
