@@ -2,8 +2,9 @@
 
 from gossamer.methods.share.hashed import Hashed
 from gossamer.methods.share.kmeans import KMeans
+from gossamer.methods.share.soft import Soft
 from gossamer.model import Method
 
-METHODS: tuple[type[Method], ...] = (KMeans, Hashed)
+METHODS: tuple[type[Method], ...] = (KMeans, Hashed, Soft)
 
-__all__ = ["METHODS", "Hashed", "KMeans"]
+__all__ = ["METHODS", "Hashed", "KMeans", "Soft"]
