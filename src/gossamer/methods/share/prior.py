@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gossamer.errors import ModelError
 from gossamer.model import Components, StepContext, Subject
 from gossamer.model.live import Live, live_parts
+from gossamer.model.site import owned_parameters
 
 _CHUNK = 1 << 15
 """Weights taken at a time: their table of components stays in the processor's cache."""
@@ -100,26 +101,32 @@ class MixturePenalty:
     shape: float
 
     def term(self, context: StepContext) -> Tensor | None:
-        """Return the penalty, a mean over samples as the loss is.
+        """Return the penalty, a mean over samples as the loss is; None once the mixtures are gone.
 
         Raises:
-            ModelError: a site or its mixture is no longer there.
+            ModelError: a site is no longer there.
         """
-        lives = {owner.name: (live, parameter) for owner, _, live, parameter in live_parts(context.subject.model)}
+        model = context.subject.model
+        parameters = {owner.name: parameter for owner, _, parameter in owned_parameters(model)}
+        lives = {owner.name: live for owner, _, live, _ in live_parts(model)}
         total: Tensor | None = None
         seen: dict[int, Components] = {}
         for site in self.sites:
-            live, parameter = _found(lives, site)
-            if live.mix is None:
+            if site not in parameters:
                 raise ModelError(
-                    f"share.soft: the mixture of {site} is gone", hint="train in the step that has share.soft"
+                    f"share.soft: site {site} is no longer there",
+                    hint="put share.soft after the step that changed the model's structure",
                 )
-            term = torch.zeros((), device=parameter.device)
-            if id(live.mix) not in seen:
-                seen[id(live.mix)] = live.mix.components
-                term = term + self._hyper(seen[id(live.mix)], self.expected[site])
+            live, parameter = lives.get(site), parameters[site]
+            if live is None or live.mix is None:
+                continue
+            now = seen.get(id(live.mix))
             value, keep = live(parameter), _kept(live)
-            term = term + description_length(value if keep is None else value[keep], seen[id(live.mix)])
+            mixture = live.mix.components if now is None else now
+            term = description_length(value if keep is None else value[keep], mixture)
+            if now is None:
+                seen[id(live.mix)] = mixture
+                term = term + self._hyper(mixture, self.expected[site])
             total = term if total is None else total + term
         return None if total is None else self.tau / context.samples * total
 
@@ -131,15 +138,6 @@ class MixturePenalty:
         shape = torch.full_like(mixture.log_precisions, self.shape)
         shape[0] = self.zero_shape
         return ((1 - shape) * mixture.log_precisions + shape * expected**2 * mixture.log_precisions.exp()).sum()
-
-
-def _found(lives: Mapping[str, tuple[Live, nn.Parameter]], site: str) -> tuple[Live, nn.Parameter]:
-    if site not in lives:
-        raise ModelError(
-            f"share.soft: site {site} is no longer there",
-            hint="put share.soft after the step that changed the model's structure",
-        )
-    return lives[site]
 
 
 def _kept(live: Live) -> Tensor | None:
