@@ -21,6 +21,9 @@ from gossamer.model.site import owned_parameters
 
 _CHUNK = 1 << 15
 """Weights taken at a time: their table of components stays in the processor's cache."""
+_LEAST = -60.0
+"""Logarithm of the least responsibility told from none, against the greatest: subnormal numbers take several times as
+long to compute with, and add nothing."""
 
 
 def description_length(values: Tensor, mixture: Components) -> Tensor:
@@ -64,7 +67,7 @@ class _Length(torch.autograd.Function):
             part = slice(start, start + _CHUNK)
             away, share = _log_joint(flat[part], mixture)
             most = share.amax(0)
-            together = share.sub_(most).exp_().sum(0)
+            together = share.sub_(most).clamp_(min=_LEAST).exp_().sum(0)
             total -= (most + together.log()).sum()
             share.div_(together)  # responsibilities
             sums[0] += share.sum(1)
