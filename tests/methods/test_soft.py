@@ -31,6 +31,8 @@ from gossamer.model import (
 )
 from gossamer.model.live import live_parts
 from gossamer.recipe import Gauge, Recipe, Step
+from gossamer.recipe.evidence import Collector
+from gossamer.recipe.step import perform
 from gossamer.task import Task, evaluate
 from gossamer.train import Training, train
 from gossamer.train.optimizer import make_optimizer
@@ -274,63 +276,79 @@ def signs() -> Task:
     return Task.classification("signs", (inputs[:160], targets[:160]), (inputs[160:], targets[160:]), batch_size=40)
 
 
-def test_training_stopped_and_resumed_ends_with_the_same_bits(signs, tmp_path):
-    method = Soft(mean_lr=0.01, precision_lr=0.05, share_lr=0.05, tau=0.1)
-    training = Training(epochs=4, lr=0.01, batch_size=20)
-
-    def trained(folder, stop=None):
-        before = network()
-        live = apply(before, method.plan(before))
-        revise = method.revision(before)
-
-        def schedule(step, total):
-            if step == stop:
-                raise KeyError
-            return revise(live, step, total) is not None
-
-        result = train(live, signs, training, schedule=schedule, folder=folder)
-        return live, result
-
-    whole, wanted = trained(tmp_path / "whole")
-    with pytest.raises(KeyError):
-        trained(tmp_path / "part", stop=19)
-    resumed, result = trained(tmp_path / "part")
-    assert wanted.kept == result.kept == 4  # the last epoch, whatever validation said of those before
-    state, again = whole.model.state_dict(), resumed.model.state_dict()
-    assert any("mix.log_precisions" in name for name in state)
-    assert all(torch.equal(value, again[name]) for name, value in state.items())
-    start = network()
-    (mix,), moved = mixes(apply(start, method.plan(start))), next(iter(mixes(whole)))
-    assert not torch.equal(mix.means, moved.means)
-    assert not torch.equal(mix.log_precisions, moved.log_precisions)
-
-
-DIGITS = Recipe(
+RECIPE = Recipe(
     name="soft",
     steps=(
+        Step(method=Magnitude(sparsity=0.3)),
         Step(
-            method=Soft(tau=0.01, zero=0.9, width=1.0, expected=0.1, mean_lr=1e-3, precision_lr=0.03, share_lr=0.03),
-            train=Training(epochs=12, lr=5e-3, batch_size=64, schedule="cosine"),
+            method=Soft(zero=0.2, width=1.0, mean_lr=0.01, precision_lr=0.05, share_lr=0.05),
+            train=Training(epochs=4, lr=0.01, batch_size=20),
         ),
-        Step(train=Training(epochs=3, lr=2e-3, batch_size=64)),
+        Step(train=Training(epochs=1, lr=0.01, batch_size=20)),
     ),
 )
+
+
+def test_in_a_recipe_it_ends_as_codebooks_and_a_killed_run_with_the_same_bits(signs, tmp_path, monkeypatch):
+    def run(folder):
+        return recipes.run(RECIPE, network(), signs, tmp_path / folder, gauge=Gauge(graph=False))
+
+    whole = run("whole")
+    original = Soft.revision
+
+    def revision(self, before):
+        revise = original(self, before)
+
+        def dies(live, step, total):
+            if step == 19:  # in the middle of the third epoch: the checkpoint is that of the second
+                assert any("mix.log_precisions" in name for name in live.model.state_dict())
+                raise ZeroDivisionError
+            return revise(live, step, total)
+
+        return dies
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Soft, "revision", revision)
+        with pytest.raises(ZeroDivisionError):
+            run("killed")
+    again = run("killed")
+    assert again.file.read_bytes() == whole.file.read_bytes()
+    left, right = whole.subject.model.state_dict(), again.subject.model.state_dict()
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert whole.report.steps[1].treated == ("0.weight", "2.weight")
+    pruned = recipes.state.load_subject(tmp_path / "whole" / "step-01", network())
+    for name, held in whole.subject.constraints.items():
+        assert held.mixture is None
+        assert held.codebook.size <= 16
+        assert not live_weight(whole.subject, name)[~pruned.constraints[name].mask.keep].any()
+
+
+def test_weights_of_the_last_epoch_are_kept(signs):
+    before = network()
+    method = Soft()
+    live, revise = apply(before, method.plan(before)), method.revision(before)
+    training = Training(epochs=3, lr=1e-9, batch_size=20, schedule="constant", patience=1)
+    result = train(live, signs, training, schedule=lambda *at: revise(live, *at) is not None)
+    assert result.kept == 3
 
 
 def test_digits_end_with_few_values_and_the_same_accuracy(tmp_path):
     task = datasets.load("digits")
     subject = Subject.of(zoo.build("mlp-digits", pretrained=True).eval(), *task.example[0])
-    before = evaluate(subject, task)["accuracy"]
-    outcome = recipes.run(DIGITS, subject, task, tmp_path, gauge=Gauge(graph=False))
-    end = outcome.subject
+    step = Step(
+        method=Soft(tau=0.01, zero=0.9, width=1.0, expected=0.1, mean_lr=1e-3, precision_lr=0.03, share_lr=0.03),
+        train=Training(epochs=10, lr=5e-3, batch_size=64, schedule="cosine"),
+    )
+    end = perform(step, subject, task, Collector(task, 0), folder=tmp_path).subject
     values = torch.cat([live_weight(end, name).flatten() for name in end.sites])
     assert len(values.unique()) <= 17
     assert float((values == 0).float().mean()) > 0.8
-    assert evaluate(end, task)["accuracy"] > before - 0.03
     held = [end.constraints[name] for name in end.sites]
     assert {one.codebook.tie for one in held} == {"fc1.weight"}
     assert all(one.mixture is None and torch.equal(one.codebook.centers, held[0].codebook.centers) for one in held)
-    assert outcome.report.end.weights_only.value < outcome.report.dense.value / 20
+    train(end, task, Training(epochs=2, lr=2e-3, batch_size=64))
+    assert evaluate(end, task)["accuracy"] > evaluate(subject, task)["accuracy"] - 0.03
 
 
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
