@@ -24,6 +24,7 @@ KINDS = [
         "prune.units",
         "share.kmeans",
         "share.hashed",
+        "share.soft",
         "quantize.post_training",
         "factorize.svd",
         "regularize.l1",

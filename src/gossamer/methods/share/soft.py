@@ -7,12 +7,12 @@ network. One component stays at zero with most of the mixing proportion, so weig
 zero; the other means start evenly over the range of the weights. Gamma priors on the precisions keep variances from
 vanishing. After the training components that have become alike are merged (``merging``), and each weight takes the mean
 of the component with the highest responsibility for it. What the paper leaves open is as in the first author's code
-(github.com/KarenUllrich/Tutorial-SoftWeightSharingForNNCompression): shapes and means of the Gamma priors, learning
-rates, the start of the variances, the latter two in units of the distance between neighbouring means there. Biases are
-left alone here, and so is the mixing proportion at zero.
+(github.com/KarenUllrich/Tutorial-SoftWeightSharingForNNCompression): learning rates, shapes of the Gamma priors, and in
+distances between neighbouring means (0.08 there) the deviations that the priors expect and that components start with
+(0.02 and 0.25). Biases are left alone here, and the mixing proportion at zero stays.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -35,6 +35,7 @@ from gossamer.model import (
     Plan,
     Rates,
     Revise,
+    Site,
     Skip,
     Subject,
     live_weight,
@@ -109,18 +110,7 @@ class Soft(Method, frozen=True, tag="share.soft"):
         chosen = self.chosen(subject)
         if self.tau == 0.0:
             return Plan(self.tag)
-        held = subject.constraints
-        weights: dict[str, Tensor] = {}
-        skipped = {}
-        for site in chosen:
-            weight = live_weight(subject, site.name)
-            if not bool(torch.isfinite(weight).all()):
-                raise ModelError(f"{site.name}: a weight is not finite, so no mixture can describe it")
-            reason = _why_not(weight, held.get(site.name, Constraints()), may_train=trains(subject, site.name))
-            if reason is None:
-                weights[site.name] = weight
-            else:
-                skipped[site.name] = reason
+        weights, skipped = _described(subject, chosen)
         constraints: dict[str, tuple[Constraint, ...]] = {}
         hyper: dict[str, float] = {}
         for names in self._together(weights):
@@ -215,6 +205,27 @@ class Soft(Method, frozen=True, tag="share.soft"):
             book = (Codebook(place[part], centers, self.trained, tie=tie),) if bool(keep.any()) else ()
             decided[name] = (*book, *mask)
         return decided
+
+
+def _described(subject: Subject, chosen: Iterable[Site]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Return the values of the sites that a mixture can describe, and why the others are left alone.
+
+    Raises:
+        ModelError: a weight is not finite.
+    """
+    held = subject.constraints
+    weights: dict[str, Tensor] = {}
+    skipped: dict[str, str] = {}
+    for site in chosen:
+        weight = live_weight(subject, site.name)
+        if not bool(torch.isfinite(weight).all()):
+            raise ModelError(f"{site.name}: a weight is not finite, so no mixture can describe it")
+        reason = _why_not(weight, held.get(site.name, Constraints()), may_train=trains(subject, site.name))
+        if reason is None:
+            weights[site.name] = weight
+        else:
+            skipped[site.name] = reason
+    return weights, skipped
 
 
 def _why_not(weight: Tensor, held: Constraints, *, may_train: bool) -> str | None:
