@@ -4,6 +4,8 @@ import math
 
 import pytest
 import torch
+from awkward import checks
+from awkward.networks import NETWORKS
 from torch import nn
 
 from gossamer import datasets, zoo
@@ -374,6 +376,28 @@ def test_recurrent_sites_and_embeddings_are_drawn_together(kind):
     assert set(result.constraints) == set(subject.sites)
     assert 1 < len(values.unique()) <= 17
     assert torch.equal(freeze(result).model(symbols), result.model(symbols))
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.name)
+def test_every_awkward_network_ends_with_shared_values(network):
+    subject = checks.subject_of(network)
+    method = Soft(zero=0.5, width=0.5)
+    plan = method.plan(subject)
+    live = apply(subject, plan)
+    checks.train_one_step(live)
+    concluded = method.conclusion(live)
+    assert (concluded is None) == (not plan.constraints)
+    result = live if concluded is None else apply(live, concluded)
+    settle(result)
+    frozen = freeze(result)
+    for name, site in subject.sites.items():
+        values = live_weight(result, name)
+        assert torch.equal(values, frozen.model.get_parameter(name))
+        assert values.dtype == site.dtype
+        if name in plan.constraints:
+            assert len(values.unique()) <= 17
+            assert result.constraints[name].mixture is None
 
 
 def test_a_step_without_training_is_refused():
