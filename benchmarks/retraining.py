@@ -6,7 +6,8 @@ Weights: 98 % zeros in LeNet-5, 95 % in LeNet-300-100, 90 % in the character LST
 ``char-gru-90``). Units, with real shapes: half and a quarter of the multiply-accumulates of the ResNet-20, half of the
 hidden units of the character LSTM and GRU (``char-lstm-half``, ``char-gru-half``). Starts from the committed reference
 weights and records in benchmarks/results/retraining_<case>.json what deep_compression.py records, the share of zeros
-and that of multiply-accumulates. A run that was stopped continues.
+and that of multiply-accumulates. Soft weight sharing (``lenet300-soft``) prunes while weights gather. A run that was
+stopped continues.
 """
 
 from provenance import ROOT

@@ -25,6 +25,7 @@ KINDS = [
         "share.kmeans",
         "share.hashed",
         "share.product",
+        "share.soft",
         "quantize.post_training",
         "factorize.svd",
         "regularize.l1",

@@ -14,6 +14,7 @@ from gossamer.model.input_grid import why_no_input_grid
 from gossamer.model.layout import Layout, Reading
 from gossamer.model.load import Loaded, load
 from gossamer.model.method import Method, Revise, choose
+from gossamer.model.mixture import Components, Mixture, Rates, own_rates
 from gossamer.model.nearest import nearest_center
 from gossamer.model.penalty import Penalty, StepContext
 from gossamer.model.plan import Plan, Skip
@@ -24,6 +25,7 @@ __all__ = [
     "Activity",
     "Block",
     "Codebook",
+    "Components",
     "Constraint",
     "Constraints",
     "Cost",
@@ -42,11 +44,13 @@ __all__ = [
     "Mask",
     "Mean",
     "Method",
+    "Mixture",
     "Moment",
     "Node",
     "Owner",
     "Penalty",
     "Plan",
+    "Rates",
     "Reading",
     "Resize",
     "Revise",
@@ -73,6 +77,7 @@ __all__ = [
     "live_weight",
     "load",
     "nearest_center",
+    "own_rates",
     "plain_copy",
     "plan_cost",
     "retarget",

@@ -13,6 +13,7 @@ from gossamer.model.folding import foldable
 from gossamer.model.input_grid import name_input_grids, put_input_grid, why_no_input_grid
 from gossamer.model.live import constrain, live_parts
 from gossamer.model.merge import merge
+from gossamer.model.mixture import Mixture
 from gossamer.model.plan import Plan
 from gossamer.model.resize import stored_tensors, take
 from gossamer.model.run import run_example
@@ -56,7 +57,7 @@ def retarget(subject: Subject, plan: Plan) -> None:
 
     Raises:
         PlanError: the plan changes more than constraints, or would need a new parameter (a codebook where there was
-            none of that size, a hash where there was none).
+            none of that size, a hash where there was none, a mixture).
     """
     if plan.edits or plan.tensors or plan.activations or plan.penalties:
         raise PlanError(f"plan of {plan.method}: only constraints can change during training")
@@ -68,11 +69,16 @@ def retarget(subject: Subject, plan: Plan) -> None:
                 raise PlanError(f"{site}: a codebook of {part.size} values cannot appear during training")
             if isinstance(part, Hash) and before.hash is None:
                 raise PlanError(f"{site}: a hash cannot appear during training")
+            if isinstance(part, Mixture):
+                raise PlanError(f"{site}: a mixture cannot appear during training")
     _constrain(subject, plan)
 
 
 def settle(subject: Subject) -> None:
-    """Make splices and unfinished codebooks of ``subject`` final, in place, once the training they live for is over."""
+    """Make splices and unfinished codebooks of ``subject`` final, in place, once the training they live for is over.
+
+    Mixtures, which live for it too, go.
+    """
     for _, _, live, parameter in live_parts(subject.model):
         live.settle(parameter)
 

@@ -6,7 +6,8 @@ straight through (Bengio, Leonard and Courville 2013), and so does a splice, a m
 the mean of their members' gradients instead (Stock et al. 2020). Where a codebook
 does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
 A hashed site's centers are its buckets, whose codes and signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and
-a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3).
+a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3). A mixture
+trains along, one module for all sites of its tie.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ from gossamer.model.constraint import (
     Splice,
     snap,
 )
+from gossamer.model.mixture import Mix, Mixture
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
 
@@ -45,12 +47,14 @@ class Live(nn.Module):
     scale: Tensor | None
     zero: Tensor | None
     centers: nn.Parameter | None
+    mix: Mix | None
 
     def __init__(self, *, trains: bool) -> None:
         super().__init__()
         for name in ("keep", "splice", "codes", "flipped", "shared", "starts", "scale", "zero"):
             self.register_buffer(name, None)
         self.register_parameter("centers", None)
+        self.register_module("mix", None)
         self.trains = trains
         self.bits, self.signed = 0, True
         self.axis: int | None = None
@@ -104,18 +108,23 @@ class Live(nn.Module):
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
         splice = None if self.splice is None else Splice(self.splice.clone())
-        return Constraints(mask, codebook, grid, splice, hashed)
+        return Constraints(mask, codebook, grid, splice, hashed, None if self.mix is None else self.mix.mixture)
 
-    def put(self, constraint: Constraint, original: nn.Parameter, tied: nn.Parameter | None = None) -> None:
+    def put(
+        self, constraint: Constraint, original: nn.Parameter, tied: nn.Parameter | None = None, mix: Mix | None = None
+    ) -> None:
         """Let ``constraint`` hold, in place of one of the same kind.
 
         Args:
             constraint: what shall hold.
             original: the parameter it holds for.
             tied: the centers of another site that the centers of this one shall be.
+            mix: the mixture of another site that that of this one shall be.
         """
         device = original.device
         match constraint:
+            case Mixture():
+                self.mix = Mix(constraint, device, trains=self.trains) if mix is None else mix
             case Mask():
                 self.keep = constraint.keep.clone().to(device)
             case Splice():
@@ -150,7 +159,11 @@ class Live(nn.Module):
         self.centers.requires_grad_(trained and self.trains)
 
     def settle(self, original: nn.Parameter) -> None:
-        """Make final what the step's training could change: the splice joins the mask, every value is shared."""
+        """Make final what the step's training could change: the splice joins the mask, every value is shared.
+
+        A mixture goes.
+        """
+        self.mix = None
         if self.shared is not None and self.codes is not None and self.centers is not None:
             now = Codebook(self.codes, self.centers, starts=self.starts)
             nearest = now.nearest(original.detach().cpu()).to(self.codes)
@@ -224,7 +237,8 @@ def constrain(model: nn.Module, parameter: nn.Parameter, constraints: Iterable[C
                 _register(module, owner.attribute, live)
     for constraint in constraints:
         tied = _tied(model, live, constraint) if isinstance(constraint, Codebook) and constraint.tie else None
-        live.put(constraint, parameter, tied)
+        mix = _mixed(model, live, constraint) if isinstance(constraint, Mixture) and constraint.tie else None
+        live.put(constraint, parameter, tied, mix)
 
 
 def _tied(model: nn.Module, live: Live, codebook: Codebook) -> nn.Parameter | None:
@@ -233,6 +247,16 @@ def _tied(model: nn.Module, live: Live, codebook: Codebook) -> nn.Parameter | No
         alike = other is not live and other.tie == codebook.tie and other.trains == live.trains
         if alike and other.centers is not None and torch.equal(codebook.centers.to(other.centers), other.centers):
             return other.centers
+    return None
+
+
+def _mixed(model: nn.Module, live: Live, mixture: Mixture) -> Mix | None:
+    """Return the mixture of another site that is ``mixture`` by name and means."""
+    for _, _, other, _ in live_parts(model):
+        if other is not live and other.mix is not None and other.mix.tie == mixture.tie:
+            means = other.mix.mixture.means
+            if means.shape == mixture.means.shape and torch.equal(means, mixture.means):
+                return other.mix
     return None
 
 

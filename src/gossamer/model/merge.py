@@ -1,8 +1,8 @@
 """Merging: what a new constraint becomes on a site that is constrained already.
 
 Zeros of a mask stay zero, shared values stay shared, a grid gets no finer. What would break an earlier promise is
-refused. A splice is no promise yet: a new one takes its place, and never what a mask zeroes. Codebook and hash exclude
-each other, and so do a hash and a grid that has no minus for every value.
+refused. A splice is no promise yet: a new one takes its place, and never what a mask zeroes; nor is a mixture. Codebook
+and hash exclude each other, and so do a hash and a grid that has no minus for every value.
 """
 
 from dataclasses import replace
@@ -11,6 +11,7 @@ import torch
 
 from gossamer.errors import PlanError
 from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Hash, Mask, Splice
+from gossamer.model.mixture import Mixture
 from gossamer.model.site import Site
 
 
@@ -32,6 +33,8 @@ def merge(site: Site, held: Constraints, new: Constraint) -> Constraints:
             _want_shape(site, "codebook", new.codes)
             _want_codebook(site, held, new)
             return replace(held, codebook=new)
+        case Mixture():
+            return replace(held, mixture=new)
         case Hash():
             _want_hash(site, held, new)
             return replace(held, hash=new)

@@ -42,6 +42,9 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     revisits: ClassVar[bool] = False
     """Whether a schedule goes on asking for a plan after its ramp, since masks can be taken back."""
 
+    in_training: ClassVar[bool] = False
+    """Whether it acts by the training of its own step, so that a step without one would do nothing."""
+
     identity: ClassVar[Mapping[str, Any] | None] = None
     """Settings at which the method changes nothing (strength zero), or None if it has no such point."""
 
@@ -94,6 +97,15 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
 
         Args:
             subject: what the plan was made for, before it was applied.
+        """
+        del subject
+        return None
+
+    def conclusion(self, subject: Subject) -> Plan | None:
+        """Return what the plan comes to once its step has trained, or None if nothing is to be added.
+
+        Args:
+            subject: as it is after the training, with what holds while a step trains.
         """
         del subject
         return None

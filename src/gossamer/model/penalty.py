@@ -22,6 +22,8 @@ class StepContext:
         targets: what the task wants.
         loss: the task's loss of this batch, differentiable; a penalty that blends with it returns a term with a
             negative share of it.
+        samples: how many samples the train split has; the loss is a mean over samples, so what belongs to the sum over
+            all of them is divided by it.
     """
 
     subject: "Subject"
@@ -30,6 +32,7 @@ class StepContext:
     outputs: Any
     targets: Any
     loss: Tensor
+    samples: int = 1
 
 
 @runtime_checkable

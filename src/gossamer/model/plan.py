@@ -11,6 +11,7 @@ from torch import Tensor
 from gossamer.errors import PlanError
 from gossamer.model.constraint import Codebook, Constraint, Grid, Hash, Mask, Splice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
+from gossamer.model.mixture import Mixture, Rates
 from gossamer.model.penalty import Penalty
 
 
@@ -142,23 +143,29 @@ def _to_numpy(values: Tensor) -> np.ndarray:
 
 def _describe(constraint: Constraint) -> str:
     match constraint:
-        case Mask():
-            return f"keep {constraint.kept} of {constraint.keep.numel()}"
-        case Splice():
-            return f"keep {int(constraint.keep.sum())} of {constraint.keep.numel()} for now"
+        case Mask() | Splice():
+            for_now = " for now" if isinstance(constraint, Splice) else ""
+            return f"keep {int(constraint.keep.sum())} of {constraint.keep.numel()}{for_now}"
         case Codebook():
-            how = "" if constraint.trained else ", fixed"
-            if constraint.width > 1:
-                return f"share {constraint.size // constraint.width} codewords of {constraint.width} values{how}"
-            so_far = "" if constraint.shared is None else f", {int(constraint.shared.sum())} weights so far"
-            pages = f" in {len(constraint.pages)} parts" if constraint.starts is not None else ""
-            tied = ", those of other sites too" if constraint.tie else ""
-            return f"share {constraint.size} values{pages}{tied}{how}{so_far}"
+            return _describe_codebook(constraint)
         case Hash():
             return f"hash into {constraint.size} buckets, seed {constraint.seed}"
+        case Mixture():
+            tied = ", with other sites" if constraint.tie else ""
+            return f"mixture of {len(constraint.log_precisions)} components while training{tied}"
         case Grid():
             along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
             return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}"
+
+
+def _describe_codebook(codebook: Codebook) -> str:
+    how = "" if codebook.trained else ", fixed"
+    if codebook.width > 1:
+        return f"share {codebook.size // codebook.width} codewords of {codebook.width} values{how}"
+    so_far = "" if codebook.shared is None else f", {int(codebook.shared.sum())} weights so far"
+    pages = f" in {len(codebook.pages)} parts" if codebook.starts is not None else ""
+    tied = ", those of other sites too" if codebook.tie else ""
+    return f"share {codebook.size} values{pages}{tied}{how}{so_far}"
 
 
 def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -185,6 +192,11 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
         case Hash():
             arrays[f"{at}/buckets"] = _to_numpy(constraint.buckets)
             return {"kind": "hash", "seed": constraint.seed, "shape": list(constraint.shape)}
+        case Mixture():
+            for name in Rates._fields:
+                arrays[f"{at}/{name}"] = _to_numpy(getattr(constraint, name))
+            rates = list(constraint.rates)
+            return {"kind": "mixture", "zero": constraint.zero, "rates": rates, "tie": constraint.tie}
         case Grid():
             arrays[f"{at}/scale"] = constraint.scale.numpy()
             arrays[f"{at}/zero"] = constraint.zero.numpy()
@@ -206,7 +218,10 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
             return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared, starts, **named)
         case "hash":
             return Hash(tensor("buckets"), data["seed"], tuple(data["shape"]))
+        case "mixture":
+            means, precisions, shares = (tensor(name) for name in Rates._fields)
+            return Mixture(means, precisions, shares, data["zero"], Rates(*data["rates"]), data["tie"])
         case "grid":
             return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"])
         case kind:
-            raise PlanError(f"saved plan: wanted a mask, splice, codebook, hash or grid at {at}, got {kind!r}")
+            raise PlanError(f"saved plan: wanted a mask, splice, codebook, hash, mixture or grid at {at}, got {kind!r}")

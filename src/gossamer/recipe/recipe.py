@@ -34,8 +34,9 @@ class Step:
         seek: finds the method's strength, by validation data or by bytes.
 
     Raises:
-        RecipeError: a step that does nothing; a schedule without a training or a method whose strength it ramps, or
-            that begins above that strength; a rewinding without a training; a seeking with one, or without a strength.
+        RecipeError: a step that does nothing; a method that acts by training without one; a schedule without a training
+            or a method whose strength it ramps, or that begins above that strength; a rewinding without a training; a
+            seeking with one, or without a strength.
     """
 
     method: Method | None = None
@@ -48,6 +49,11 @@ class Step:
         if self.method is None and self.train is None:
             raise RecipeError(
                 "a step needs a method, a training, or both", hint="give it method = ... or a train table"
+            )
+        if self.method is not None and self.method.in_training and self.train is None:
+            raise RecipeError(
+                f"{self.name}: acts while its step trains, and the step has no train table",
+                hint="give the step a train table",
             )
         if self.rewind is not None and self.train is None:
             raise RecipeError(f"{self.name}: weights are rewound to be trained again, and the step has no train table")

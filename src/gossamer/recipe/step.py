@@ -84,6 +84,9 @@ def perform(
     changes = _ramp(step, new, evidence) or _revised(step, subject, new)
     settled = step.schedule.last if step.schedule is not None else None
     result = train(new, task, step.train, schedule=changes, settled=settled, folder=folder, progress=progress)
+    concluded = None if step.method is None else step.method.conclusion(new)
+    if concluded is not None:
+        new = apply(new, concluded)
     settle(new)
     collector.forget()
     return Done(replace(new, penalties=subject.penalties), plan, len(result.history), ())

@@ -188,7 +188,8 @@ def _step(run: _Run, state: State, batch: Batch) -> None:
         state.forget_best()
     lr = rate(run.training.schedule, state.step, run.total, run.training.lr)
     for group in run.optimizer.param_groups:
-        group["lr"] = lr
+        own = group.get("own")
+        group["lr"] = lr if own is None else rate(run.training.schedule, state.step, run.total, own)
     with told("the model", "in training"):
         outputs = run.wrapped(*batch.args, **batch.kwargs)
     loss = _loss(run, batch, outputs)
@@ -221,7 +222,7 @@ def _loss(run: _Run, batch: Batch, outputs: object) -> Tensor:
     loss = mean_loss(run.task.loss, outputs, batch.targets)
     if not isinstance(run.subject, Subject) or not run.subject.penalties:
         return loss
-    context = StepContext(run.subject, batch.args, batch.kwargs, outputs, batch.targets, loss)
+    context = StepContext(run.subject, batch.args, batch.kwargs, outputs, batch.targets, loss, len(run.task.train))
     with run.fabric.autocast():  # a teacher runs in the number format of its student
         terms = [penalty.term(context) for penalty in run.subject.penalties]
     return sum((term for term in terms if term is not None), start=loss)
