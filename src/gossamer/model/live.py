@@ -5,7 +5,8 @@ Trained centers receive the sum of their members' gradients (Han, Mao and Dally 
 straight through (Bengio, Leonard and Courville 2013), and so does a splice, a mask that is not final. Where a codebook
 does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
 A hashed site's centers are its buckets, whose codes and signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and
-a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3).
+a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3). The scale
+of a grid may train (`learned`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,7 @@ from gossamer.model.constraint import (
     Splice,
     snap,
 )
+from gossamer.model.learned import learned_snap, noisy, step_of
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
 
@@ -32,7 +34,9 @@ from gossamer.model.site import Owner, owned_parameters
 class Live(nn.Module):
     """The constraints of one site, applied at each access of its weight.
 
-    Buffers and the centers are part of the constrained model's ``state_dict``. Only hashed sites have ``flipped``.
+    Buffers, the centers and the logarithm of a trained scale are part of the constrained model's ``state_dict``. Only
+    hashed sites have ``flipped``. ``priced``, of sites with a trained scale, is for a penalty on the bits of the codes:
+    the codes as they were when it last asked what they cost.
     """
 
     keep: Tensor | None
@@ -43,16 +47,20 @@ class Live(nn.Module):
     starts: Tensor | None
     scale: Tensor | None
     zero: Tensor | None
+    priced: Tensor | None
     centers: nn.Parameter | None
+    log_scale: nn.Parameter | None
 
     def __init__(self, *, trains: bool) -> None:
         super().__init__()
-        for name in ("keep", "splice", "codes", "flipped", "shared", "starts", "scale", "zero"):
+        for name in ("keep", "splice", "codes", "flipped", "shared", "starts", "scale", "zero", "priced"):
             self.register_buffer(name, None)
-        self.register_parameter("centers", None)
+        for name in ("centers", "log_scale"):
+            self.register_parameter(name, None)
         self.trains = trains
         self.bits, self.signed = 0, True
         self.axis: int | None = None
+        self.noise = False
         self.tie = ""
         self.seed = 0
 
@@ -78,6 +86,11 @@ class Live(nn.Module):
         return value if self.shared is None else torch.where(self.shared, value, original)
 
     def _on_grid(self, value: Tensor, *, narrow: bool = False) -> Tensor:
+        if self.log_scale is not None:
+            step = step_of(self.log_scale, value.numel(), self.bits)
+            if self.noise and self.training and torch.is_grad_enabled():
+                return noisy(value, step)
+            return learned_snap(value, step, bits=self.bits, narrow=narrow)
         if self.scale is None or self.zero is None:
             return value
         grid = {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
@@ -94,7 +107,10 @@ class Live(nn.Module):
             shared = None if self.shared is None else self.shared.clone()
             starts = None if self.starts is None else self.starts.clone()
             codebook = Codebook(self.codes.clone(), centers, self.centers.requires_grad, shared, starts, self.tie)
-        if self.scale is not None and self.zero is not None:
+        if self.log_scale is not None:
+            scale = self.log_scale.detach().exp()
+            grid = Grid(scale, torch.zeros_like(scale), self.bits, trained=True, noise=self.noise)
+        elif self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
         splice = None if self.splice is None else Splice(self.splice.clone())
@@ -129,9 +145,23 @@ class Live(nn.Module):
                 self.seed = constraint.seed
                 original.requires_grad = False
             case Grid():
-                self.scale = constraint.scale.clone().to(device)
-                self.zero = constraint.zero.clone().to(device)
                 self.bits, self.signed, self.axis = constraint.bits, constraint.signed, constraint.axis
+                self.noise = constraint.noise
+                self._put_scale(constraint, original)
+
+    def _put_scale(self, grid: Grid, original: nn.Parameter) -> None:
+        scale, zero = (part.clone().to(original.device) for part in (grid.scale, grid.zero))
+        if not grid.trained:
+            self.scale, self.zero, self.log_scale, self.priced = scale, zero, None, None
+            return
+        self.scale = self.zero = None
+        if self.log_scale is None:
+            self.log_scale = nn.Parameter(scale.log())
+        else:
+            self.log_scale.data = scale.log()
+        self.log_scale.requires_grad_(self.trains)
+        if self.priced is None:
+            self.priced = torch.zeros(original.shape, dtype=torch.int16, device=original.device)
 
     def _put_centers(self, centers: Tensor, original: nn.Parameter, *, trained: bool, tie: str = "") -> None:
         new = centers.to(original.device, original.dtype, copy=True)

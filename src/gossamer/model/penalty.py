@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -22,6 +22,7 @@ class StepContext:
         targets: what the task wants.
         loss: the task's loss of this batch, differentiable; a penalty that blends with it returns a term with a
             negative share of it.
+        step: optimizer steps that this training has done.
     """
 
     subject: "Subject"
@@ -30,6 +31,7 @@ class StepContext:
     outputs: Any
     targets: Any
     loss: Tensor
+    step: int = 0
 
 
 @runtime_checkable
@@ -42,4 +44,13 @@ class Penalty(Protocol):
 
     def proximal(self, subject: "Subject", lr: float) -> None:
         """Change the subject's parameters in place after the optimizer's step of size ``lr``; may do nothing."""
+        ...
+
+
+@runtime_checkable
+class Ramped(Penalty, Protocol):
+    """A penalty that a schedule can ramp."""
+
+    def at(self, strength: float) -> Self:
+        """Return the penalty at another strength, sharing what it knows with this one."""
         ...

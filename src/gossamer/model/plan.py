@@ -156,7 +156,8 @@ def _describe(constraint: Constraint) -> str:
             return f"hash into {constraint.size} buckets, seed {constraint.seed}"
         case Grid():
             along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
-            return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}"
+            how = f", trained{' with noise' if constraint.noise else ''}" if constraint.trained else ""
+            return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}{how}"
 
 
 def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -181,7 +182,8 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
         case Grid():
             arrays[f"{at}/scale"] = constraint.scale.numpy()
             arrays[f"{at}/zero"] = constraint.zero.numpy()
-            return {"kind": "grid", "bits": constraint.bits, "signed": constraint.signed, "axis": constraint.axis}
+            plain = {"bits": constraint.bits, "signed": constraint.signed, "axis": constraint.axis}
+            return {"kind": "grid", **plain, "trained": constraint.trained, "noise": constraint.noise}
 
 
 def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str, np.ndarray]) -> Constraint:
@@ -199,6 +201,7 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
         case "hash":
             return Hash(tensor("buckets"), data["seed"], tuple(data["shape"]))
         case "grid":
-            return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"])
+            trained, noise = data.get("trained", False), data.get("noise", False)
+            return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"], trained, noise)
         case kind:
             raise PlanError(f"saved plan: wanted a mask, splice, codebook, hash or grid at {at}, got {kind!r}")
