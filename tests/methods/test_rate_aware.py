@@ -13,11 +13,14 @@ from gossamer.errors import ModelError, PlanError
 from gossamer.methods.distill import Logits
 from gossamer.methods.prune import Magnitude, Units
 from gossamer.methods.quantize import RateAware, RateDistortion
-from gossamer.methods.quantize.rate_aware import first_step, spent, tabled
+from gossamer.methods.quantize.rate_aware import RatePenalty, first_step, spent, tabled
 from gossamer.methods.share import KMeans
 from gossamer.model import Grid, Plan, Subject, apply, freeze, live_weight, retarget, to_artifact
 from gossamer.model.learned import learned_snap, noisy, step_of
 from gossamer.recipe import Recipe, Step, run
+from gossamer.recipe.evidence import Collector
+from gossamer.recipe.schedule import Cubic
+from gossamer.recipe.step import perform
 from gossamer.task import Task
 from gossamer.train import Training, train
 
@@ -227,6 +230,35 @@ def test_a_recipe_writes_integers_and_goes_on_with_rate_distortion(task, trained
         codes = grid.quantize(live_weight(outcome.subject, name))
         assert torch.equal(codes * grid.scale, live_weight(outcome.subject, name))
     assert outcome.file.stat().st_size < 0.7 * len(dumps(to_artifact(freeze(trained))))
+
+
+def test_a_schedule_ramps_the_price_and_a_stopped_run_takes_it_up(task, trained, tmp_path, monkeypatch):
+    seen = []
+    term = RatePenalty.term
+    monkeypatch.setattr(RatePenalty, "term", lambda self, context: seen.append(self.price) or term(self, context))
+    schedule = Cubic(begin=0.25, end=0.75, every=2, initial=0.1)
+    step = Step(method=RateAware(price=0.5, every=10), train=settings(epochs=4), schedule=schedule)
+    whole = perform(step, trained, task, Collector(task, 0), folder=tmp_path / "whole").subject
+    assert seen == [schedule.strength(number, 16, 0.5) for number in range(16)]
+    assert seen[:4] == [0.1] * 4
+    assert seen[-5] < 0.5
+    assert seen[-4:] == [0.5] * 4
+
+    calls = []
+
+    def stop(self, context):
+        calls.append(1)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return term(self, context)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RatePenalty, "term", stop)
+        with pytest.raises(KeyboardInterrupt):
+            perform(step, trained, task, Collector(task, 0), folder=tmp_path / "parts")
+    again = perform(step, trained, task, Collector(task, 0), folder=tmp_path / "parts").subject
+    for name, tensor in whole.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name]), name
 
 
 def test_recurrent_and_embedded_weights_train_on_their_grids():
