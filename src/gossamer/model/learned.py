@@ -78,6 +78,6 @@ class _LearnedSnap(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         value, step, codes = ctx.saved_tensors
         ratio = value.float() / step
-        inside = (ratio >= ctx.low) & (ratio <= ctx.high)
-        by_step = (gradients[0].float() * torch.where(inside, codes - ratio, codes)).sum()
-        return gradients[0] * inside, by_step, None, None
+        outside = (ratio < ctx.low) | (ratio > ctx.high)
+        by_step = torch.where(outside, codes, ratio.neg_().add_(codes)).mul_(gradients[0]).sum()
+        return gradients[0].masked_fill(outside, 0.0), by_step, None, None
