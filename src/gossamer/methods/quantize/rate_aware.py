@@ -136,6 +136,15 @@ class _Table(NamedTuple):
     version: int
 
 
+class _Known(NamedTuple):
+    """What is known of a site: its table, the part of it that a mask leaves, and where that is in the flat weight."""
+
+    table: _Table
+    keep: Tensor | None
+    where: Tensor | None
+    part: _Table
+
+
 @dataclass(frozen=True, eq=False)
 class RatePenalty:
     """``price`` nats for one bit more of every weight: price / weights times the bits of the codes of ``sites``.
@@ -153,7 +162,7 @@ class RatePenalty:
     price: float
     weights: int
     every: int
-    known: "WeakKeyDictionary[Live, _Table]" = field(default_factory=WeakKeyDictionary, repr=False)
+    known: "WeakKeyDictionary[Live, _Known]" = field(default_factory=WeakKeyDictionary, repr=False)
 
     def at(self, strength: float) -> Self:
         """Return the penalty at another price."""
@@ -174,18 +183,24 @@ class RatePenalty:
             step = step_of(live.log_scale, original.numel(), live.bits)
             if context.step % self.every == 0:
                 live.priced.copy_(_codes(live, original, step))
-            bits = spent(original, step, self._table(live, live.priced), _kept(live))
+            where, part = self._known(live, live.priced)
+            weight = original if where is None else original.reshape(-1).index_select(0, where)
+            splice = live.splice if live.splice is None or where is None else live.splice.reshape(-1)[where]
+            bits = spent(weight, step, part, splice)
             total = bits if total is None else total + bits
         return None if total is None else self.price / self.weights * total
 
     def proximal(self, subject: Subject, lr: float) -> None:
         """Do nothing: the penalty is all gradient."""
 
-    def _table(self, live: Live, codes: Tensor) -> _Table:
-        table = self.known.get(live)
-        if table is None or table.version != codes._version or table.up.shape != codes.shape:  # noqa: SLF001
-            self.known[live] = table = tabled(codes)
-        return table
+    def _known(self, live: Live, codes: Tensor) -> tuple[Tensor | None, _Table]:
+        """Return where a mask leaves weights (None: everywhere) and the prices there."""
+        found = self.known.get(live)
+        fresh = found is not None and found.table.version == codes._version and found.table.up.shape == codes.shape  # noqa: SLF001
+        if found is None or not fresh or found.keep is not live.keep:
+            table = found.table if found is not None and fresh else tabled(codes)
+            self.known[live] = found = _masked(table, live.keep)
+        return found.where, found.part
 
     def _found(self, subject: Subject) -> Iterator[tuple[Live, nn.Parameter]]:
         parts = {owner.name: (live, original) for owner, _, live, original in live_parts(subject.model)}
@@ -203,6 +218,14 @@ def _kept(live: Live) -> Tensor | None:
     if live.keep is None or live.splice is None:
         return live.splice if live.keep is None else live.keep
     return live.keep & live.splice
+
+
+def _masked(table: _Table, keep: Tensor | None) -> _Known:
+    if keep is None:
+        return _Known(table, None, None, table)
+    where = torch.nonzero(keep.reshape(-1)).squeeze(1)
+    part = table._replace(down=table.down.reshape(-1)[where], up=table.up.reshape(-1)[where])
+    return _Known(table, keep, where, part)
 
 
 @torch.no_grad()
