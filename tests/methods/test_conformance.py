@@ -25,6 +25,7 @@ KINDS = [
         "share.kmeans",
         "share.hashed",
         "quantize.post_training",
+        "quantize.rate_aware",
         "factorize.svd",
         "regularize.l1",
         "distill.logits",

@@ -39,8 +39,8 @@ class RateAware(Method, frozen=True, tag="quantize.rate_aware"):
     """Train with a price on every bit of the file: whole numbers of a trained step at each site.
 
     Acts while a step trains; zeros fall out by themselves, and zeros of a mask stay zero. A site that is on a grid with
-    one step already sets out from that step, so `quantize.rate_distortion` may come before, and again after. The last
-    epoch's weights are the ones to keep (``keep = "last"``): earlier ones are larger.
+    one step already sets out from that step. The last epoch's weights are the ones to keep (``keep = "last"``): earlier
+    ones are larger.
     """
 
     ramps: ClassVar[str | None] = "price"

@@ -39,7 +39,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
 
     Everything that is rounded makes up for what was rounded before it. Zeros fall out by themselves; zeros of a mask
     stay zero. Nothing is trained, and under the built-in losses no label is read: the evidence is inputs and what the
-    model itself believes.
+    model itself believes. Where the patterns leave out all sites, biases and the like are rounded alone.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"curvature"})
