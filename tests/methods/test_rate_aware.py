@@ -236,11 +236,11 @@ def test_a_schedule_ramps_the_price_and_a_stopped_run_takes_it_up(task, trained,
     seen = []
     term = RatePenalty.term
     monkeypatch.setattr(RatePenalty, "term", lambda self, context: seen.append(self.price) or term(self, context))
-    schedule = Cubic(begin=0.25, end=0.75, every=2, initial=0.1)
+    schedule = Cubic(begin=0.25, end=0.75, every=2, initial=0.0)
     step = Step(method=RateAware(price=0.5, every=10), train=settings(epochs=4), schedule=schedule)
     whole = perform(step, trained, task, Collector(task, 0), folder=tmp_path / "whole").subject
     assert seen == [schedule.strength(number, 16, 0.5) for number in range(16)]
-    assert seen[:4] == [0.1] * 4
+    assert seen[:4] == [0.0] * 4
     assert seen[-5] < 0.5
     assert seen[-4:] == [0.5] * 4
 

@@ -174,8 +174,6 @@ class RatePenalty:
         Raises:
             ModelError: a site is no longer there.
         """
-        if self.price == 0.0:
-            return None
         total: Tensor | None = None
         for live, original in self._found(context.subject):
             if live.log_scale is None or live.priced is None:
@@ -183,6 +181,8 @@ class RatePenalty:
             step = step_of(live.log_scale, original.numel(), live.bits)
             if context.step % self.every == 0:
                 live.priced.copy_(_codes(live, original, step))
+            if self.price == 0.0:  # a schedule may raise it before prices are due again
+                continue
             where, part = self._known(live, live.priced)
             weight = original if where is None else original.reshape(-1).index_select(0, where)
             splice = live.splice if live.splice is None or where is None else live.splice.reshape(-1)[where]
