@@ -27,6 +27,7 @@ KINDS = [
         "share.product",
         "share.soft",
         "quantize.post_training",
+        "quantize.rate_aware",
         "factorize.svd",
         "regularize.l1",
         "distill.logits",

@@ -145,6 +145,15 @@ def test_values_are_on_the_grid_and_come_back_from_a_file(trained):
         np.testing.assert_array_equal(read.array(name), tensor.numpy())
 
 
+def test_biases_are_rounded_alone_where_no_site_is_named(trained):
+    subject, _, evidence = trained
+    plan = RateDistortion(price=0.01, exclude=tuple(subject.sites)).plan(subject, evidence)
+    assert not plan.constraints
+    whole = RateDistortion(price=0.01).plan(subject, evidence).tensors
+    assert set(plan.tensors) == set(whole) - set(subject.sites)
+    assert all(torch.equal(values, whole[name]) for name, values in plan.tensors.items())
+
+
 def test_biases_and_statistics_are_rounded_by_the_price_too(trained):
     subject, data, evidence = trained
     plan = RateDistortion(price=0.01).plan(subject, evidence)

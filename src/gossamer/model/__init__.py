@@ -16,7 +16,7 @@ from gossamer.model.load import Loaded, load
 from gossamer.model.method import Method, Revise, choose
 from gossamer.model.mixture import Components, Mixture, Rates, own_rates
 from gossamer.model.nearest import nearest_center
-from gossamer.model.penalty import Penalty, StepContext
+from gossamer.model.penalty import Penalty, Ramped, StepContext
 from gossamer.model.plan import Plan, Skip
 from gossamer.model.site import Owner, Site, find_sites
 from gossamer.model.subject import Subject, hidden_weight, live_weight, plain_copy, trainable, trains
@@ -50,6 +50,7 @@ __all__ = [
     "Owner",
     "Penalty",
     "Plan",
+    "Ramped",
     "Rates",
     "Reading",
     "Resize",

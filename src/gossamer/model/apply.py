@@ -6,7 +6,7 @@ import torch
 
 from gossamer.errors import ModelError, PlanError
 from gossamer.model.blocks import why_no_drop
-from gossamer.model.constraint import Codebook, Constraints, Hash
+from gossamer.model.constraint import Codebook, Constraints, Grid, Hash
 from gossamer.model.coupling import constants, kept_units, positions
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Split
 from gossamer.model.folding import foldable
@@ -57,7 +57,7 @@ def retarget(subject: Subject, plan: Plan) -> None:
 
     Raises:
         PlanError: the plan changes more than constraints, or would need a new parameter (a codebook where there was
-            none of that size, a hash where there was none, a mixture).
+            none of that size, a hash or a trained grid where there was none, a mixture).
     """
     if plan.edits or plan.tensors or plan.activations or plan.penalties:
         raise PlanError(f"plan of {plan.method}: only constraints can change during training")
@@ -71,6 +71,8 @@ def retarget(subject: Subject, plan: Plan) -> None:
                 raise PlanError(f"{site}: a hash cannot appear during training")
             if isinstance(part, Mixture):
                 raise PlanError(f"{site}: a mixture cannot appear during training")
+            if isinstance(part, Grid) and part.trained != (before.grid is not None and before.grid.trained):
+                raise PlanError(f"{site}: whether the scale of its grid trains cannot change during training")
     _constrain(subject, plan)
 
 

@@ -266,6 +266,8 @@ class Grid:
         bits: width of the codes, 1 to 16.
         signed: codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` if set, else in ``[0, 2^bits - 1]``.
         axis: the dimension along which scale and zero vary, or None for one pair per tensor.
+        trained: whether training moves the scale, which must then be one, of signed codes about zero.
+        noise: with ``trained``: in training, even noise of one step's width stands in for rounding.
     """
 
     scale: Tensor
@@ -273,6 +275,8 @@ class Grid:
     bits: int = 8
     signed: bool = True
     axis: int | None = None
+    trained: bool = False
+    noise: bool = False
 
     def __post_init__(self) -> None:
         scale = self.scale.detach().to("cpu", torch.float32)
@@ -291,6 +295,10 @@ class Grid:
             raise PlanError(f"Grid.zero: wanted values in [{low}, {high}]")
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "zero", zero)
+        if self.noise and not self.trained:
+            raise PlanError("Grid.noise: stands in for rounding while the scale trains, and this one does not")
+        if self.trained and not self.symmetric:
+            raise PlanError("Grid.trained: wanted one scale, and signed codes with 0 for zero")
 
     @property
     def codes_range(self) -> tuple[int, int]:

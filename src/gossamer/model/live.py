@@ -6,8 +6,8 @@ straight through (Bengio, Leonard and Courville 2013), and so does a splice, a m
 the mean of their members' gradients instead (Stock et al. 2020). Where a codebook
 does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
 A hashed site's centers are its buckets, whose codes and signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and
-a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3). A mixture
-trains along, one module for all sites of its tie.
+a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3). The scale
+of a grid may train (`learned`). A mixture trains along, one module for all sites of its tie.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,6 +27,7 @@ from gossamer.model.constraint import (
     Splice,
     snap,
 )
+from gossamer.model.learned import learned_snap, noisy, step_of
 from gossamer.model.mixture import Mix, Mixture
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
@@ -35,7 +36,9 @@ from gossamer.model.site import Owner, owned_parameters
 class Live(nn.Module):
     """The constraints of one site, applied at each access of its weight.
 
-    Buffers and the centers are part of the constrained model's ``state_dict``. Only hashed sites have ``flipped``.
+    Buffers, the centers and the logarithm of a trained scale are part of the constrained model's ``state_dict``. Only
+    hashed sites have ``flipped``. ``priced``, of sites with a trained scale, is for a penalty on the bits of the codes:
+    the codes as they were when it last asked what they cost.
     """
 
     keep: Tensor | None
@@ -46,18 +49,22 @@ class Live(nn.Module):
     starts: Tensor | None
     scale: Tensor | None
     zero: Tensor | None
+    priced: Tensor | None
     centers: nn.Parameter | None
     mix: Mix | None
+    log_scale: nn.Parameter | None
 
     def __init__(self, *, trains: bool) -> None:
         super().__init__()
-        for name in ("keep", "splice", "codes", "flipped", "shared", "starts", "scale", "zero"):
+        for name in ("keep", "splice", "codes", "flipped", "shared", "starts", "scale", "zero", "priced"):
             self.register_buffer(name, None)
-        self.register_parameter("centers", None)
+        for name in ("centers", "log_scale"):
+            self.register_parameter(name, None)
         self.register_module("mix", None)
         self.trains = trains
         self.bits, self.signed = 0, True
         self.axis: int | None = None
+        self.noise = False
         self.tie = ""
         self.width = 1
         self.seed = 0
@@ -87,6 +94,11 @@ class Live(nn.Module):
         return value if self.shared is None else torch.where(self.shared, value, original)
 
     def _on_grid(self, value: Tensor, *, narrow: bool = False) -> Tensor:
+        if self.log_scale is not None:
+            step = step_of(self.log_scale, value.numel(), self.bits)
+            if self.noise and self.training and torch.is_grad_enabled():
+                return noisy(value, step)
+            return learned_snap(value, step, bits=self.bits, narrow=narrow)
         if self.scale is None or self.zero is None:
             return value
         grid = {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
@@ -104,7 +116,10 @@ class Live(nn.Module):
             starts = None if self.starts is None else self.starts.clone()
             trained = self.centers.requires_grad
             codebook = Codebook(self.codes.clone(), centers, trained, shared, starts, self.tie, self.width)
-        if self.scale is not None and self.zero is not None:
+        if self.log_scale is not None:
+            scale = self.log_scale.detach().exp()
+            grid = Grid(scale, torch.zeros_like(scale), self.bits, trained=True, noise=self.noise)
+        elif self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
         splice = None if self.splice is None else Splice(self.splice.clone())
@@ -145,9 +160,23 @@ class Live(nn.Module):
                 self.seed = constraint.seed
                 original.requires_grad = False
             case Grid():
-                self.scale = constraint.scale.clone().to(device)
-                self.zero = constraint.zero.clone().to(device)
                 self.bits, self.signed, self.axis = constraint.bits, constraint.signed, constraint.axis
+                self.noise = constraint.noise
+                self._put_scale(constraint, original)
+
+    def _put_scale(self, grid: Grid, original: nn.Parameter) -> None:
+        scale, zero = (part.clone().to(original.device) for part in (grid.scale, grid.zero))
+        if not grid.trained:
+            self.scale, self.zero, self.log_scale, self.priced = scale, zero, None, None
+            return
+        self.scale = self.zero = None
+        if self.log_scale is None:
+            self.log_scale = nn.Parameter(scale.log())
+        else:
+            self.log_scale.data = scale.log()
+        self.log_scale.requires_grad_(self.trains)
+        if self.priced is None:
+            self.priced = torch.zeros(original.shape, dtype=torch.int16, device=original.device)
 
     def _put_centers(self, centers: Tensor, original: nn.Parameter, *, trained: bool, tie: str = "") -> None:
         new = centers.to(original.device, original.dtype, copy=True)

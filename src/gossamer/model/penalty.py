@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, Self, runtime_checkable
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ class StepContext:
             negative share of it.
         samples: how many samples the train split has; the loss is a mean over samples, so what belongs to the sum over
             all of them is divided by it.
+        step: optimizer steps that this training has done.
     """
 
     subject: "Subject"
@@ -33,6 +34,7 @@ class StepContext:
     targets: Any
     loss: Tensor
     samples: int = 1
+    step: int = 0
 
 
 @runtime_checkable
@@ -45,4 +47,13 @@ class Penalty(Protocol):
 
     def proximal(self, subject: "Subject", lr: float) -> None:
         """Change the subject's parameters in place after the optimizer's step of size ``lr``; may do nothing."""
+        ...
+
+
+@runtime_checkable
+class Ramped(Penalty, Protocol):
+    """A penalty that a schedule can ramp."""
+
+    def at(self, strength: float) -> Self:
+        """Return the penalty at another strength, sharing what it knows with this one."""
         ...

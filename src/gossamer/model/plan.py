@@ -155,7 +155,8 @@ def _describe(constraint: Constraint) -> str:
             return f"mixture of {len(constraint.log_precisions)} components while training{tied}"
         case Grid():
             along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
-            return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}"
+            how = f", trained{' with noise' if constraint.noise else ''}" if constraint.trained else ""
+            return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}{how}"
 
 
 def _describe_codebook(codebook: Codebook) -> str:
@@ -200,7 +201,8 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
         case Grid():
             arrays[f"{at}/scale"] = constraint.scale.numpy()
             arrays[f"{at}/zero"] = constraint.zero.numpy()
-            return {"kind": "grid", "bits": constraint.bits, "signed": constraint.signed, "axis": constraint.axis}
+            plain = {"bits": constraint.bits, "signed": constraint.signed, "axis": constraint.axis}
+            return {"kind": "grid", **plain, "trained": constraint.trained, "noise": constraint.noise}
 
 
 def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str, np.ndarray]) -> Constraint:
@@ -222,6 +224,7 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
             means, precisions, shares = (tensor(name) for name in Rates._fields)
             return Mixture(means, precisions, shares, data["zero"], Rates(*data["rates"]), data["tie"])
         case "grid":
-            return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"])
+            trained, noise = data.get("trained", False), data.get("noise", False)
+            return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"], trained, noise)
         case kind:
             raise PlanError(f"saved plan: wanted a mask, splice, codebook, hash, mixture or grid at {at}, got {kind!r}")

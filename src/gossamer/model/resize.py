@@ -50,7 +50,7 @@ def take(model: nn.Module, index: Mapping[str, Index], constants: Iterable[tuple
     for name, kept in index.items():
         tensors[name].data = picked(tensors[name].data, kept)
         if name in live:
-            for attribute in ("keep", "splice", "codes", "shared"):
+            for attribute in ("keep", "splice", "codes", "shared", "priced"):
                 value = getattr(live[name], attribute)
                 if value is not None:
                     setattr(live[name], attribute, picked(value, kept))

@@ -10,7 +10,20 @@ from rich.progress import Progress
 
 from gossamer.calibrate import reset_batch_norm
 from gossamer.errors import RecipeError
-from gossamer.model import Codebook, Evidence, Mask, Method, Penalty, Plan, Splice, Subject, apply, retarget, settle
+from gossamer.model import (
+    Codebook,
+    Evidence,
+    Mask,
+    Method,
+    Penalty,
+    Plan,
+    Ramped,
+    Splice,
+    Subject,
+    apply,
+    retarget,
+    settle,
+)
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.recipe import Step
 from gossamer.recipe.rewind import rewound
@@ -81,7 +94,7 @@ def perform(
         return Done(new, plan, 0, () if plan is None else plan.penalties, found)
     if earlier is not None:
         new = rewound(new, earlier)
-    changes = _ramp(step, new, evidence) or _revised(step, subject, new)
+    changes = _eased(step, new, plan) or _ramp(step, new, evidence) or _revised(step, subject, new)
     settled = step.schedule.last if step.schedule is not None else None
     result = train(new, task, step.train, schedule=changes, settled=settled, folder=folder, progress=progress)
     concluded = None if step.method is None else step.method.conclusion(new)
@@ -114,11 +127,14 @@ def _plan(step: Step, subject: Subject, evidence: Evidence | None) -> Plan | Non
     final = step.method.plan(subject, evidence)
     if step.schedule is None:
         return final
+    if _is_ramped(final):
+        return replace(final, penalties=_with_strength(final, step.schedule.initial))
     parts = [part for site in final.constraints for part in final.on(site)]
     others = (final.edits, final.tensors, final.penalties, final.activations)
     if any(others) or not all(isinstance(part, Mask | Splice | Codebook) for part in parts):
         raise RecipeError(
-            f"{step.name}: a schedule can ramp masks and sharing during training, and this method makes other changes",
+            f"{step.name}: a schedule can ramp masks, sharing and prices during training, "
+            "and this method makes other changes",
             hint="leave out the schedule",
         )
     first = at(step.method, step.schedule.initial).plan(subject, evidence)
@@ -135,6 +151,32 @@ def _plan(step: Step, subject: Subject, evidence: Evidence | None) -> Plan | Non
 def at(method: Method, strength: float) -> Method:
     """Return ``method`` with another strength."""
     return msgspec.structs.replace(method, **{str(method.ramped()): strength})
+
+
+def _is_ramped(plan: Plan) -> bool:
+    """Return whether what a schedule ramps of the plan is its penalties; its constraints are there from the start."""
+    others = plan.edits or plan.tensors or plan.activations
+    return bool(plan.penalties) and not others and all(isinstance(penalty, Ramped) for penalty in plan.penalties)
+
+
+def _with_strength(plan: Plan, strength: float) -> tuple[Penalty, ...]:
+    return tuple(penalty.at(strength) for penalty in plan.penalties if isinstance(penalty, Ramped))
+
+
+def _eased(step: Step, subject: Subject, plan: Plan | None) -> Callable[[int, int], bool] | None:
+    """Return what training calls before each optimizer step where a schedule ramps the penalties of ``plan``."""
+    if step.method is None or step.schedule is None or plan is None or not _is_ramped(plan):
+        return None
+    schedule, before = step.schedule, subject.penalties[: -len(plan.penalties)]
+    final = float(getattr(step.method, str(step.method.ramped())))
+
+    def ease(number: int, total: int) -> bool:
+        # Set at every step, for a training that goes on after a stop may begin at any.
+        strength = schedule.strength(number, total, final)
+        subject.penalties = (*before, *_with_strength(plan, strength))
+        return schedule.changes(number, total)
+
+    return ease
 
 
 def _ramp(step: Step, subject: Subject, evidence: Evidence | None) -> Callable[[int, int], bool] | None:

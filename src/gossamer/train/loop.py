@@ -192,7 +192,7 @@ def _step(run: _Run, state: State, batch: Batch) -> None:
         group["lr"] = lr if own is None else rate(run.training.schedule, state.step, run.total, own)
     with told("the model", "in training"):
         outputs = run.wrapped(*batch.args, **batch.kwargs)
-    loss = _loss(run, batch, outputs)
+    loss = _loss(run, state, batch, outputs)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise TrainingError(
@@ -217,12 +217,13 @@ def _step(run: _Run, state: State, batch: Batch) -> None:
     state.loss_count += 1
 
 
-def _loss(run: _Run, batch: Batch, outputs: object) -> Tensor:
+def _loss(run: _Run, state: State, batch: Batch, outputs: object) -> Tensor:
     """Return the task's loss with the terms of the subject's penalties added."""
     loss = mean_loss(run.task.loss, outputs, batch.targets)
     if not isinstance(run.subject, Subject) or not run.subject.penalties:
         return loss
-    context = StepContext(run.subject, batch.args, batch.kwargs, outputs, batch.targets, loss, len(run.task.train))
+    samples, done = len(run.task.train), state.step
+    context = StepContext(run.subject, batch.args, batch.kwargs, outputs, batch.targets, loss, samples, done)
     with run.fabric.autocast():  # a teacher runs in the number format of its student
         terms = [penalty.term(context) for penalty in run.subject.penalties]
     return sum((term for term in terms if term is not None), start=loss)

@@ -40,7 +40,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
 
     Everything that is rounded makes up for what was rounded before it. Zeros fall out by themselves; zeros of a mask
     stay zero. Nothing is trained, and under the built-in losses no label is read: the evidence is inputs and what the
-    model itself believes.
+    model itself believes. Where the patterns leave out all sites, biases and the like are rounded alone.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"curvature"})
@@ -91,7 +91,8 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
                 skipped.append(Skip(site.name, found))
             else:
                 problems[site.name] = found
-        weights = sum(problem.weight.size for problem in problems.values())
+        known = problems or subject.sites  # patterns that name no site leave a price per weight all the same
+        weights = sum(subject.sites[name].numel for name in known)
         grids, tensors = {}, {}
         for name, problem in problems.items():
             best = _Search(problem, self.price / weights).best()
@@ -103,7 +104,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
                 continue
             grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), bits)
             tensors[name] = torch.from_numpy(best.codes).float() * step
-        if self.others and self.weigh == "loss" and grids:
+        if self.others and self.weigh == "loss" and (problems or not self.chosen(subject)):
             small = rounded_small(subject, evidence, self.price / weights)
             tensors |= {name: values for name, values in small.items() if self._named(name)}
         return Plan(self.tag, constraints=grids, tensors=tensors, skipped=tuple(skipped))
