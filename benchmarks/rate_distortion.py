@@ -4,8 +4,8 @@
     python benchmarks/rate_distortion.py
 
 Each starts from the committed reference weights and takes the fewest bytes at which the validation split loses no more
-than is allowed: 0.3 points of accuracy or 0.015 bits a character, so that the test split, which is read once, for the
-figures, may be expected to lose less than half a point or 0.02 bits.
+than is allowed: 0.2 points of accuracy or 0.015 bits a character, so that the test split, which is read once, for the
+figures, may be expected to lose less than half a point or 0.02 bits: what is chosen on a split fares better on it.
 
 - gossamer: the whole ``.goss`` file; ``price`` sought by the recipe's ``seek``; evidence from unlabelled inputs of the
   train split, at most 4,000.
@@ -64,10 +64,10 @@ class Allowed:
 
 
 CASES = {
-    "lenet5": Allowed(0.003, 4000),
-    "lenet300": Allowed(0.003, 4000),
-    "vgg-small": Allowed(0.003, 2000),
-    "resnet20": Allowed(0.003, 2000),
+    "lenet5": Allowed(0.002, 4000),
+    "lenet300": Allowed(0.002, 4000),
+    "vgg-small": Allowed(0.002, 2000),
+    "resnet20": Allowed(0.002, 2000),
     "char-lstm": Allowed(0.015, 500),
 }
 
