@@ -15,6 +15,8 @@ OWN = (
     "int8.json",
     "latency.json",
     "torch_pruning.json",
+    "rate_distortion.json",
+    "codecs.json",
 )
 """Results that have a table of their own."""
 OUTCOME = ("metric", "test before", "test after", "change", "seeds")
@@ -42,6 +44,8 @@ def everything() -> str:
     parts += ["## 8-bit integers on ONNX Runtime", _int8()]
     parts += ["## Latency of networks cut to half", *_latency()]
     parts += ["## Cutting beside Torch-Pruning", *_torch_pruning()]
+    parts += ["## Quantization without training, beside NNCodec", *_rate_distortion()]
+    parts += ["## The coder alone, beside other compressors", *_codecs()]
     known = {path for pattern in OWN for path in RESULTS.glob(pattern)}
     for path in sorted(set(RESULTS.glob("*.json")) - known):
         parts += [f"## {path.stem.replace('_', ' ').capitalize()}", *_other(json.loads(path.read_text()))]
@@ -196,6 +200,60 @@ def _torch_pruning() -> Iterator[str]:
             for one in result["networks"]
         ],
     )
+
+
+def _rate_distortion() -> Iterator[str]:
+    path = RESULTS / "rate_distortion.json"
+    if not path.exists():
+        yield NONE
+        return
+    result = json.loads(path.read_text())
+    yield (
+        f"Bytes of whole weights files, no weight trained, the fewest at which the validation split loses no more than "
+        f"is allowed (points of accuracy, or bits a character); test is read once. Geometric mean "
+        f"{result['geometric_mean']:.3f} of NNCodec {result['peers']['nncodec']}, at most {result['most']:.3f}."
+    )
+    yield f"{_origin(result)[:-1]}; commit {_short(result['commit'])}."
+    rows = [_sizes(one) for one in result["networks"]]
+    head = ("network", "allowed", "Gossamer", "test drop", "NNCodec", "test drop", "int8 + zstd-19", "of NNCodec")
+    yield table((*head, "of int8"), rows)
+
+
+def _sizes(one: Mapping[str, Any]) -> tuple[str, ...]:
+    bits = one["network"].startswith("char")
+
+    def lost(drop: float) -> str:
+        return f"{drop:.3f} bits" if bits else f"{100 * drop:.2f} pp"
+
+    figures = [
+        text
+        for codec in ("gossamer", "nncodec")
+        for text in (f"{one[codec]['bytes'] / 1000:,.1f} kB", lost(one[codec]["test_drop"]))
+    ]
+    int8 = f"{one['int8_zstd19']['bytes'] / 1000:,.1f} kB"
+    ratios = (f"{one['of_nncodec']:.3f}", f"{one['of_int8']:.3f}")
+    return (one["network"], lost(one["allowed_drop"]), *figures, int8, *ratios)
+
+
+CODECS = ("gossamer", "zstd-19", "xz-9", "brotli-11", "nncodec")
+
+
+def _codecs() -> Iterator[str]:
+    path = RESULTS / "codecs.json"
+    if not path.exists():
+        yield NONE
+        return
+    result = json.loads(path.read_text())
+    yield (
+        f"{result['note']} Geometric mean {result['geometric_mean_ratio']:.3f}, worst {result['worst_ratio']:.3f}, "
+        f"{result['within_bar']} at most {result['bar']}."
+    )
+    yield f"{_origin(result)[:-1]}; commit {_short(result['commit'])}."
+    rows = [
+        (one["network"], one["way"], *(f"{one[codec]['bytes']:,}" for codec in CODECS), f"{one['ratio']:.3f}")
+        for one in result["tensors"]
+    ]
+    yield table(("network", "integers", *CODECS, "ratio"), rows)
 
 
 def _verdict(network: str, tool: str, found: Mapping[str, Any]) -> tuple[str, ...]:
