@@ -84,18 +84,14 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
                 f"{self.tag} was given evidence without curvature",
                 hint="calibrate with needs={'curvature'}, or weigh errors by outputs",
             )
-        problems, skipped = {}, []
-        for site in self.chosen(subject):
-            found = self._problem(subject, site.name, evidence)
-            if isinstance(found, str):
-                skipped.append(Skip(site.name, found))
-            else:
-                problems[site.name] = found
-        known = problems or subject.sites  # patterns that name no site leave a price per weight all the same
+        reasons = {site.name: self._why_not(subject, site.name, evidence) for site in self.chosen(subject)}
+        skipped = [Skip(name, reason) for name, reason in reasons.items() if reason is not None]
+        wanted = [name for name, reason in reasons.items() if reason is None]
+        known = wanted or subject.sites  # patterns that name no site leave a price per weight all the same
         weights = sum(subject.sites[name].numel for name in known)
         grids, tensors = {}, {}
-        for name, problem in problems.items():
-            best = _Search(problem, self.price / weights).best()
+        for name in wanted:
+            best = _Search(self._problem(subject, name, evidence), self.price / weights).best()
             step = torch.tensor(best.step, dtype=torch.float32)
             bits = max(2, int(np.abs(best.codes).max(initial=0)).bit_length() + 1)
             held = subject.constraints.get(name)
@@ -104,7 +100,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
                 continue
             grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), bits)
             tensors[name] = torch.from_numpy(best.codes).float() * step
-        if self.others and self.weigh == "loss" and (problems or not self.chosen(subject)):
+        if self.others and self.weigh == "loss" and (wanted or not reasons):
             small = rounded_small(subject, evidence, self.price / weights)
             tensors |= {name: values for name, values in small.items() if self._named(name)}
         return Plan(self.tag, constraints=grids, tensors=tensors, skipped=tuple(skipped))
@@ -114,25 +110,12 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         some, none = (any(fnmatchcase(name, one) for one in patterns) for patterns in (self.include, self.exclude))
         return some and not none
 
-    def _problem(self, subject: Subject, name: str, evidence: Evidence) -> "_Problem | str":
-        """Return what there is to solve for a site, or why there is nothing."""
-        held = subject.constraints.get(name)
-        reason = self._why_not(subject, name, evidence)
-        if reason is not None:
-            return reason
-        weight = live_weight(subject, name).detach().cpu().double()
-        if not bool(torch.isfinite(weight).all()):
-            raise ModelError(f"{name}: a weight is not finite, so it cannot be put on a grid")
-        moments = evidence.second_moment(name)
-        curvatures = evidence.curvature(name) if self.weigh == "loss" else (None,) * len(moments)
-        reason = _why_no_parts(weight, moments, curvatures)
-        if reason is not None:
-            return reason
-        free = torch.ones(weight.shape, dtype=torch.bool) if held is None or held.mask is None else held.mask.keep
-        parts = [self._part(weight, moment, g) for moment, g in zip(moments, curvatures, strict=True)]
-        return _Problem(weight.numpy(), free.numpy(), parts)
-
     def _why_not(self, subject: Subject, name: str, evidence: Evidence) -> str | None:
+        """Return why a site is left alone, or None if it is not.
+
+        Raises:
+            ModelError: a weight is not finite.
+        """
         held = subject.constraints.get(name)
         if not subject.sites[name].numel:
             return "it has no values"
@@ -142,7 +125,23 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
             return f"its inputs are not known: {evidence.unread[name]}"
         if self.weigh == "loss" and name not in evidence.curvatures:
             return "no gradient reached it as a whole, so what its errors do to the loss is not known"
-        return None
+        weight = live_weight(subject, name).detach().cpu()
+        if not bool(torch.isfinite(weight).all()):
+            raise ModelError(f"{name}: a weight is not finite, so it cannot be put on a grid")
+        return _why_no_parts(weight, *self._known(name, evidence))
+
+    def _known(self, name: str, evidence: Evidence) -> tuple[Sequence[Moment], Sequence[Tensor | None]]:
+        """Return the second moments and the curvatures of the parts of a site."""
+        moments = evidence.second_moment(name)
+        return moments, evidence.curvature(name) if self.weigh == "loss" else (None,) * len(moments)
+
+    def _problem(self, subject: Subject, name: str, evidence: Evidence) -> "_Problem":
+        """Return what there is to solve for a site, in float64."""
+        held = subject.constraints.get(name)
+        weight = live_weight(subject, name).detach().cpu().double()
+        free = torch.ones(weight.shape, dtype=torch.bool) if held is None or held.mask is None else held.mask.keep
+        known = zip(*self._known(name, evidence), strict=True)
+        return _Problem(weight.numpy(), free.numpy(), [self._part(weight, moment, g) for moment, g in known])
 
     def _part(self, weight: Tensor, moment: Moment, curvature: Tensor | None) -> "_Placed":
         matrix = moment.layout.matrix(weight).numpy()
