@@ -97,12 +97,6 @@ class _Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         """There is nothing to run."""
 
 
-def worse(task: Task, before: dict[str, float], after: dict[str, float]) -> float:
-    """Return by how much the main metric got worse."""
-    sign = 1.0 if task.metrics[task.main].higher_is_better else -1.0
-    return sign * (before[task.main] - after[task.main])
-
-
 def ours(name: str, allowed: Allowed, folder: Path) -> dict[str, Any]:
     """Run the recipe with one step."""
     began = time.process_time()
@@ -122,8 +116,8 @@ def ours(name: str, allowed: Allowed, folder: Path) -> dict[str, Any]:
     return {
         "bytes": end.file.stat().st_size,
         "setting": report.steps[-1].name,
-        "validation_drop": worse(task, before, after),
-        "test_drop": worse(task, *tested),
+        "validation_drop": task.worse(before, after),
+        "test_drop": task.worse(*tested),
         "cpu_seconds": time.process_time() - began,
     }
 
@@ -145,12 +139,12 @@ def nncodec(model: nn.Module, task: Task, allowed: Allowed, folder: Path) -> dic
         trial = copy.deepcopy(model)
         values = {name: torch.tensor(np.asarray(found)).reshape(state[name].shape) for name, found in decoded.items()}
         trial.load_state_dict(values, strict=False)
-        drop = worse(task, before, evaluate(trial, task))
+        drop = task.worse(before, evaluate(trial, task))
         if drop <= allowed.drop and len(data) < best.get("bytes", sys.maxsize):
             best, chosen = {"bytes": len(data), "setting": f"qp {qp}", "validation_drop": drop}, trial
     if not best:
         raise SystemExit(f"no quantization parameter of {PARAMETERS} loses as little as {allowed.drop}")
-    best["test_drop"] = worse(task, evaluate(model, task, "test"), evaluate(chosen, task, "test"))
+    best["test_drop"] = task.worse(evaluate(model, task, "test"), evaluate(chosen, task, "test"))
     return best | {"cpu_seconds": time.process_time() - began}
 
 
@@ -169,7 +163,7 @@ def int8(model: nn.Module, task: Task) -> dict[str, Any]:
         parts += [codes.to(torch.int8).numpy().tobytes(), scale.numpy().tobytes()]
         small.state_dict()[name].copy_(codes * shaped)
     drops = {
-        f"{split}_drop": worse(task, evaluate(model, task, split), evaluate(small, task, split))
+        f"{split}_drop": task.worse(evaluate(model, task, split), evaluate(small, task, split))
         for split in ("validation", "test")
     }
     return {"bytes": len(zstandard.ZstdCompressor(19).compress(b"".join(parts))), **drops}
@@ -205,8 +199,10 @@ def main() -> None:
     given = parser.parse_args()
     sys.meta_path.insert(0, _Absent())
     torch.set_num_threads(1)
-    old = json.loads(given.output.read_text())["networks"] if given.output.exists() and given.networks else []
-    done = [row for row in old if row["network"] not in given.networks]
+    old = json.loads(given.output.read_text()) if given.output.exists() and given.networks else {}
+    if old and old["commit"] != commit():
+        raise SystemExit(f"{given.output} is of commit {old['commit']}: measure all networks, or write another file")
+    done = [row for row in old.get("networks", []) if row["network"] not in given.networks]
     for row in rows(given.networks or list(CASES)):
         done.append(row)
         print(json.dumps(row), flush=True)

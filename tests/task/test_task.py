@@ -224,3 +224,10 @@ def test_a_task_checks_itself():
             Task("t", task.train, task.validation, None, cross_entropy, task.metrics, "accuracy"),
             "test",
         )
+
+
+def test_worse_follows_the_direction_of_the_metric():
+    task = _task()
+    assert task.worse({"accuracy": 0.9}, {"accuracy": 0.8}) == pytest.approx(0.1)
+    bits = replace(task, metrics={"bits": Metric(lambda *_: (0.0, 1.0), higher_is_better=False)}, main="bits")
+    assert bits.worse({"bits": 1.5}, {"bits": 1.75}) == 0.25

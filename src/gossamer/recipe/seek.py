@@ -137,9 +137,8 @@ def _excess(seek: Seek, subject: Subject, task: Task) -> Callable[[Subject], flo
     most, drop = seek.bytes, seek.drop
     if most is not None:
         return lambda trial: float(len(dumps(to_artifact(freeze(trial)))) - most)
-    sign, allowed = (1.0 if task.metrics[task.main].higher_is_better else -1.0), drop or 0.0
-    before = evaluate(subject, task)[task.main]
-    return lambda trial: sign * (before - evaluate(trial, task)[task.main]) - allowed
+    before = evaluate(subject, task)
+    return lambda trial: task.worse(before, evaluate(trial, task)) - (drop or 0.0)
 
 
 def _why_none(seek: Seek, method: Method, task: Task, field: str, last: float) -> str:

@@ -76,6 +76,11 @@ class Task:
         batch = self.validation.batch(self.validation.order(None)[:1])
         return batch.args, batch.kwargs
 
+    def worse(self, before: Mapping[str, float], after: Mapping[str, float]) -> float:
+        """Return by how much the main metric got worse, in its units; less than zero if it got better."""
+        lost = before[self.main] - after[self.main]
+        return lost if self.metrics[self.main].higher_is_better else -lost
+
     def split(self, name: SplitName) -> Split:
         """Return the split called ``name``.
 
