@@ -3,9 +3,10 @@
     pip install zstandard==0.25.0 pybind11 && pip install --no-deps nncodec==2.1.3
     python benchmarks/rate_distortion.py
 
-Each starts from the committed reference weights and takes the fewest bytes at which the validation split loses no more
-than is allowed: 0.2 points of accuracy or 0.015 bits a character, so that the test split, which is read once, for the
-figures, may be expected to lose less than half a point or 0.02 bits: what is chosen on a split fares better on it.
+Each starts from the committed reference weights and takes the fewest bytes at which no more is lost on the validation
+split than is allowed: 0.35 points of accuracy, expected from what the reference network believes (`task.belief`; far
+less noisy than counting), or 0.015 bits a character, so that the test split, which is read once, for the figures, may
+be expected to lose less than half a point or 0.02 bits.
 
 - gossamer: the whole ``.goss`` file; ``price`` sought by the recipe's ``seek``; evidence from unlabelled inputs of the
   train split, at most 4,000.
@@ -44,6 +45,7 @@ from gossamer.methods.quantize import RateDistortion
 from gossamer.model import Subject
 from gossamer.recipe import Gauge, Recipe, Seek, Step, run
 from gossamer.task import Task, evaluate
+from gossamer.task.belief import Beliefs
 
 try:
     import zstandard
@@ -64,10 +66,10 @@ class Allowed:
 
 
 CASES = {
-    "lenet5": Allowed(0.002, 4000),
-    "lenet300": Allowed(0.002, 4000),
-    "vgg-small": Allowed(0.002, 2000),
-    "resnet20": Allowed(0.002, 2000),
+    "lenet5": Allowed(0.0035, 4000),
+    "lenet300": Allowed(0.0035, 4000),
+    "vgg-small": Allowed(0.0035, 2000),
+    "resnet20": Allowed(0.0035, 2000),
     "char-lstm": Allowed(0.015, 500),
 }
 
@@ -127,7 +129,7 @@ def nncodec(model: nn.Module, task: Task, allowed: Allowed, folder: Path) -> dic
     from nncodec import nn as codec
 
     began = time.process_time()
-    before = evaluate(model, task)
+    before, beliefs = evaluate(model, task), Beliefs.of(model, task)
     state = {name: tensor.numpy() for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
     best: dict[str, Any] = {}
     chosen = model
@@ -140,7 +142,8 @@ def nncodec(model: nn.Module, task: Task, allowed: Allowed, folder: Path) -> dic
         values = {name: torch.tensor(np.asarray(found)).reshape(state[name].shape) for name, found in decoded.items()}
         trial.load_state_dict(values, strict=False)
         drop = task.worse(before, evaluate(trial, task))
-        if drop <= allowed.drop and len(data) < best.get("bytes", sys.maxsize):
+        lost = drop if beliefs is None else beliefs.accuracy(model) - beliefs.accuracy(trial)
+        if lost <= allowed.drop and len(data) < best.get("bytes", sys.maxsize):
             best, chosen = {"bytes": len(data), "setting": f"qp {qp}", "validation_drop": drop}, trial
     if not best:
         raise SystemExit(f"no quantization parameter of {PARAMETERS} loses as little as {allowed.drop}")

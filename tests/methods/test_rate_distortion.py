@@ -304,3 +304,10 @@ def test_the_prior_makes_the_whole_cost_less():
     assert len(bands) > 1
     assert sorted(row for band in bands for row in band.rows) == list(range(64))
     assert cost(bands) < 0.98 * cost(part.bands(0.0))
+
+
+def test_outputs_that_do_not_count_have_bands():
+    part = Part(np.full((3, 4), 1e-4), np.array([0.0, 1.0, 1.0]), np.eye(4), 0.01)
+    for band in part.bands(1e-6, 0.5):
+        assert np.isfinite(band.moves).all()
+        assert np.isfinite(band.left).all()

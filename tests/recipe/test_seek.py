@@ -1,5 +1,7 @@
 """Steps that seek their strength on validation data."""
 
+import math
+
 import pytest
 
 from gossamer import recipe as recipes
@@ -11,12 +13,13 @@ from gossamer.model import apply, freeze, to_artifact
 from gossamer.recipe import Gauge, Recipe, Seek, Step, seek
 from gossamer.recipe.seek import _monotone, _next, sought
 from gossamer.task import evaluate
+from gossamer.task.belief import Beliefs
 from gossamer.train import Training
 
 
 def test_the_greatest_strength_that_will_do_is_found(subject, task):
     before = evaluate(subject, task)["accuracy"]
-    found = sought(Seek(drop=0.02, trials=6), Magnitude(sparsity=0.0), subject, task, None)
+    found = sought(Seek(drop=0.02, trials=6, measure="counted"), Magnitude(sparsity=0.0), subject, task, None)
     assert 0 < found.sparsity < 1
     assert before - evaluate(apply(subject, found.plan(subject)), task)["accuracy"] <= 0.02
     assert (found.sparsity * 64).is_integer()
@@ -45,11 +48,18 @@ def test_the_least_strength_that_fits_the_bytes_is_found(subject, task):
         Seek()
 
 
+def test_accuracy_is_expected_from_what_the_model_before_believes(subject, task):
+    beliefs = Beliefs.of(subject, task)
+    found = sought(Seek(drop=0.05, trials=6), Magnitude(sparsity=0.0), subject, task, None)
+    assert beliefs.accuracy(subject) - beliefs.accuracy(apply(subject, found.plan(subject))) <= 0.05
+    assert found.sparsity > 0
+
+
 def test_nothing_will_do(subject, task, monkeypatch):
-    figures = iter([0.9, 0.5, 0.5, 0.5])
+    figures = iter([0.9, 0.5, math.nan, 0.5])
     monkeypatch.setattr(seek, "evaluate", lambda *_: {"accuracy": next(figures)})
     with pytest.raises(RecipeError, match=r"prune\.magnitude: even sparsity 0\.125 costs more than 0\.1 of accuracy"):
-        sought(Seek(drop=0.1, trials=3), Magnitude(sparsity=0.0), subject, task, None)
+        sought(Seek(drop=0.1, trials=3, measure="counted"), Magnitude(sparsity=0.0), subject, task, None)
 
 
 def test_a_trial_that_fails_by_chance_is_outvoted():

@@ -4,16 +4,18 @@ Bisection of the range that the method gives for its strength, by halves, or by 
 does not begin at zero. What counts is what is there right after the plan, the task's main metric on the validation
 split or the size of the file: a step that trains would have to train anew for every trial, so it cannot seek.
 
-A metric on some thousand samples is noisy, and a bisection that fails once by chance never comes back. So what counts
-is the monotone curve nearest to all trials (isotonic regression by pooling adjacent violators: Ayer et al., Annals of
-Mathematical Statistics 1955), and once the range is a thirty-second of what it was, a strength just beyond the first
-that fails is tried as well, which may outvote it.
+Accuracy on some thousand samples is noisy. So it is not counted where it can be expected, from what the model before
+the step believes (`task.belief`), unless told otherwise. And since a bisection that fails once by chance never comes
+back, what counts is the monotone curve nearest to all trials (isotonic regression by pooling adjacent violators: Ayer
+et al., Annals of Mathematical Statistics 1955), and once the range is a thirty-second of what it was, a strength just
+beyond the first that fails is tried as well, which may outvote it.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from rich.progress import Progress
@@ -23,6 +25,7 @@ from gossamer.errors import RecipeError, SettingError
 from gossamer.model import Evidence, Method, Subject, apply, freeze, to_artifact
 from gossamer.settings import Settings
 from gossamer.task import Task, evaluate
+from gossamer.task.belief import Beliefs
 
 _NEAR = 1 / 32  # of the range: how near to the end a bisection comes before it looks beyond
 
@@ -42,6 +45,13 @@ class Seek(Settings, frozen=True):
         Annotated[int, msgspec.Meta(ge=1)] | None,
         msgspec.Meta(description="most bytes of the weights file, its graph not counted"),
     ] = None
+    measure: Annotated[
+        Literal["expected", "counted"],
+        msgspec.Meta(
+            description="accuracy is what may be expected from what the model before believes, or counted; other "
+            "metrics are as they are"
+        ),
+    ] = "expected"
     trials: Annotated[int, msgspec.Meta(ge=1, le=64, description="strengths that are tried")] = 8
 
     def __post_init__(self) -> None:
@@ -81,7 +91,8 @@ def sought(
     for _ in range(seek.trials):
         place = _next({at: over for at, (over, _) in tried.items()})
         trial = msgspec.structs.replace(method, **{field: axis.strength(place)})
-        tried[place] = excess(apply(subject, trial.plan(subject, evidence))), trial
+        over = excess(apply(subject, trial.plan(subject, evidence)))
+        tried[place] = math.inf if math.isnan(over) else over, trial
         if progress is not None and bar is not None:
             progress.advance(bar)
     if progress is not None and bar is not None:
@@ -137,6 +148,10 @@ def _excess(seek: Seek, subject: Subject, task: Task) -> Callable[[Subject], flo
     most, drop = seek.bytes, seek.drop
     if most is not None:
         return lambda trial: float(len(dumps(to_artifact(freeze(trial)))) - most)
+    beliefs = Beliefs.of(subject, task) if seek.measure == "expected" else None
+    if beliefs is not None:
+        expected = beliefs.accuracy(subject)
+        return lambda trial: expected - beliefs.accuracy(trial) - (drop or 0.0)
     before = evaluate(subject, task)
     return lambda trial: task.worse(before, evaluate(trial, task)) - (drop or 0.0)
 

@@ -30,6 +30,7 @@ Codes = NDArray[np.int64]
 _TOGETHER = 64  # columns whose errors are gathered before they move the columns after them
 _BANDED = 2048  # more inputs than these make one band, for a band has a factor of H of its own
 _NONE: Matrix = np.zeros((0, 0))
+_MOST_PRIOR = 1e6
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -54,9 +55,14 @@ class Part:
         seen = error * self.moment if self.moment.ndim == 1 else error @ self.moment
         return 0.5 * float(self.curvature @ (seen * error).sum(1))
 
-    def bands(self, price: float) -> "list[Band]":
-        """Return rows of alike curvature, weights that are not rounded yet costing bits worth ``price`` each."""
-        variance = float(np.square(self.weight).mean())
+    def bands(self, price: float, share: float = 1.0) -> "list[Band]":
+        """Return rows of alike curvature, weights that are not rounded yet costing bits worth ``price`` each.
+
+        Args:
+            price: λ; 0 for bits that do not count.
+            share: of the weights, how many may be other than zero.
+        """
+        variance = float(np.square(self.weight).mean()) / max(share, 1 / self.weight.size)
         worth = price / (math.log(2) * variance) if variance else 0.0
         octave = np.floor(np.log2(np.maximum(self.curvature, _TINY)))
         if len(self.moment) > _BANDED:
@@ -65,8 +71,10 @@ class Part:
 
     def _band(self, rows: NDArray[np.int64], worth: float) -> "Band":
         W, g, H = self.weight[rows], self.curvature[rows], self.moment
+        mean = float((H if H.ndim == 1 else H.diagonal()).mean())
         prior = worth / math.exp(float(np.log(np.maximum(g, _TINY)).mean()))
-        extra = self.damping * (float((H if H.ndim == 1 else H.diagonal()).mean()) + prior or 1.0)
+        prior = min(prior, _MOST_PRIOR * mean)  # rows that the loss hardly depends on would have no end of it
+        extra = self.damping * (mean + prior or 1.0)
         if H.ndim == 1:
             return Band(rows, W * (H / np.maximum(H + prior, _TINY)), g, _NONE, H + prior + extra, worth)
         known = H + prior * np.eye(len(H))

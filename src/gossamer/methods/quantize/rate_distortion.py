@@ -201,10 +201,11 @@ class _Search:
 
     @cached_property
     def _bands(self) -> list[list[Band]]:
-        return [part.bands(self.price) for _, part in self.problem.parts]
+        free = self.problem.free
+        return [part.bands(self.price, float(_matrix(layout, free).mean())) for layout, part in self.problem.parts]
 
     def best(self) -> _Found:
-        """Return the best numbers found over steps half an octave apart, setting out from the step of high rates."""
+        """Return the best numbers found over steps a quarter of an octave apart."""
         best = self._start(self.problem.first_step(self.price))
         for _ in range(2):
             best = self._better(best)
@@ -215,6 +216,8 @@ class _Search:
                 best, found = found, self._better(found, found.step * factor)
             if moved:
                 break
+        for factor in (2**0.25, 0.5**0.25):
+            best = min(best, self._better(best, best.step * factor), key=lambda one: one.cost)
         for _ in range(_LAST_SWEEPS):
             best = min(best, self._better(best), key=lambda one: one.cost)
         return best
