@@ -1,5 +1,7 @@
 """Integers in runs: words that stand for subvectors, and codebooks of codewords."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,13 @@ def test_codewords_by_hand():
 def test_what_does_not_fit_is_refused(build, message):
     with pytest.raises(CodingError, match=message):
         build()
+
+
+def test_no_words_of_a_billion_elements_take_no_memory():
+    tracemalloc.start()
+    assert decode(Runs(np.zeros((0, 1), np.uint32), 1 << 30, (0, 1 << 30))).shape == (0, 1 << 30)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
 
 
 def test_the_largest_word():

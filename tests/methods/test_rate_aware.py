@@ -9,13 +9,13 @@ from torch import nn
 
 from gossamer.artifact import dumps
 from gossamer.codings.rates import rates
-from gossamer.errors import ModelError, PlanError
+from gossamer.errors import ModelError, PlanError, RecipeError
 from gossamer.methods.distill import Logits
 from gossamer.methods.prune import Magnitude, Units
 from gossamer.methods.quantize import RateAware, RateDistortion
 from gossamer.methods.quantize.rate_aware import RatePenalty, first_step, spent, tabled
 from gossamer.methods.share import KMeans
-from gossamer.model import Grid, Plan, Subject, apply, freeze, live_weight, retarget, to_artifact
+from gossamer.model import Grid, Plan, StepContext, Subject, apply, freeze, live_weight, retarget, to_artifact
 from gossamer.model.learned import learned_snap, noisy, step_of
 from gossamer.recipe import Recipe, Step, run
 from gossamer.recipe.evidence import Collector
@@ -134,7 +134,9 @@ def test_bits_have_the_slopes_of_the_lines():
 
 def test_a_step_starts_by_the_mean_or_where_a_grid_is():
     weight = torch.tensor([[0.0, 1.0], [-3.0, 0.0]])
-    assert float(first_step(weight)) == pytest.approx(2 * 2 / math.sqrt(7))
+    assert float(first_step(weight, 8)) == pytest.approx(2 * 2 / math.sqrt(7))
+    assert float(first_step(weight, 2)) == pytest.approx(2 * 2)  # codes up to 1
+    assert float(first_step(torch.tensor([1e-4] * 99 + [1.0]), 8)) == pytest.approx(1 / 127)  # all codes fit
     subject = Subject.of(nn.Sequential(nn.Linear(4, 3)), torch.zeros(1, 4))
     held = apply(subject, Plan("before", {"0.weight": Grid(torch.tensor(0.125), torch.tensor(0), 4)}))
     grid = RateAware().plan(held).constraints["0.weight"]
@@ -293,3 +295,31 @@ def test_a_trained_scale_is_one_and_stays_what_it_is(trained):
     subject = treated(trained)
     with pytest.raises(PlanError, match="cannot change during training"):
         retarget(subject, Plan("late", {"0.weight": Grid(torch.tensor(1.0), torch.tensor(0))}))
+
+
+def test_what_is_trained_is_rounded_in_the_end(trained, task, tmp_path):
+    step = Step(method=RateAware(price=1.0, noise=True), train=settings(keep="best"))
+    new = perform(step, trained, task, Collector(task), folder=tmp_path).subject
+    for name, held in new.constraints.items():
+        codes = held.grid.quantize(live_weight(new, name))
+        assert int(codes.abs().max()).bit_length() + 1 == max(held.grid.bits, 2) < 8
+        assert not held.grid.noise
+        hidden = dict(new.model.named_parameters())[f"{name[:2]}parametrizations.weight.original"]
+        torch.testing.assert_close(hidden, live_weight(new, name))
+    with pytest.raises(PlanError, match="would undo that"):
+        apply(new, Plan("t", {"0.weight": Grid(torch.tensor(0.001), torch.tensor(0), 8)}))
+
+
+def test_a_site_that_is_shared_since_costs_nothing(trained, task):
+    subject = treated(trained, price=1.0)
+    shared = apply(subject, KMeans(bits=2).plan(subject))
+    (penalty,) = RateAware(price=1.0).plan(trained).penalties
+    batch = next(iter(task.batches("train")))
+    outputs = shared.model(*batch.args)
+    context = StepContext(shared, batch.args, {}, outputs, batch.targets, task.loss(outputs, batch.targets))
+    assert penalty.term(context) is None
+
+
+def test_it_wants_a_training():
+    with pytest.raises(RecipeError, match="train"):
+        Step(method=RateAware(price=1.0))

@@ -403,3 +403,26 @@ def test_every_awkward_network_ends_with_shared_values(network):
 def test_a_step_without_training_is_refused():
     with pytest.raises(RecipeError, match=r"share\.soft: acts while its step trains"):
         Step(method=Soft())
+
+
+def test_half_precision_feels_a_small_weight_of_the_description():
+    values = torch.tensor([0.3, -0.2, 0.05])
+    mixture = Components(torch.tensor([0.0, 0.25]), torch.tensor([2.0, 3.0]), torch.tensor([-0.1, -2.0]))
+
+    def gradient(dtype):
+        part = values.to(dtype).requires_grad_()
+        (1e-8 * 2**10 * description_length(part, mixture)).backward()
+        return part.grad.float()
+
+    torch.testing.assert_close(gradient(torch.float16), gradient(torch.float32), rtol=0.1, atol=1e-7)
+
+
+def test_a_training_too_short_for_it_is_told(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(64, 8, generator=generator)
+    task = Task.classification("s", *[(x, (x[:, 0] > 0).long())] * 2)
+    torch.manual_seed(0)
+    subject = Subject.of(nn.Linear(8, 40), torch.zeros(1, 8))
+    step = Step(method=Soft(), train=Training(epochs=1, batch_size=32, keep="last"))
+    with pytest.raises(ModelError, match="nothing but zero"):
+        perform(step, subject, task, Collector(task, 0), folder=tmp_path)

@@ -83,3 +83,11 @@ def test_unknown_sites_and_graphs(subject):
 
     cost = cost_of(Subject.of(Branches(), torch.ones(1, 3)))
     assert (cost.macs, cost.used_macs, cost.sites["fc.weight"].macs, cost.parameters) == (None, None, None, 8)
+
+
+def test_codewords_that_a_cut_went_through_cost_a_code_for_each_value():
+    subject = Subject.of(nn.Linear(3, 4, bias=False), torch.zeros(1, 3))
+    codes = torch.tensor([[0, 1, 0], [2, 3, 2], [0, 1, 0], [2, 3, 2]])  # the last column of four is gone
+    book = Codebook(codes, torch.tensor([1.0, 2.0, 3.0, 4.0]), width=2)
+    cost = cost_of(apply(subject, Plan("t", {"weight": book})))
+    assert cost.sites["weight"].bits == 12 * 2 + 4 * 32

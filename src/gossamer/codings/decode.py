@@ -163,8 +163,10 @@ def _shifted(node: Shift) -> Array:
 
 def _runs(node: Runs) -> Array:
     words = view(node.words)
+    if not words.size:  # a run may be of any length then
+        return np.zeros(node.shape, np.uint32)
     top = (1 << 32) // node.width - 1
-    if words.size and not 0 <= int(words.min()) <= int(words.max()) <= top:
+    if not 0 <= int(words.min()) <= int(words.max()) <= top:
         raise CodingError(f"Runs: wanted words from 0 to {top}, got {int(words.min())} to {int(words.max())}")
     full = np.empty((words.size, node.width), np.uint32)
     full[:] = (words.reshape(-1, 1)).astype(np.uint32) * np.uint32(node.width)

@@ -137,7 +137,7 @@ def _now(subject: Subject, site: Site, held: Constraints | None, all_macs: Mappi
     if held is not None and held.codebook is not None:
         shared += each * held.codebook.size
         each = ceil(log2(held.codebook.most))
-        if held.codebook.width > 1:
+        if held.codebook.words is not None:
             each = ceil(log2(held.codebook.size // held.codebook.width)) / held.codebook.width
     if held is not None and held.hash is not None:
         each, shared = 0, shared + each * held.hash.size

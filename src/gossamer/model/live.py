@@ -105,6 +105,12 @@ class Live(nn.Module):
         return straight_through_snap(value, scale=self.scale, zero=self.zero, **grid)
 
     @property
+    def kept(self) -> Tensor | None:
+        """Where values are not zeroed; None for everywhere."""
+        keeps = [part for part in (self.keep, self.splice) if part is not None]
+        return keeps[0] & keeps[-1] if keeps else None
+
+    @property
     def constraints(self) -> Constraints:
         """What holds now, as plain data; trained centers as they are at this moment."""
         codebook = hashed = grid = None
@@ -190,9 +196,10 @@ class Live(nn.Module):
     def settle(self, original: nn.Parameter) -> None:
         """Make final what the step's training could change: the splice joins the mask, every value is shared.
 
-        A mixture goes.
+        A mixture goes, and so does noise.
         """
         self.mix = None
+        self.noise = False
         if self.shared is not None and self.codes is not None and self.centers is not None:
             now = Codebook(self.codes, self.centers, starts=self.starts)
             nearest = now.nearest(original.detach().cpu()).to(self.codes)

@@ -10,8 +10,9 @@ whole numbers they are interpolated, so that each weight is drawn to what is che
 knows the row, the column and the neighbours of a weight, and how many weights stay. Steps grow until coarser ones cost
 more loss than they save bits.
 
-Without a grid that is there already, a step starts at 2 mean|w| / sqrt(7), the start of Esser et al., "Learned Step
-Size Quantization", ICLR 2020 (arXiv 1902.08153), for codes up to 7: under a price that does much, few codes are larger.
+Without a grid that is there already, a step starts at 2 mean|w| / sqrt(Q), the start of Esser et al., "Learned Step
+Size Quantization", ICLR 2020 (arXiv 1902.08153), for codes up to Q, here 7 at most: under a price that does much, few
+codes are larger.
 """
 
 import math
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from gossamer.codings.rates import rates
 from gossamer.errors import ModelError
-from gossamer.model import Evidence, Grid, Method, Plan, Skip, StepContext, Subject, live_weight, trains
+from gossamer.model import Evidence, Grid, Method, Plan, Revise, Skip, StepContext, Subject, live_weight, trains
 from gossamer.model.learned import step_of
 from gossamer.model.live import Live, live_parts
 
@@ -38,11 +39,11 @@ _START = 7
 class RateAware(Method, frozen=True, tag="quantize.rate_aware"):
     """Train with a price on every bit of the file: whole numbers of a trained step at each site.
 
-    Acts while a step trains; zeros fall out by themselves, and zeros of a mask stay zero. A site that is on a grid with
-    one step already sets out from that step. The last epoch's weights are the ones to keep (``keep = "last"``): earlier
-    ones are larger.
+    Acts while its step trains; zeros fall out by themselves, and zeros of a mask stay zero. A site that is on a grid
+    with one step already sets out from that step. The last epoch's weights are kept, for earlier ones are larger.
     """
 
+    in_training: ClassVar[bool] = True
     ramps: ClassVar[str | None] = "price"
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"price": 0.1})
 
@@ -79,20 +80,49 @@ class RateAware(Method, frozen=True, tag="quantize.rate_aware"):
         penalty = RatePenalty(tuple(grids), self.price, weights, self.every)
         return Plan(self.tag, constraints=grids, penalties=(penalty,), skipped=tuple(skipped))
 
+    def revision(self, subject: Subject) -> Revise:
+        """Return what says before each step that prices have moved, so that weights kept before fit others."""
+        del subject
+        nothing = Plan(self.tag)
+        return lambda _live, _step, _total: nothing
+
+    def conclusion(self, subject: Subject) -> Plan | None:
+        """Return the values as they are rounded, on grids of no more bits than they need."""
+        grids, tensors = {}, {}
+        for site in self.chosen(subject):
+            held = subject.constraints.get(site.name)
+            if held is None or held.grid is None or not held.grid.trained or held.shared:
+                continue
+            values = _evaluated(subject, site.name)
+            codes = (values.float() / held.grid.scale).round().abs()
+            bits = min(max(2, int(codes.max()).bit_length() + 1), held.grid.bits)
+            grids[site.name] = replace(held.grid, bits=bits, noise=False)
+            tensors[site.name] = values
+        return Plan(self.tag, constraints=grids, tensors=tensors) if grids else None
+
     def _grid(self, subject: Subject, name: str) -> Grid:
         held = subject.constraints.get(name)
         before = None if held is None else held.grid
         bits = self.bits if before is None else min(self.bits, before.bits)
-        step = first_step(live_weight(subject, name)) if before is None or not before.symmetric else before.scale
+        step = first_step(live_weight(subject, name), bits) if before is None or not before.symmetric else before.scale
         return Grid(step, torch.tensor(0), bits, trained=True, noise=self.noise)
 
 
-def first_step(weight: Tensor) -> Tensor:
-    """Return 2 mean|w| / sqrt(7) over the values that are not zero; 0-d float32."""
+def first_step(weight: Tensor, bits: int) -> Tensor:
+    """Return 2 mean|w| / sqrt(Q) over the values that are not zero, 0-d float32; Q is 7 or the largest of ``bits``.
+
+    It is longer where codes would not fit 8 bits or more.
+    """
     some = weight.detach().cpu().double()
-    some = some[some != 0].abs()
-    least = float(some.max()) / 2**13  # below it, codes would not fit 15 bits
-    return torch.tensor(max(2 * float(some.mean()) / math.sqrt(_START), least), dtype=torch.float32)
+    some, largest = some[some != 0].abs(), 2 ** (bits - 1) - 1
+    least = float(some.max()) / largest if largest > 2**6 else 0.0
+    return torch.tensor(max(2 * float(some.mean()) / math.sqrt(min(_START, largest)), least), dtype=torch.float32)
+
+
+@torch.no_grad()
+def _evaluated(subject: Subject, name: str) -> Tensor:
+    """Return the value of a site as an evaluation sees it, without noise, on the CPU."""
+    return live_weight(subject, name).detach().cpu().clone()
 
 
 def _why_not(subject: Subject, name: str) -> str | None:
@@ -176,8 +206,8 @@ class RatePenalty:
         """
         total: Tensor | None = None
         for live, original in self._found(context.subject):
-            if live.log_scale is None or live.priced is None:
-                continue  # a later step has put it on a grid of its own
+            if live.log_scale is None or live.priced is None or live.codes is not None:
+                continue  # a later step has put it on a grid of its own, or shares its values
             step = step_of(live.log_scale, original.numel(), live.bits)
             if context.step % self.every == 0:
                 live.priced.copy_(_codes(live, original, step))
@@ -213,13 +243,6 @@ class RatePenalty:
             yield parts[site]
 
 
-def _kept(live: Live) -> Tensor | None:
-    """Return what neither mask zeroes, or None for everything."""
-    if live.keep is None or live.splice is None:
-        return live.splice if live.keep is None else live.keep
-    return live.keep & live.splice
-
-
 def _masked(table: _Table, keep: Tensor | None) -> _Known:
     if keep is None:
         return _Known(table, None, None, table)
@@ -232,7 +255,7 @@ def _masked(table: _Table, keep: Tensor | None) -> _Known:
 def _codes(live: Live, original: Tensor, step: Tensor) -> Tensor:
     most = 2 ** (live.bits - 1) - 1
     codes = (original.detach().float() / step).round().clamp(-most - 1, most)
-    keep = _kept(live)
+    keep = live.kept
     return codes if keep is None else torch.where(keep, codes, 0)
 
 

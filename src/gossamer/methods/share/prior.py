@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gossamer.errors import ModelError
 from gossamer.model import Components, StepContext, Subject
-from gossamer.model.live import Live, live_parts
+from gossamer.model.live import live_parts
 from gossamer.model.site import owned_parameters
 
 _CHUNK = 1 << 15
@@ -75,14 +75,15 @@ class _Length(torch.autograd.Function):
             sums[1] += push.sum(1)
             slope[part] = push.sum(0)
             sums[2] += push.mul_(away).sum(1)
-        ctx.save_for_backward(slope.view(values.shape).to(values), sums.to(means))
+        ctx.save_for_backward(slope.view(values.shape), sums.to(means))
+        ctx.dtype = values.dtype
         return total.to(means)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         slope, (share, push, square) = ctx.saved_tensors
         by = gradients[0]
-        return slope * by.to(slope), -push * by, (square - share) / 2 * by, -share * by
+        return (slope * by).to(ctx.dtype), -push * by, (square - share) / 2 * by, -share * by
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ class MixturePenalty:
             if live is None or live.mix is None:
                 continue
             now = seen.get(id(live.mix))
-            value, keep = live(parameter), _kept(live)
+            value, keep = live(parameter), live.kept
             mixture = live.mix.components if now is None else now
             term = description_length(value if keep is None else value[keep], mixture)
             if now is None:
@@ -141,9 +142,3 @@ class MixturePenalty:
         shape = torch.full_like(mixture.log_precisions, self.shape)
         shape[0] = self.zero_shape
         return ((1 - shape) * mixture.log_precisions + shape * expected**2 * mixture.log_precisions.exp()).sum()
-
-
-def _kept(live: Live) -> Tensor | None:
-    """Return which values are not zeroed, None for all."""
-    keeps = [part for part in (live.keep, live.splice) if part is not None]
-    return keeps[0] & keeps[-1] if keeps else None

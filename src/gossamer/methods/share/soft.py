@@ -135,7 +135,11 @@ class Soft(Method, frozen=True, tag="share.soft"):
         return None if self.tau == 0.0 else lambda _live, _step, _total: nothing
 
     def conclusion(self, subject: Subject) -> Plan | None:
-        """Return the values that the weights come to share, and which of them are zero."""
+        """Return the values that the weights come to share, and which of them are zero.
+
+        Raises:
+            ModelError: a mixture has only zeros left, as after a training that is too short for it.
+        """
         parts: dict[int, tuple[str, Live]] = {}
         for owner, _, live, parameter in live_parts(subject.model):
             parts.setdefault(id(parameter), (owner.name, live))
@@ -194,6 +198,11 @@ class Soft(Method, frozen=True, tag="share.soft"):
         used = torch.cat([part.flatten() for part in codes.values()])
         used = torch.unique(used)
         used = used[mixture.means[used] != 0]
+        if not len(used):
+            raise ModelError(
+                f"share.soft: the mixture of {sites[0][0]} has come to nothing but zero",
+                hint="train for more steps, by AdamW, or take a larger precision_lr or a smaller width",
+            )
         place = torch.zeros(len(mixture.means), dtype=torch.int64)
         place[used] = torch.arange(len(used))
         tie = sites[0][0] if len(sites) > 1 else ""
