@@ -13,7 +13,8 @@ from gossamer.errors import ModelError, PlanError, RecipeError
 from gossamer.methods.distill import Logits
 from gossamer.methods.prune import Magnitude, Units
 from gossamer.methods.quantize import RateAware, RateDistortion
-from gossamer.methods.quantize.rate_aware import RatePenalty, first_step, spent, tabled
+from gossamer.methods.quantize.rate_aware import RatePenalty, first_step
+from gossamer.methods.quantize.spent import spent, tabled
 from gossamer.methods.share import KMeans
 from gossamer.model import Grid, Plan, StepContext, Subject, apply, freeze, live_weight, retarget, to_artifact
 from gossamer.model.learned import learned_snap, noisy, step_of

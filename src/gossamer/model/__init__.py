@@ -2,7 +2,8 @@
 
 from gossamer.model.apply import apply, retarget, settle
 from gossamer.model.blocks import Block, find_blocks, why_no_drop
-from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Hash, Mask, Splice
+from gossamer.model.codebook import Codebook
+from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.coupling import Group, Slice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict

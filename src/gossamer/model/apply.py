@@ -6,7 +6,8 @@ import torch
 
 from gossamer.errors import ModelError, PlanError
 from gossamer.model.blocks import why_no_drop
-from gossamer.model.constraint import Codebook, Constraints, Grid, Hash
+from gossamer.model.codebook import Codebook
+from gossamer.model.constraint import Constraints, Grid, Hash
 from gossamer.model.coupling import constants, kept_units, positions
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Split
 from gossamer.model.folding import foldable

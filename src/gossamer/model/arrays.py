@@ -8,7 +8,8 @@ from torch import Tensor
 
 from gossamer import codings
 from gossamer.errors import CodingError
-from gossamer.model.constraint import Codebook, Constraints, Grid, Hash
+from gossamer.model.codebook import Codebook
+from gossamer.model.constraint import Constraints, Grid, Hash
 
 _AS_BITS = {
     torch.bfloat16: torch.uint16,

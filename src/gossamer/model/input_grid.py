@@ -6,8 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from gossamer.model.constraint import Grid
-from gossamer.model.live import straight_through_snap
 from gossamer.model.site import Site
+from gossamer.model.straight import straight_through_snap
 
 _MODULES = (
     nn.Linear,

@@ -10,27 +10,19 @@ a bucket's gradient is the sum of its members' gradients, each with its sign (Ch
 of a grid may train (`learned`). A mixture trains along, one module for all sites of its tie.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from gossamer.model.constraint import (
-    Codebook,
-    Constraint,
-    Constraints,
-    Grid,
-    Hash,
-    Mask,
-    Splice,
-    snap,
-)
+from gossamer.model.codebook import Codebook
+from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
 from gossamer.model.learned import learned_snap, noisy, step_of
 from gossamer.model.mixture import Mix, Mixture
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
+from gossamer.model.straight import masked_straight_through, members, straight_through_snap
 
 
 class Live(nn.Module):
@@ -78,7 +70,7 @@ class Live(nn.Module):
         else:
             value = self._on_grid(self._looked_up(original))
         if self.splice is not None:
-            value = _PassZero.apply(value, self.splice)  # type: ignore[no-untyped-call]
+            value = masked_straight_through(value, self.splice)
         if self.keep is not None:
             value = torch.where(self.keep, value, 0)
         return value
@@ -87,7 +79,7 @@ class Live(nn.Module):
         if self.codes is None or self.centers is None:
             return original
         if self.width > 1:
-            found = _Members.apply(self.centers, self.codes.flatten())  # type: ignore[no-untyped-call]
+            found = members(self.centers, self.codes.flatten())
         else:
             found = self.centers.index_select(0, self.codes.flatten())
         value: Tensor = found.view(self.codes.shape).to(original.dtype)
@@ -209,48 +201,6 @@ class Live(nn.Module):
         if self.splice is not None:
             self.keep = self.splice if self.keep is None else self.keep & self.splice
             self.splice = None
-
-
-class _Snap(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, grid: Mapping[str, Any]) -> Tensor:  # noqa: ARG004
-        return snap(value, **grid)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return gradients[0], None
-
-
-class _Members(torch.autograd.Function):
-    """Look-up of centers whose gradient is the mean over their members."""
-
-    @staticmethod
-    def forward(ctx: Any, centers: Tensor, codes: Tensor) -> Tensor:
-        ctx.save_for_backward(codes)
-        ctx.size = len(centers)
-        return centers.index_select(0, codes)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (codes,) = ctx.saved_tensors
-        total = gradients[0].new_zeros(ctx.size).index_add_(0, codes, gradients[0])
-        return total / codes.bincount(minlength=ctx.size).clamp_min(1), None
-
-
-class _PassZero(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, keep: Tensor) -> Tensor:  # noqa: ARG004
-        return torch.where(keep, value, 0)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return gradients[0], None
-
-
-def straight_through_snap(value: Tensor, **grid: Any) -> Tensor:
-    """Return `snap` of ``value`` (same arguments); the gradient passes as if nothing happened."""
-    snapped: Tensor = _Snap.apply(value, grid)  # type: ignore[no-untyped-call]
-    return snapped
 
 
 def live_parts(model: nn.Module) -> Iterator[tuple[Owner, nn.Module, Live, nn.Parameter]]:

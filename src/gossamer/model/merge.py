@@ -10,7 +10,8 @@ from dataclasses import replace
 import torch
 
 from gossamer.errors import PlanError
-from gossamer.model.constraint import Codebook, Constraint, Constraints, Grid, Hash, Mask, Splice
+from gossamer.model.codebook import Codebook
+from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
 from gossamer.model.mixture import Mixture
 from gossamer.model.site import Site
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gossamer.errors import PlanError
-from gossamer.model.constraint import Codebook, Constraint, Grid, Hash, Mask, Splice
+from gossamer.model.codebook import Codebook
+from gossamer.model.constraint import Constraint, Grid, Hash, Mask, Splice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
 from gossamer.model.mixture import Mixture, Rates
 from gossamer.model.penalty import Penalty
