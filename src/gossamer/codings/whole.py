@@ -73,15 +73,13 @@ def modelled(array: Array, name: str, *, numbers: bool = True) -> list[Option]:
     low, symbols, alphabet = _symbols(array)
     if not 1 < alphabet <= coders.MAX_ALPHABET:
         return []
-    counts = np.bincount(symbols.reshape(-1), minlength=alphabet)
     few = array.size <= MIXED_LARGEST
-    peaked = int(counts.max()) >= _MIXED_SHARE * symbols.size
-    options = [_modelled(symbols, name, low, alphabet, "mixed")] if few and peaked else []
+    peaked = few and int(np.bincount(symbols.reshape(-1)).max()) >= _MIXED_SHARE * symbols.size
+    options = [_modelled(symbols, name, low, alphabet, "mixed")] if peaked else []
     if numbers and 2 < alphabet <= _OUTLINED_ALPHABET:
         outlined = _modelled(symbols, name, low, alphabet, "outlined")
         options.append(outlined)
-        plain = coders.estimate(symbols, alphabet, "static")
-        if few and (peaked or (outlined is not None and outlined.bytes < plain)):
+        if few and (peaked or (outlined is not None and outlined.bytes < coders.estimate(symbols, alphabet, "static"))):
             options.append(_modelled(symbols, name, low, alphabet, "blended"))
     return [option for option in options if option is not None]
 
@@ -103,9 +101,8 @@ def _ranged(array: Array, name: str, low: int, span: int, effort: Effort, *, num
     options = [Option((array.size * width + 7) // 8 + RECORD + 2, partial(_packed, array, name, low, width))]
     if 0 < span < coders.MAX_ALPHABET and array.size > 16:
         _, symbols, alphabet = _symbols(array)
-        for model in ("static", "adaptive"):
-            size = coders.estimate(symbols, alphabet, model) + 2 * RECORD
-            options.append(Option(size, partial(_coded, symbols, name, low, alphabet, model)))
+        for model, size in coders.estimates(symbols, alphabet).items():
+            options.append(Option(size + 2 * RECORD, partial(_coded, symbols, name, low, alphabet, model)))
         if effort == "best":
             options.extend(modelled(array, name, numbers=numbers))
     return options
