@@ -18,7 +18,7 @@ _SMALLEST, _LARGEST = 64, 1 << 14
 _GAINS = (1, 2, 4, 16)  # weight of one occurrence against one of the prior's, which gives every symbol one
 _LIMITS = (1 << 10, 1 << 13, 1 << 16, 1 << 40)
 _LONG = 1 << 17  # symbols from which the gain no longer matters, only whether to fade
-_AT_ONCE = 64  # blocks priced together
+_AT_ONCE = 1 << 14  # counts priced together: they stay in the cache
 SETTINGS = len(_GAINS) * len(_LIMITS)
 
 
@@ -49,8 +49,11 @@ def choose(flat: Array, alphabet: int) -> tuple[int, float]:
 
 def counted(flat: Array, alphabet: int) -> Array:
     """Return how often each symbol occurs in each block."""
-    counts = [np.bincount(flat[start:stop], minlength=alphabet) for start, stop in _blocks(flat.size, alphabet)]
-    return np.stack(counts) if counts else np.zeros((0, alphabet), np.int64)
+    spans = list(_blocks(flat.size, alphabet))
+    counts = np.empty((len(spans), alphabet), np.int64)
+    for row, (start, stop) in zip(counts, spans, strict=True):
+        row[:] = np.bincount(flat[start:stop], minlength=alphabet)
+    return counts
 
 
 def cheapest(counts: Array) -> tuple[int, float]:
@@ -116,8 +119,9 @@ def _cost(counts: Array, setting: int) -> float:
     """Return the bits that a perfect coder would spend under ``setting``."""
     learned = _Learned(counts.shape[1], setting)
     bits = 0.0
-    for start in range(0, len(counts), _AT_ONCE):
-        some = counts[start : start + _AT_ONCE]
+    together = max(_AT_ONCE // counts.shape[1], 1)
+    for start in range(0, len(counts), together):
+        some = counts[start : start + together]
         frequencies = np.empty(some.shape, np.float64)
         for row, count in zip(frequencies, some, strict=True):
             row[:] = learned.frequencies()
