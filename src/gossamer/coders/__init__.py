@@ -11,6 +11,7 @@ import numpy as np
 
 from gossamer.coders import adaptive, blended, mixed, outlined, static
 from gossamer.coders.stream import Array, CoderName
+from gossamer.coders.table import counts_of
 from gossamer.errors import CodingError
 
 ModelName = Literal["static", "adaptive", "mixed", "outlined", "blended"]
@@ -90,7 +91,7 @@ def least_bytes(shape: tuple[int, ...], alphabet: int, model: ModelName) -> int:
 def estimate(symbols: Array, alphabet: int, model: CountedName) -> float:
     """Return about how many bytes `encode` will take, without coding."""
     if model == "static":
-        return static.bits(np.bincount(symbols.reshape(-1), minlength=alphabet)) / 8 + 3
+        return static.bits(counts_of(symbols, alphabet)) / 8 + 3
     return estimates(symbols, alphabet)[model]
 
 

@@ -20,7 +20,7 @@ from gossamer.coders import outline, stream
 from gossamer.coders.classes import AROUND_ZERO, GAIN, KINDS, Block, Plan, Tables, blocks
 from gossamer.coders.fit import fits
 from gossamer.coders.stream import Array, CoderName
-from gossamer.coders.table import levels_of, read_table, write_table
+from gossamer.coders.table import counts_of, levels_of, read_table, write_table
 from gossamer.errors import CodingError
 
 FARTHEST = 511  # greatest distance coded
@@ -39,9 +39,9 @@ def least_bytes(shape: tuple[int, ...]) -> int:
     return _FEWEST + prod(shape) // 512
 
 
-def median(symbols: Array) -> int:
-    """Return the median of whole numbers from zero up, rounded down."""
-    ends = np.cumsum(np.bincount(symbols.reshape(-1)))
+def median(symbols: Array, alphabet: int) -> int:
+    """Return the median of ``symbols``, rounded down."""
+    ends = np.cumsum(counts_of(symbols, alphabet))
     middle = np.searchsorted(ends, [(symbols.size - 1) // 2, symbols.size // 2], side="right")
     return int(middle.sum()) // 2
 
@@ -54,7 +54,7 @@ def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     """
     if not symbols.size:
         raise CodingError("the outlined model is for arrays that have elements")
-    pivot = median(symbols)
+    pivot = median(symbols, alphabet)
     values = np.subtract(symbols.reshape(sides(symbols.shape)), pivot, dtype=np.int32, casting="same_kind")
     best = search(values, pivot, alphabet)
     if best.reach > FARTHEST:

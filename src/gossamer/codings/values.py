@@ -36,7 +36,8 @@ def values(array: Array, name: str, effort: Effort) -> Option:
         options.append(dense(array, name) if few else floats(array, name))
     if zeros > _ZEROS * bits.size:
         # Where values repeat, their codebook holds the zero and the mixed model has seen the support there.
-        options.append(sparse(bits != 0, values(array[bits != 0], name, effort), "fast" if repeats else effort))
+        where = bits != 0
+        options.append(sparse(where, values(array[where], name, effort), "fast" if repeats else effort))
     return best(options)
 
 
