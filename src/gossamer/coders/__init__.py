@@ -7,8 +7,6 @@ low rank ahead; ``blended`` does both, for all of an element.
 
 from typing import Literal, assert_never
 
-import numpy as np
-
 from gossamer.coders import adaptive, blended, mixed, outlined, static
 from gossamer.coders.stream import Array, CoderName
 from gossamer.coders.table import counts_of
