@@ -89,9 +89,7 @@ def matrices(seed: int) -> dict[str, np.ndarray]:
     rows, normal = rng.lognormal(0, 0.4, (SIDE, 1)) * 1.2, rng.normal(size=(SIDE, SIDE))
     mean = 0.4 * rng.normal(size=(SIDE, 6)) @ rng.normal(size=(6, SIDE))
     step = 5.0 / (VALUES - 1)
-    kept = np.where(
-        np.abs(normal) > np.quantile(np.abs(normal), 1 - DENSITY), np.clip(np.rint(normal / step), -15, 15), 0
-    )
+    kept = np.clip(np.rint(normal / step), -15, 15) * (np.abs(normal) > np.quantile(np.abs(normal), 1 - DENSITY))
     return {
         "int4 rows": np.clip(np.rint(rng.laplace(size=(SIDE, 2 * SIDE)) * rows), -8, 7).astype(np.int8),
         "int4 low rank": np.clip(np.rint((normal + mean) * 1.5), -8, 7).astype(np.int8),

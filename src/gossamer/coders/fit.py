@@ -120,11 +120,12 @@ def _directions(matrix: Array) -> tuple[Array, Array, Array]:
         right = _grid(_grid(vector, step) @ rest, step)
         left = _grid(rest @ right, step)
         norm = float((left @ left) * (right @ right))
-        gain = round(float(left @ rest @ right) / max(norm, 1.0) * GAIN_UNIT)
+        match = float(left @ rest @ right)
+        gain = round(match / max(norm, 1.0) * GAIN_UNIT)
         if not 0 < gain <= MOST_GAIN:
             break
         taken = gain / GAIN_UNIT
-        less = max(energy - 2 * taken * float(left @ rest @ right) + taken**2 * norm, _LEAST_SHARE * energy)
+        less = max(energy - 2 * taken * match + taken**2 * norm, _LEAST_SHARE * energy)
         if matrix.size / 2 * np.log2(energy / less) < _price(left) + _price(right) + 24:
             missed += 1
             if missed > _PATIENCE:
