@@ -7,16 +7,16 @@ low rank ahead; ``blended`` does both, for all of an element.
 
 from typing import Literal, assert_never
 
-import numpy as np
-
 from gossamer.coders import adaptive, blended, mixed, outlined, static
 from gossamer.coders.stream import Array, CoderName
+from gossamer.coders.table import counts_of
 from gossamer.errors import CodingError
 
 ModelName = Literal["static", "adaptive", "mixed", "outlined", "blended"]
+CountedName = Literal["static", "adaptive"]
 MAX_ALPHABET = 1 << 16
 
-__all__ = ["MAX_ALPHABET", "CoderName", "ModelName", "decode", "encode", "estimate", "least_bytes"]
+__all__ = ["MAX_ALPHABET", "CoderName", "ModelName", "decode", "encode", "estimate", "estimates", "least_bytes"]
 
 
 def encode(symbols: Array, alphabet: int, *, model: ModelName = "static", coder: CoderName = "ans") -> bytes:
@@ -86,12 +86,18 @@ def least_bytes(shape: tuple[int, ...], alphabet: int, model: ModelName) -> int:
             assert_never(model)
 
 
-def estimate(symbols: Array, alphabet: int, model: Literal["static", "adaptive"]) -> float:
+def estimate(symbols: Array, alphabet: int, model: CountedName) -> float:
     """Return about how many bytes `encode` will take, without coding."""
-    flat = symbols.reshape(-1)
     if model == "static":
-        return static.bits(np.bincount(flat, minlength=alphabet)) / 8 + 3
-    return adaptive.choose(flat, alphabet)[1] / 8 + 4
+        return static.bits(counts_of(symbols, alphabet)) / 8 + 3
+    return estimates(symbols, alphabet)[model]
+
+
+def estimates(symbols: Array, alphabet: int) -> dict[CountedName, float]:
+    """Return about how many bytes `encode` will take under each model that counts symbols, without coding."""
+    counts = adaptive.counted(symbols.reshape(-1), alphabet)
+    adapted = adaptive.cheapest(counts)[1] if symbols.size else 0.0
+    return {"static": static.bits(counts.sum(axis=0)) / 8 + 3, "adaptive": adapted / 8 + 4}
 
 
 def _check(alphabet: int) -> None:

@@ -18,6 +18,7 @@ _SMALLEST, _LARGEST = 64, 1 << 14
 _GAINS = (1, 2, 4, 16)  # weight of one occurrence against one of the prior's, which gives every symbol one
 _LIMITS = (1 << 10, 1 << 13, 1 << 16, 1 << 40)
 _LONG = 1 << 17  # symbols from which the gain no longer matters, only whether to fade
+_AT_ONCE = 1 << 14  # counts priced together: they stay in the cache
 SETTINGS = len(_GAINS) * len(_LIMITS)
 
 
@@ -43,8 +44,21 @@ def choose(flat: Array, alphabet: int) -> tuple[int, float]:
     """Return the setting with the shortest code for ``flat``, and the bits a perfect coder spends under it."""
     if alphabet == 1 or flat.size == 0:
         return 0, 0.0
-    counts = [np.bincount(flat[start:stop], minlength=alphabet) for start, stop in _blocks(flat.size, alphabet)]
-    tried = range(SETTINGS) if flat.size < _LONG else range(1, SETTINGS, len(_GAINS))
+    return cheapest(counted(flat, alphabet))
+
+
+def counted(flat: Array, alphabet: int) -> Array:
+    """Return how often each symbol occurs in each block."""
+    spans = list(_blocks(flat.size, alphabet))
+    counts = np.empty((len(spans), alphabet), np.int64)
+    for row, (start, stop) in zip(counts, spans, strict=True):
+        row[:] = np.bincount(flat[start:stop], minlength=alphabet)
+    return counts
+
+
+def cheapest(counts: Array) -> tuple[int, float]:
+    """Return the setting with the shortest code for blocks of ``counts``, and its bits."""
+    tried = range(SETTINGS) if int(counts.sum()) < _LONG else range(1, SETTINGS, len(_GAINS))
     costs = {setting: _cost(counts, setting) for setting in tried}
     setting = min(costs, key=costs.__getitem__)
     return setting, costs[setting]
@@ -77,6 +91,7 @@ class _Learned:
 
     def __init__(self, alphabet: int, setting: int) -> None:
         self._counts = np.zeros(alphabet, np.int64)
+        self._seen = 0
         self._gain = _GAINS[setting % len(_GAINS)]
         self._limit = _LIMITS[setting // len(_GAINS)]
 
@@ -85,8 +100,10 @@ class _Learned:
 
     def see(self, counts: Array) -> None:
         self._counts += counts
-        while int(self._counts.sum()) > self._limit:
+        self._seen += int(counts.sum())
+        while self._seen > self._limit:
             self._counts >>= 1
+            self._seen = int(self._counts.sum())
 
 
 def _blocks(count: int, alphabet: int) -> Iterator[tuple[int, int]]:
@@ -98,12 +115,17 @@ def _blocks(count: int, alphabet: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
-def _cost(counts: list[Array], setting: int) -> float:
+def _cost(counts: Array, setting: int) -> float:
     """Return the bits that a perfect coder would spend under ``setting``."""
+    learned = _Learned(counts.shape[1], setting)
     bits = 0.0
-    learned = _Learned(counts[0].size, setting)
-    for count in counts:
-        frequencies = learned.frequencies()
-        bits += float(count @ (np.log2(frequencies.sum()) - np.log2(frequencies)))
-        learned.see(count)
+    together = max(_AT_ONCE // counts.shape[1], 1)
+    for start in range(0, len(counts), together):
+        some = counts[start : start + together]
+        frequencies = np.empty(some.shape, np.float64)
+        for row, count in zip(frequencies, some, strict=True):
+            row[:] = learned.frequencies()
+            learned.see(count)
+        totals = frequencies.sum(axis=1)
+        bits += float(some.sum(axis=1) @ np.log2(totals)) - float((some * np.log2(frequencies)).sum())
     return bits

@@ -14,7 +14,7 @@ import numpy as np
 from gossamer.coders import outline, stream
 from gossamer.coders.decisions import Decisions, Given
 from gossamer.coders.outline import SCALES, UNIT, Outline
-from gossamer.coders.outlined import search, sides
+from gossamer.coders.outlined import median, search, sides
 from gossamer.coders.stream import Array, CoderName
 from gossamer.errors import CodingError
 
@@ -39,7 +39,7 @@ def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     if not 0 < symbols.size <= LARGEST:
         raise CodingError(f"the blended model is for 1 to {LARGEST} elements, got {symbols.size}")
     matrix = symbols.reshape(sides(symbols.shape)).astype(np.int64)
-    pivot = int(np.median(matrix))
+    pivot = median(matrix, alphabet)
     known = search(matrix.astype(np.int32) - pivot, pivot, alphabet).plan.known
     ways = [across for across in (False, True) if matrix.shape[across] <= MOST_STEPS]
     tried = [_Trial.run(matrix - pivot, known, (pivot, alphabet - 1 - pivot), across) for across in ways]

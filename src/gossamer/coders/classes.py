@@ -19,7 +19,7 @@ AROUND_ZERO = len(SHAPES)  # the kind, modulo 4, without a curve
 _WEIGHTS = (1 << 4, 1 << 6, 1 << 8, 1 << 11)  # how many elements the curve counts for
 _SENT_WEIGHTS = (3, 6, 12, 48)  # how many elements the table that is sent counts for
 KINDS = 4 * len(_WEIGHTS)
-_GAIN = 64
+GAIN = 64
 _PARTS = 8
 _FRACTIONS = np.minimum(np.maximum(2 * UNIT // SCALES, 1), _PARTS)  # parts of a fraction's range, by level
 _EDGES = np.arange(1, _PARTS) ** 2  # of the mean, in sixteenths of a deviation
@@ -51,13 +51,14 @@ class Plan:
         level = known.levels(kinds)
         self._scale = SCALES.astype(np.float64)[level] / (1 << 16)
         self._first = (level >> 1) * _PARTS if around_zero else level * (UNIT // 2 + 1)
+        self._plain = (self._first if around_zero else self._numbers.take(self._first)).astype(np.uint16)
 
     def block(self, some: slice) -> "Block":
         """Return anchors and classes of ``some`` rows."""
-        first = self._first[self._kind[some]]
         if not self.known.gains.size:
             zero, one = np.zeros((1, 1), np.int32), np.ones((1, 1), np.int32)
-            return Block(some, zero, one, (first if self.around_zero else self._numbers.take(first)).astype(np.uint16))
+            return Block(some, zero, one, self._plain[self._kind[some]])
+        first = self._first[self._kind[some]]
         share = self.known.shares(some)
         if self.around_zero:
             part = _RATIOS[np.minimum(np.abs(share) / 4096, _EDGES[-1]).astype(np.uint8)]
@@ -72,6 +73,12 @@ class Plan:
         first += np.minimum(np.abs(mean, out=mean), UNIT // 2, out=mean)
         return Block(some, anchor, side, self._numbers.take(first))
 
+    def reach(self, values: Array) -> int:
+        """Return the greatest distance of ``values`` from their anchors."""
+        if self.around_zero or not self.known.gains.size:
+            return max(int(values.max()), -int(values.min()))  # every anchor is zero
+        return max(int(np.abs(self.block(some).distances(values[some])).max()) for some in blocks(*values.shape))
+
 
 class Block:
     """Some rows: the anchor of each element, the side its mean is on (1 or -1), and its class."""
@@ -83,9 +90,32 @@ class Block:
         self.numbers = numbers.reshape(-1)
 
     @cached_property
+    def classes(self) -> list[tuple[int, int]]:
+        """Return each class that occurs, and how many elements it has."""
+        counts = np.bincount(self.numbers)
+        present = np.flatnonzero(counts)
+        return list(zip(present.tolist(), counts[present].tolist(), strict=True))
+
+    @cached_property
     def order(self) -> Array:
         """Return the places of the elements, class by class."""
         return np.argsort(self.numbers, kind="stable")
+
+    def parted(self, elements: Array) -> Iterator[tuple[int, Array]]:
+        """Yield each class that occurs, and those of ``elements`` (flat) that are in it."""
+        ordered = elements if len(self.classes) == 1 else elements.take(self.order)
+        start = 0
+        for number, count in self.classes:
+            yield number, ordered[start : start + count]
+            start += count
+
+    def joined(self, parts: list[Array]) -> Array:
+        """Return the elements, flat, whose classes hold ``parts``: the inverse of `parted`."""
+        if len(parts) == 1:
+            return parts[0]
+        elements = np.empty(self.numbers.size, parts[0].dtype)
+        elements[self.order] = np.concatenate(parts)
+        return elements
 
     def distances(self, values: Array) -> Array:
         """Return how far ``values`` are from the anchor, on the side of the mean."""
@@ -95,13 +125,6 @@ class Block:
         """Return the values at ``distances``."""
         return np.asarray(distances.reshape(self._shape) * self.side + self.anchor)
 
-    def classes(self) -> Iterator[tuple[int, Array]]:
-        """Yield each class that occurs, with the places of its elements; all together they are ``order``."""
-        counts = np.bincount(self.numbers)
-        present = np.flatnonzero(counts)
-        for number, stop in zip(present.tolist(), np.cumsum(counts[present]).tolist(), strict=True):
-            yield number, self.order[stop - int(counts[number]) : stop]
-
 
 class Tables:
     """The table of every class: what was known of it, and what it held."""
@@ -110,7 +133,7 @@ class Tables:
         self._reach = reach
         self._kind = kind % 4
         around_zero = self._kind == AROUND_ZERO
-        self._weight = (_SENT_WEIGHTS if around_zero else _WEIGHTS)[kind // 4] * _GAIN
+        self._weight = (_SENT_WEIGHTS if around_zero else _WEIGHTS)[kind // 4] * GAIN
         self._known: dict[int, Array] = {}
         if around_zero:
             sent = frequencies_of(sent)
@@ -128,7 +151,7 @@ class Tables:
 
     def count(self, number: int, counts: Array) -> None:
         """Add ``counts`` to class ``number``."""
-        self._known[number] = self.frequencies(number) + counts * _GAIN
+        self._known[number] = self.frequencies(number) + counts * GAIN
 
     def _curve(self, number: int) -> Array:
         level, part = divmod(number, _PARTS)

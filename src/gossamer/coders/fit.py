@@ -29,28 +29,39 @@ _FEW = 16  # directions sought in larger matrices
 _LEAST_ERROR = UNIT / 8
 
 
-def fit(values: Array, *, directions: bool = True) -> Outline:
-    """Return the outline with which ``values`` (rows, columns) are expected to take the fewest bits.
+def fit(values: Array) -> Outline:
+    """Return the outline with which ``values`` (rows, columns) are expected to take the fewest bits."""
+    return fits(values)[0]
+
+
+def fits(values: Array) -> list[Outline]:
+    """Return the outline expected to take the fewest bits, and, if that has directions, the one of levels alone.
 
     Args:
-        values: whole numbers around zero.
-        directions: whether to look for a mean of low rank.
+        values: whole numbers around zero, (rows, columns).
     """
-    raw = values.astype(np.float32) * np.float32(UNIT)
-    outline = plain(raw.shape, *_levels(raw))
-    for _ in range(0 if not directions else 2 if raw.size <= _SMALL else 1):
-        found = _directions(raw / _deviation(outline))
+    raw = values.astype(np.float32)
+    raw *= np.float32(UNIT)
+    outline = levels_alone = plain(raw.shape, *_levels(raw))
+    for _ in range(2 if raw.size <= _SMALL else 1):
+        found = _directions(_scaled(raw, outline))
         if not found[0].size:
             break
         levels = _levels(_without(raw, outline, found))
         outline = Outline(*levels, *found)
-        outline = Outline(*levels, _gains(raw / _deviation(outline), *found[1:]), *found[1:])
-    return outline
+        outline = Outline(*levels, _gains(_scaled(raw, outline), *found[1:]), *found[1:])
+    return [outline] if outline is levels_alone else [outline, levels_alone]
 
 
 def _deviation(outline: Outline) -> Array:
     kinds, kind = np.unique(outline.rows, return_inverse=True)
     return np.asarray(SCALES.astype(np.float32)[outline.levels(kinds)][kind])
+
+
+def _scaled(raw: Array, outline: Outline) -> Array:
+    """Return ``raw`` in deviations."""
+    deviation = _deviation(outline)
+    return np.divide(raw, deviation, out=deviation)
 
 
 def _without(raw: Array, outline: Outline, found: tuple[Array, Array, Array]) -> Array:
@@ -62,7 +73,8 @@ def _without(raw: Array, outline: Outline, found: tuple[Array, Array, Array]) ->
 
 def _levels(errors: Array) -> tuple[int, Array, Array]:
     """Return base, row and column levels for ``errors`` (1/64), by alternating fits."""
-    sizes = np.maximum(np.abs(errors), np.float32(_LEAST_ERROR))
+    sizes = np.abs(errors)
+    np.maximum(sizes, np.float32(_LEAST_ERROR), out=sizes)
     row = _choose(sizes.mean(axis=1), errors.shape[1])
     column = np.zeros(errors.shape[1], np.int64)
     for _ in range(3):
@@ -95,8 +107,8 @@ def _choose(sizes: Array, count: int) -> Array:
 
 
 def _directions(matrix: Array) -> tuple[Array, Array, Array]:
-    """Return gains and factors of the directions of ``matrix`` that pay."""
-    rest = matrix.copy()
+    """Return gains and factors of the directions of ``matrix`` that pay; of the matrix their rest is left."""
+    rest = matrix
     energy = float(np.vdot(rest, rest))
     found: list[tuple[int, Array, Array]] = []
     missed = 0
@@ -108,11 +120,12 @@ def _directions(matrix: Array) -> tuple[Array, Array, Array]:
         right = _grid(_grid(vector, step) @ rest, step)
         left = _grid(rest @ right, step)
         norm = float((left @ left) * (right @ right))
-        gain = round(float(left @ rest @ right) / max(norm, 1.0) * GAIN_UNIT)
+        match = float(left @ rest @ right)
+        gain = round(match / max(norm, 1.0) * GAIN_UNIT)
         if not 0 < gain <= MOST_GAIN:
             break
         taken = gain / GAIN_UNIT
-        less = max(energy - 2 * taken * float(left @ rest @ right) + taken**2 * norm, _LEAST_SHARE * energy)
+        less = max(energy - 2 * taken * match + taken**2 * norm, _LEAST_SHARE * energy)
         if matrix.size / 2 * np.log2(energy / less) < _price(left) + _price(right) + 24:
             missed += 1
             if missed > _PATIENCE:

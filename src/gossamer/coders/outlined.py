@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from gossamer.coders import outline, stream
-from gossamer.coders.classes import AROUND_ZERO, KINDS, Block, Plan, Tables, blocks
-from gossamer.coders.fit import fit
+from gossamer.coders.classes import AROUND_ZERO, GAIN, KINDS, Block, Plan, Tables, blocks
+from gossamer.coders.fit import fits
 from gossamer.coders.stream import Array, CoderName
-from gossamer.coders.table import levels_of, read_table, write_table
+from gossamer.coders.table import counts_of, levels_of, read_table, write_table
 from gossamer.errors import CodingError
 
 FARTHEST = 511  # greatest distance coded
@@ -39,22 +39,29 @@ def least_bytes(shape: tuple[int, ...]) -> int:
     return _FEWEST + prod(shape) // 512
 
 
+def median(symbols: Array, alphabet: int) -> int:
+    """Return the median of ``symbols``, rounded down."""
+    ends = np.cumsum(counts_of(symbols, alphabet))
+    middle = np.searchsorted(ends, [(symbols.size - 1) // 2, symbols.size // 2], side="right")
+    return int(middle.sum()) // 2
+
+
 def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     """Return prefix and stream of the shortest way found.
 
     Raises:
         CodingError: the array is empty, or an element is too far from its mean.
     """
-    matrix = symbols.reshape(sides(symbols.shape)).astype(np.int32)
-    if not matrix.size:
+    if not symbols.size:
         raise CodingError("the outlined model is for arrays that have elements")
-    pivot = int(np.median(matrix))
-    best = search(matrix - pivot, pivot, alphabet)
+    pivot = median(symbols, alphabet)
+    values = np.subtract(symbols.reshape(sides(symbols.shape)), pivot, dtype=np.int32, casting="same_kind")
+    best = search(values, pivot, alphabet)
     if best.reach > FARTHEST:
         raise CodingError(f"the outlined model is for elements within {FARTHEST} of their mean, got {best.reach}")
     head, parts = outline.write(best.plan.known)
     prefix = _PREFIX.pack(pivot, best.reach, best.kind) + best.sent()
-    return prefix + head + stream.write([*parts, *_parts(matrix - pivot, best)], coder)
+    return prefix + head + stream.write([*parts, *_parts(values, best)], coder)
 
 
 def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName) -> Array:
@@ -82,10 +89,9 @@ def decode(data: bytes, shape: tuple[int, ...], alphabet: int, coder: CoderName)
     symbols = np.empty(sides(shape), np.int32)
     for some in blocks(*symbols.shape):
         block = plan.block(some)
-        parted = [_taken(reader, tables, number, at.size) for number, at in block.classes()]
-        distance = np.empty(block.numbers.size, np.int32)
-        distance[block.order] = np.concatenate(parted)
-        symbols[some] = block.values(distance - reach) + pivot
+        distances = block.joined([_taken(reader, tables, number, count) for number, count in block.classes])
+        distances -= reach
+        np.add(block.values(distances), pivot, out=symbols[some])
     if int(symbols.min()) < 0 or int(symbols.max()) >= alphabet:
         raise CodingError(f"an outlined stream holds a symbol outside 0 to {alphabet - 1}")
     return symbols.reshape(-1)
@@ -114,14 +120,17 @@ class Trial(NamedTuple):
 
 def search(values: Array, pivot: int, alphabet: int) -> Trial:
     """Return the way with the fewest bits: with a mean of low rank or without, around it or around zero."""
-    full = fit(values)
-    outlines = [full] if not full.gains.size else [full, fit(values, directions=False)]
-    plans = [Plan(known, pivot, alphabet, around_zero=way) for known in outlines for way in (False, True)]
-    return min((_trial(plan, values) for plan in plans), key=lambda trial: trial.bits)
+    trials = []
+    for known in fits(values):
+        head, parts = outline.write(known)
+        side = 8 * (len(head) + len(stream.write(parts, "ans")))
+        trials += [_trial(Plan(known, pivot, alphabet, around_zero=way), values, side) for way in (False, True)]
+    return min(trials, key=lambda trial: trial.bits)
 
 
-def _trial(plan: Plan, values: Array) -> Trial:
-    reach = max(int(np.abs(plan.block(some).distances(values[some])).max()) for some in blocks(*values.shape))
+def _trial(plan: Plan, values: Array, side: int) -> Trial:
+    """Return the best kind for a plan whose outline takes ``side`` bits."""
+    reach = plan.reach(values)
     levels = np.zeros(0, np.int64)
     if reach > FARTHEST:
         return Trial(plan, reach, 0, levels, float("inf"))
@@ -130,26 +139,28 @@ def _trial(plan: Plan, values: Array) -> Trial:
     if plan.around_zero:
         levels = levels_of(np.sum([counts for block in held for _, counts in block], axis=0))
     kinds = [kind for kind in range(KINDS) if (kind % 4 == AROUND_ZERO) == plan.around_zero]
-    bits, kind = min((_bits(held, Tables(reach, kind, levels)), kind) for kind in kinds)
-    head, parts = outline.write(plan.known)
-    side = 8 * (len(head) + len(stream.write(parts, "ans")))
-    trial = Trial(plan, reach, kind, levels, 0.0)
-    return trial._replace(bits=bits * values.size / few.size + side + 8 * len(trial.sent()))
+    bits = _bits(held, [Tables(reach, kind, levels) for kind in kinds])
+    least = int(bits.argmin())
+    trial = Trial(plan, reach, kinds[least], levels, 0.0)
+    return trial._replace(bits=float(bits[least]) * values.size / few.size + side + 8 * len(trial.sent()))
 
 
 def _held(block: Block, values: Array, reach: int) -> list[tuple[int, Array]]:
     """Return how often each distance occurs in each class of a block."""
     symbols = block.distances(values[block.some]) + reach
-    return [(number, np.bincount(symbols[at], minlength=2 * reach + 1)) for number, at in block.classes()]
+    return [(number, np.bincount(inside, minlength=2 * reach + 1)) for number, inside in block.parted(symbols)]
 
 
-def _bits(held: list[list[tuple[int, Array]]], tables: Tables) -> float:
-    """Return the bits that a perfect coder spends."""
-    total = 0.0
+def _bits(held: list[list[tuple[int, Array]]], ways: list[Tables]) -> Array:
+    """Return the bits that a perfect coder spends in each of some ways."""
+    total = np.zeros(len(ways))
+    known: dict[int, Array] = {}  # frequencies of a class, all ways at once
     for number, counts in (item for block in held for item in block):
-        frequencies = tables.frequencies(number)
-        total += float(counts @ (np.log2(frequencies.sum()) - np.log2(frequencies)))
-        tables.count(number, counts)
+        if number not in known:
+            known[number] = np.stack([tables.frequencies(number) for tables in ways])
+        frequencies = known[number]
+        total += counts.sum() * np.log2(frequencies.sum(axis=1)) - np.log2(frequencies) @ counts
+        known[number] = frequencies + counts * GAIN
     return total
 
 
@@ -159,6 +170,6 @@ def _parts(values: Array, trial: Trial) -> Iterator[stream.Part]:
     for some in blocks(*values.shape):
         block = trial.plan.block(some)
         symbols = block.distances(values[some]) + trial.reach
-        for number, at in block.classes():
-            yield stream.Symbols(symbols[at], tables.frequencies(number))
-            tables.see(number, symbols[at])
+        for number, inside in block.parted(symbols):
+            yield stream.Symbols(inside, tables.frequencies(number))
+            tables.see(number, inside)

@@ -146,13 +146,13 @@ def _table(trial: outlined.Trial, matrix: Array) -> Array:
     for some in blocks(*matrix.shape):
         block = trial.plan.block(some)
         symbols = block.distances(matrix[some]) + trial.reach
-        for number, at in block.classes():
-            held = np.bincount(symbols[at], minlength=width) + 1e-6
+        for number, inside in block.parted(symbols):
+            held = np.bincount(inside, minlength=width) + 1e-6
             frequencies = tables.frequencies(number)
             spent = held * (np.log2(frequencies.sum()) - np.log2(frequencies))
             total[number] = total.get(number, 0) + spent
             count[number] = count.get(number, 0) + held
-            tables.see(number, symbols[at])
+            tables.see(number, inside)
     bits = np.full((max(total) + 1, width), NEVER, np.float32)
     for number, spent in total.items():
         bits[number] = spent / count[number]

@@ -6,13 +6,13 @@ import numpy as np
 
 from gossamer.coders import stream
 from gossamer.coders.stream import Array, CoderName
-from gossamer.coders.table import frequencies_of, levels_of, read_table, write_table
+from gossamer.coders.table import counts_of, frequencies_of, levels_of, read_table, write_table
 
 
 def encode(symbols: Array, alphabet: int, coder: CoderName) -> bytes:
     """Return table and stream."""
     flat = symbols.reshape(-1)
-    levels = levels_of(np.bincount(flat, minlength=alphabet))
+    levels = levels_of(counts_of(flat, alphabet))
     return write_table(levels) + stream.write([stream.Symbols(flat, frequencies_of(levels))], coder)
 
 

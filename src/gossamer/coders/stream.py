@@ -104,9 +104,9 @@ def read(data: bytes, coder: CoderName) -> Reader:
 def _arguments(part: Part) -> tuple[Any, ...]:
     match part:
         case Symbols():
-            return part.symbols.astype(np.int32), _categorical(part.frequencies)
+            return part.symbols.astype(np.int32, copy=False), _categorical(part.frequencies)
         case Bits():
-            return part.bits.astype(np.int32), _BERNOULLI, part.chances / 65536.0
+            return part.bits.astype(np.int32, copy=False), _BERNOULLI, part.chances / 65536.0
         case _:
             assert_never(part)
 

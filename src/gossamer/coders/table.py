@@ -15,6 +15,17 @@ _EIGHTHS = (65536, 60097, 55109, 50535, 46341, 42495, 38968, 35734)  # 2^16 * 2^
 _ABSENT = _STEPS * _TOP  # the level of a symbol that does not occur
 _LONGEST = 2 * _ABSENT + 1  # bits of the longest unary quotient
 _WIDEST = 7
+_PIECE = 1 << 16
+
+
+def counts_of(symbols: Array, alphabet: int) -> Array:
+    """Return how often each symbol occurs; in pieces, since ``bincount`` makes eight bytes of each element."""
+    flat = symbols.reshape(-1)
+    counts = np.zeros(alphabet, np.int64)
+    piece = max(_PIECE, 4 * alphabet)
+    for start in range(0, flat.size, piece):
+        counts += np.bincount(flat[start : start + piece], minlength=alphabet)
+    return counts
 
 
 def frequencies_of(levels: Array) -> Array:

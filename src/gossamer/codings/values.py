@@ -9,6 +9,7 @@ from gossamer.codings.whole import MIXED_LARGEST, Effort, modelled, planes, supp
 
 _SAMPLE = 1 << 14
 _FULL = 0.9  # share of a range of whole numbers that occurs, from which it needs no codebook
+_NOTHING = 1e-3  # share of the bytes that is not worth looking for
 _ZEROS = 1 / 64  # share of zeros from which a support is worth trying
 
 
@@ -21,16 +22,22 @@ def values(array: Array, name: str, effort: Effort) -> Option:
     repeats = _may_repeat(bits)
     options: list[Option] = []
     full = True  # whether a codebook would leave out next to nothing
+    few = False  # whether centers are nothing beside their codes
     if repeats:
-        centers, codes = np.unique(bits, return_inverse=True)
+        centers = np.unique(bits)
         full = name in INTEGERS and centers.size > _FULL * (int(array.max()) - int(array.min()) + 1)
         if centers.size <= min(1 << 16, max(bits.size // 2, 1)) and not full:
-            codes = codes.reshape(bits.shape)
-            options.append(shared(codes, centers.view(array.dtype), name, effort))
-    options.append(whole(array, name, effort if full else "fast") if name in INTEGERS else floats(array, name))
+            options.append(shared(_among(bits, centers), centers.view(array.dtype), name, effort))
+            few = centers.nbytes <= _NOTHING * options[0].bytes
+    if name in INTEGERS:
+        options.append(whole(array, name, effort if full else "fast"))
+    else:
+        # The entropies of the bytes add up to at least that of the value, so planes do not beat codes.
+        options.append(dense(array, name) if few else floats(array, name))
     if zeros > _ZEROS * bits.size:
         # Where values repeat, their codebook holds the zero and the mixed model has seen the support there.
-        options.append(sparse(bits != 0, values(array[bits != 0], name, effort), "fast" if repeats else effort))
+        where = bits != 0
+        options.append(sparse(where, values(array[where], name, effort), "fast" if repeats else effort))
     return best(options)
 
 
@@ -125,6 +132,15 @@ def in_order(words: Array, codewords: Array) -> tuple[Array, Array]:
     table: Array = np.zeros(len(codewords), np.min_scalar_type(max(len(kept) - 1, 0)))
     table[used] = place.reshape(-1)
     return table[words], kept
+
+
+def _among(bits: Array, centers: Array) -> Array:
+    """Return the place of each element among ``centers``, which are sorted and hold them all."""
+    if bits.itemsize > 2:
+        return np.searchsorted(centers, bits)
+    table: Array = np.zeros(1 << 8 * bits.itemsize, np.uint16)
+    table[centers] = np.arange(centers.size)
+    return table[bits]
 
 
 def _may_repeat(bits: Array) -> bool:

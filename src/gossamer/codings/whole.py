@@ -42,8 +42,7 @@ def whole(array: Array, name: str, effort: Effort, *, numbers: bool = True) -> O
 def support(array: Array, effort: Effort) -> Option:
     """Return the smallest way found to write a boolean array; of large ones the forms that decode fast."""
     flat = np.packbits(array.reshape(-1), bitorder="little")
-    gaps = np.diff(np.flatnonzero(array.reshape(-1)), prepend=-1) - 1
-    gaps = gaps.astype(np.uint16 if gaps.max(initial=0) < 1 << 16 else np.uint32)
+    gaps = _gaps(array)
     inner = whole(gaps, gaps.dtype.name, effort)
     options = [Option(inner.bytes + RECORD, lambda: Gaps(inner.build(), array.shape))]
     if array.size <= _MANY or flat.size <= inner.bytes:
@@ -52,6 +51,16 @@ def support(array: Array, effort: Effort) -> Option:
     if array.size <= _MANY:
         options.append(whole(array, "bool", effort))
     return best(options)
+
+
+def _gaps(array: Array) -> Array:
+    """Return how many zeros stand before each one, in the smaller of two dtypes that holds them."""
+    places = np.flatnonzero(array)
+    gaps = np.empty(places.size, np.uint32)
+    gaps[:1] = places[:1]
+    np.subtract(places[1:], places[:-1], out=gaps[1:], casting="unsafe")  # one array of 4 bytes, not three of 8
+    gaps[1:] -= 1
+    return gaps.astype(np.uint16) if gaps.max(initial=0) < 1 << 16 else gaps
 
 
 def planes(array: Array, name: str, effort: Effort) -> Option:
@@ -73,15 +82,13 @@ def modelled(array: Array, name: str, *, numbers: bool = True) -> list[Option]:
     low, symbols, alphabet = _symbols(array)
     if not 1 < alphabet <= coders.MAX_ALPHABET:
         return []
-    counts = np.bincount(symbols.reshape(-1), minlength=alphabet)
     few = array.size <= MIXED_LARGEST
-    peaked = int(counts.max()) >= _MIXED_SHARE * symbols.size
-    options = [_modelled(symbols, name, low, alphabet, "mixed")] if few and peaked else []
+    peaked = few and int(np.bincount(symbols.reshape(-1)).max()) >= _MIXED_SHARE * symbols.size
+    options = [_modelled(symbols, name, low, alphabet, "mixed")] if peaked else []
     if numbers and 2 < alphabet <= _OUTLINED_ALPHABET:
         outlined = _modelled(symbols, name, low, alphabet, "outlined")
         options.append(outlined)
-        plain = coders.estimate(symbols, alphabet, "static")
-        if few and (peaked or (outlined is not None and outlined.bytes < plain)):
+        if few and (peaked or (outlined is not None and outlined.bytes < coders.estimate(symbols, alphabet, "static"))):
             options.append(_modelled(symbols, name, low, alphabet, "blended"))
     return [option for option in options if option is not None]
 
@@ -103,9 +110,8 @@ def _ranged(array: Array, name: str, low: int, span: int, effort: Effort, *, num
     options = [Option((array.size * width + 7) // 8 + RECORD + 2, partial(_packed, array, name, low, width))]
     if 0 < span < coders.MAX_ALPHABET and array.size > 16:
         _, symbols, alphabet = _symbols(array)
-        for model in ("static", "adaptive"):
-            size = coders.estimate(symbols, alphabet, model) + 2 * RECORD
-            options.append(Option(size, partial(_coded, symbols, name, low, alphabet, model)))
+        for model, size in coders.estimates(symbols, alphabet).items():
+            options.append(Option(size + 2 * RECORD, partial(_coded, symbols, name, low, alphabet, model)))
         if effort == "best":
             options.extend(modelled(array, name, numbers=numbers))
     return options
