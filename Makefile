@@ -51,9 +51,17 @@ bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results (takes 
 	$(BIN)/python benchmarks/cut_zoo.py
 	$(BIN)/python benchmarks/structured.py
 	$(BIN)/python benchmarks/hashed.py
+	$(BIN)/python benchmarks/clustering.py
+	$(BIN)/python benchmarks/vgg16.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torch-pruning
 	$(BIN)/python benchmarks/torch_pruning.py
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check zstandard==0.25.0 brotli==1.2.1 pybind11
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps nncodec==2.1.3
+	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/pack.py
+	$(BIN)/python benchmarks/rate_distortion.py
 	$(BIN)/python benchmarks/deep_compression.py lenet5 lenet300 char-lstm char-gru
-	$(BIN)/python benchmarks/retraining.py lenet5-98 lenet300-95 resnet20-half resnet20-quarter
+	$(BIN)/python benchmarks/retraining.py lenet5-98 lenet5-100 lenet5-200 lenet300-95 lenet300-80 lenet300-150 lenet300-soft
+	$(BIN)/python benchmarks/retraining.py resnet20-half resnet20-quarter
 	$(BIN)/python benchmarks/retraining.py char-lstm-90 char-gru-90 char-lstm-half char-gru-half
