@@ -89,7 +89,8 @@ def matrices(seed: int) -> dict[str, np.ndarray]:
     rows, normal = rng.lognormal(0, 0.4, (SIDE, 1)) * 1.2, rng.normal(size=(SIDE, SIDE))
     mean = 0.4 * rng.normal(size=(SIDE, 6)) @ rng.normal(size=(6, SIDE))
     step = 5.0 / (VALUES - 1)
-    kept = np.clip(np.rint(normal / step), -15, 15) * (np.abs(normal) > np.quantile(np.abs(normal), 1 - DENSITY))
+    large = np.abs(normal) > np.quantile(np.abs(normal), 1 - DENSITY)
+    kept = np.where(large, np.clip(np.rint(normal / step), -15, 15), 0)
     return {
         "int4 rows": np.clip(np.rint(rng.laplace(size=(SIDE, 2 * SIDE)) * rows), -8, 7).astype(np.int8),
         "int4 low rank": np.clip(np.rint((normal + mean) * 1.5), -8, 7).astype(np.int8),
