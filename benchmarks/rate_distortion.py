@@ -5,8 +5,8 @@
 
 Each starts from the committed reference weights and takes the fewest bytes at which no more is lost on the validation
 split than is allowed: 0.35 points of accuracy, expected from what the reference network believes (`task.belief`; far
-less noisy than counting), or 0.015 bits a character, so that the test split, which is read once, for the figures, may
-be expected to lose less than half a point or 0.02 bits.
+less noisy than counting), so that the test split, which is read once, for the figures, may be expected to lose less
+than half a point; or 0.02 bits a character, which hardly differ from split to split.
 
 - gossamer: the whole ``.goss`` file; ``price`` sought by the recipe's ``seek``; evidence from unlabelled inputs of the
   train split, at most 4,000.
@@ -70,7 +70,7 @@ CASES = {
     "lenet300": Allowed(0.0035, 4000),
     "vgg-small": Allowed(0.0035, 2000),
     "resnet20": Allowed(0.0035, 2000),
-    "char-lstm": Allowed(0.015, 500),
+    "char-lstm": Allowed(0.02, 500),
 }
 
 
@@ -186,6 +186,7 @@ def rows(names: list[str]) -> Iterator[dict[str, Any]]:
         size = found["gossamer"]["bytes"]
         yield {
             "network": name,
+            "commit": commit(),
             "dense_bytes": 4 * sum(parameter.numel() for parameter in model.parameters()),
             "allowed_drop": CASES[name].drop,
             **found,
@@ -203,8 +204,6 @@ def main() -> None:
     sys.meta_path.insert(0, _Absent())
     torch.set_num_threads(1)
     old = json.loads(given.output.read_text()) if given.output.exists() and given.networks else {}
-    if old and old["commit"] != commit():
-        raise SystemExit(f"{given.output} is of commit {old['commit']}: measure all networks, or write another file")
     done = [row for row in old.get("networks", []) if row["network"] not in given.networks]
     for row in rows(given.networks or list(CASES)):
         done.append(row)
@@ -213,7 +212,6 @@ def main() -> None:
         results = {
             "note": "Bytes of whole weights files; `of_nncodec` is Gossamer's over NNCodec's.",
             "command": " ".join(["python", "benchmarks/rate_distortion.py"]),
-            "commit": commit(),
             "machine": machine(),
             "load_average": os.getloadavg(),
             "peers": {name: version(name) for name in ("zstandard", "nncodec")},
