@@ -142,7 +142,7 @@ def nncodec(model: nn.Module, task: Task, allowed: Allowed, folder: Path) -> dic
         values = {name: torch.tensor(np.asarray(found)).reshape(state[name].shape) for name, found in decoded.items()}
         trial.load_state_dict(values, strict=False)
         drop = task.worse(before, evaluate(trial, task))
-        lost = drop if beliefs is None else beliefs.accuracy(model) - beliefs.accuracy(trial)
+        lost = drop if beliefs is None else beliefs.own - beliefs.accuracy(trial)
         if lost <= allowed.drop and len(data) < best.get("bytes", sys.maxsize):
             best, chosen = {"bytes": len(data), "setting": f"qp {qp}", "validation_drop": drop}, trial
     if not best:

@@ -52,6 +52,13 @@ def everything() -> str:
     return "\n\n".join(part for part in parts if part)
 
 
+def _result(name: str) -> dict[str, Any]:
+    """Return what a file holds, or nothing if it is not committed yet."""
+    path = RESULTS / f"{name}.json"
+    found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return found
+
+
 def _read(pattern: str) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(RESULTS.glob(pattern))]
 
@@ -89,8 +96,7 @@ def _origins(pattern: str) -> Iterator[str]:
 
 
 def _reference() -> str:
-    path = RESULTS / "reference.json"
-    entries = json.loads(path.read_text()) if path.exists() else {}
+    entries = _result("reference")
     if not entries:
         return NONE
     rows = []
@@ -113,8 +119,7 @@ def _reference() -> str:
 
 
 def _int8() -> str:
-    path = RESULTS / "int8.json"
-    entries = json.loads(path.read_text()) if path.exists() else {}
+    entries = _result("int8")
     if not entries:
         return NONE
     rows = []
@@ -131,11 +136,10 @@ def _int8() -> str:
 
 
 def _latency() -> Iterator[str]:
-    path = RESULTS / "latency.json"
-    if not path.exists():
+    result = _result("latency")
+    if not result:
         yield NONE
         return
-    result = json.loads(path.read_text())
     yield (
         "fp32, one sample a run, one process per graph, taking turns. `ratio` is the median over repeats with new "
         "processes, each a ratio of medians; beside it the least and the most of them. `apart` is the range between "
@@ -165,11 +169,10 @@ TOOLS = {"ours": "Gossamer", "theirs": "Torch-Pruning"}
 
 
 def _torch_pruning() -> Iterator[str]:
-    path = RESULTS / "torch_pruning.json"
-    if not path.exists():
+    result = _result("torch_pruning")
+    if not result:
         yield NONE
         return
-    result = json.loads(path.read_text())
     yield (
         f"Half of the operations asked for, Torch-Pruning {result['torch_pruning']} called as its README shows. "
         "`left` is the share of multiply-accumulates by the same counter for both. `groups right` is how many groups "
@@ -203,11 +206,10 @@ def _torch_pruning() -> Iterator[str]:
 
 
 def _rate_distortion() -> Iterator[str]:
-    path = RESULTS / "rate_distortion.json"
-    if not path.exists():
+    result = _result("rate_distortion")
+    if not result:
         yield NONE
         return
-    result = json.loads(path.read_text())
     yield (
         f"Bytes of whole weights files, no weight trained, the fewest at which the validation split loses no more than "
         f"is allowed (points of accuracy, or bits a character); test is read once. Geometric mean "
@@ -239,16 +241,15 @@ CODECS = ("gossamer", "zstd-19", "xz-9", "brotli-11", "nncodec")
 
 
 def _codecs() -> Iterator[str]:
-    path = RESULTS / "codecs.json"
-    if not path.exists():
+    result = _result("codecs")
+    if not result:
         yield NONE
         return
-    result = json.loads(path.read_text())
     yield (
         f"{result['note']} Geometric mean {result['geometric_mean_ratio']:.3f}, worst {result['worst_ratio']:.3f}, "
         f"{result['within_bar']} at most {result['bar']}."
     )
-    yield f"{_origin(result)[:-1]}; commit {_short(result['commit'])}."
+    yield _origin(result)
     rows = [
         (one["network"], one["way"], *(f"{one[codec]['bytes']:,}" for codec in CODECS), f"{one['ratio']:.3f}")
         for one in result["tensors"]
@@ -272,7 +273,8 @@ def _median(figure: Mapping[str, float] | None, unit: str) -> str:
 
 
 def _origin(result: Mapping[str, Any]) -> str:
-    return f"`{result['command']}`; {_machine(result['machine'])}."
+    commit = f"; commit {_short(result['commit'])}" if "commit" in result else ""
+    return f"`{result['command']}`; {_machine(result['machine'])}{commit}."
 
 
 def _other(result: Mapping[str, Any]) -> Iterator[str]:

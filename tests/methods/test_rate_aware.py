@@ -21,25 +21,9 @@ from gossamer.model.learned import learned_snap, noisy, step_of
 from gossamer.recipe import Recipe, Step, run
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.schedule import Cubic
-from gossamer.recipe.step import perform
+from gossamer.recipe.step import _eased, perform
 from gossamer.task import Task
 from gossamer.train import Training, train
-
-
-@pytest.fixture(scope="module")
-def task():
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(300, 8, generator=generator)
-    y = (x[:, 0] * x[:, 1] > 0).long()
-    return Task.classification("signs", (x[:200], y[:200]), (x[200:], y[200:]), batch_size=50)
-
-
-@pytest.fixture(scope="module")
-def trained(task):
-    torch.manual_seed(0)
-    subject = Subject.of(nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 2)), torch.zeros(1, 8))
-    train(subject, task, Training(epochs=30, lr=1e-2, batch_size=50))
-    return subject
 
 
 def settings(**changes):
@@ -324,3 +308,13 @@ def test_a_site_that_is_shared_since_costs_nothing(trained, task):
 def test_it_wants_a_training():
     with pytest.raises(RecipeError, match="train"):
         Step(method=RateAware(price=1.0))
+
+
+def test_the_last_epoch_is_kept_under_a_schedule_too(trained):
+    method = RateAware(price=1.0)
+    step = Step(method=method, schedule=Cubic(end=0.5, every=1), train=settings(keep="best"))
+    plan = method.plan(trained)
+    live = apply(trained, plan)
+    hook = _eased(step, trained, live, plan)
+    assert hook(90, 100), "weights from before are not to be had back, though the ramp is over"
+    assert live.penalties[-1].price == 1.0

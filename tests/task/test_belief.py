@@ -30,6 +30,7 @@ def test_by_hand():
     beliefs = Beliefs.of(Says(chances.log()), _task(torch.tensor([0, 1, 1, 0])))
     torch.testing.assert_close(beliefs.chances, chances)
     assert beliefs.accuracy(Says(chances.log())) == pytest.approx(0.75)
+    assert beliefs.own == pytest.approx(0.75)
     other = torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # another answer to the first
     assert beliefs.accuracy(Says(other)) == pytest.approx(0.75 - 0.5 / 4)
 

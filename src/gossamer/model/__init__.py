@@ -3,7 +3,7 @@
 from gossamer.model.apply import apply, retarget, settle
 from gossamer.model.blocks import Block, find_blocks, why_no_drop
 from gossamer.model.codebook import Codebook
-from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
+from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice, signed_bits
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.coupling import Group, Slice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
@@ -14,7 +14,7 @@ from gossamer.model.graph import Graph, Node, Unseen
 from gossamer.model.input_grid import why_no_input_grid
 from gossamer.model.layout import Layout, Reading
 from gossamer.model.load import Loaded, load
-from gossamer.model.method import Method, Revise, choose
+from gossamer.model.method import Method, Revise, always_moved, choose
 from gossamer.model.mixture import Components, Mixture, Rates, own_rates
 from gossamer.model.nearest import nearest_center
 from gossamer.model.penalty import Penalty, Ramped, StepContext
@@ -65,6 +65,7 @@ __all__ = [
     "StepContext",
     "Subject",
     "Unseen",
+    "always_moved",
     "apply",
     "choose",
     "convolution_table",
@@ -84,6 +85,7 @@ __all__ = [
     "plan_cost",
     "retarget",
     "settle",
+    "signed_bits",
     "to_artifact",
     "trainable",
     "trains",

@@ -62,6 +62,8 @@ def retarget(subject: Subject, plan: Plan) -> None:
     """
     if plan.edits or plan.tensors or plan.activations or plan.penalties:
         raise PlanError(f"plan of {plan.method}: only constraints can change during training")
+    if not plan.constraints:
+        return
     held = subject.constraints
     for site in plan.constraints:
         for part in plan.on(site):

@@ -26,6 +26,11 @@ def codes_range(bits: int, *, signed: bool) -> tuple[int, int]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
+def signed_bits(largest: int) -> int:
+    """Return the least bits, at least 2, of signed codes that reach ``largest`` on both sides of zero."""
+    return max(2, largest.bit_length() + 1)
+
+
 def quantize(
     values: Tensor, scale: Tensor, zero: Tensor, *, bits: int, signed: bool, axis: int | None, narrow: bool = False
 ) -> Tensor:

@@ -119,6 +119,15 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
         return choose(subject, self.include, self.exclude)
 
 
+def always_moved(method: Method) -> Revise:
+    """Return the revision of a method whose every step moves what weights are judged by, though no constraint changes.
+
+    Weights kept before then fit another state, so those of the last epoch are the ones to keep.
+    """
+    nothing = Plan(method.tag)
+    return lambda _subject, _step, _total: nothing
+
+
 def choose(subject: Subject, include: tuple[str, ...], exclude: tuple[str, ...]) -> tuple[Site, ...]:
     """Return the sites whose name, under any owner, matches a pattern of ``include`` and none of ``exclude``.
 

@@ -150,7 +150,7 @@ def _excess(seek: Seek, subject: Subject, task: Task) -> Callable[[Subject], flo
         return lambda trial: float(len(dumps(to_artifact(freeze(trial)))) - most)
     beliefs = Beliefs.of(subject, task) if seek.measure == "expected" else None
     if beliefs is not None:
-        expected = beliefs.accuracy(subject)
+        expected = beliefs.own
         return lambda trial: expected - beliefs.accuracy(trial) - (drop or 0.0)
     before = evaluate(subject, task)
     return lambda trial: task.worse(before, evaluate(trial, task)) - (drop or 0.0)

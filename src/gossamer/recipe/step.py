@@ -94,7 +94,7 @@ def perform(
         return Done(new, plan, 0, () if plan is None else plan.penalties, found)
     if earlier is not None:
         new = rewound(new, earlier)
-    changes = _eased(step, new, plan) or _ramp(step, new, evidence) or _revised(step, subject, new)
+    changes = _eased(step, subject, new, plan) or _ramp(step, new, evidence) or _revised(step, subject, new)
     settled = step.schedule.last if step.schedule is not None else None
     result = train(new, task, step.train, schedule=changes, settled=settled, folder=folder, progress=progress)
     concluded = None if step.method is None else step.method.conclusion(new)
@@ -163,18 +163,20 @@ def _with_strength(plan: Plan, strength: float) -> tuple[Penalty, ...]:
     return tuple(penalty.at(strength) for penalty in plan.penalties if isinstance(penalty, Ramped))
 
 
-def _eased(step: Step, subject: Subject, plan: Plan | None) -> Callable[[int, int], bool] | None:
+def _eased(step: Step, start: Subject, subject: Subject, plan: Plan | None) -> Callable[[int, int], bool] | None:
     """Return what training calls before each optimizer step where a schedule ramps the penalties of ``plan``."""
     if step.method is None or step.schedule is None or plan is None or not _is_ramped(plan):
         return None
     schedule, before = step.schedule, subject.penalties[: -len(plan.penalties)]
     final = float(getattr(step.method, str(step.method.ramped())))
+    revise = _revised(step, start, subject)
 
     def ease(number: int, total: int) -> bool:
         # Set at every step, for a training that goes on after a stop may begin at any.
         strength = schedule.strength(number, total, final)
         subject.penalties = (*before, *_with_strength(plan, strength))
-        return schedule.changes(number, total)
+        moved = revise is not None and revise(number, total)
+        return moved or schedule.changes(number, total)
 
     return ease
 

@@ -8,7 +8,7 @@ under which the labels are likeliest (Guo, Pleiss, Sun and Weinberger, "On Calib
 2017, arXiv 1706.04599).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -45,10 +45,17 @@ class Beliefs:
         if task.metrics[task.main] is not ACCURACY:
             return None
         seen: list[tuple[Tensor, Tensor]] = []
-        for scores, classes in _seen(model, task):
-            seen.append((scores, classes))
-            if sum(part.numel() for part, _ in seen) > MOST:
-                return None
+        room = MOST
+
+        def hold(scores: Tensor, classes: Tensor) -> None:
+            nonlocal room
+            room -= scores.numel()
+            if room >= 0:
+                seen.append((scores.float().cpu(), classes.cpu()))
+
+        _look(model, task, hold)
+        if room < 0 or not seen:
+            return None
         logs = torch.cat([part for part, _ in seen]).log_softmax(1)
         classes = torch.cat([part for _, part in seen])
         if not len(classes) or not bool(torch.isfinite(logs).all()):
@@ -56,21 +63,25 @@ class Beliefs:
         losses = [F.cross_entropy(logs / t, classes) for t in _TEMPERATURES.tolist()]
         return cls(task, (logs / _TEMPERATURES[int(torch.stack(losses).argmin())].item()).softmax(1))
 
+    @property
+    def own(self) -> float:
+        """The share of right answers that the model itself may be expected to give."""
+        return float(self.chances.amax(1).double().mean())
+
     def accuracy(self, model: Any) -> float:
         """Return the share of right answers that ``model`` may be expected to give."""
-        answers = torch.cat([scores.argmax(1) for scores, _ in _seen(model, self.task)])
-        return float(self.chances.gather(1, answers[:, None]).double().mean())
+        answers: list[Tensor] = []
+        _look(model, self.task, lambda scores, _: answers.append(scores.argmax(1).cpu()))
+        return float(self.chances.gather(1, torch.cat(answers)[:, None]).double().mean())
 
 
-def _seen(model: Any, task: Task) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield scores, (positions, classes), and classes of every batch, padding left out."""
-    seen: list[tuple[Tensor, Tensor]] = []
+def _look(model: Any, task: Task, at: Callable[[Tensor, Tensor], None]) -> None:
+    """Call ``at`` with scores, (positions, classes), and classes of every batch, padding left out."""
 
-    def keep(outputs: Any, targets: Any) -> tuple[float, int]:
+    def measure(outputs: Any, targets: Any) -> tuple[float, int]:
         scores, classes = class_scores(outputs, targets)
         counted = classes != IGNORE
-        seen.append((scores.movedim(1, -1)[counted].float().cpu(), classes[counted].cpu()))
+        at(scores[counted], classes[counted])
         return 0.0, 1
 
-    evaluate(model, replace(task, metrics={task.main: Metric(keep, higher_is_better=True)}))
-    yield from seen
+    evaluate(model, replace(task, metrics={task.main: Metric(measure, higher_is_better=True)}))

@@ -10,8 +10,8 @@ curvature once all later ones are free, and takes the whole number with the leas
 What is free to make up for errors would grow without end, and its bits with it. So later weights are taken to cost
 bits too, as under a normal distribution: ½ γ w², γ = 1 / (ln 2 · Var w). With H' = H + λ γ / g_r and weights that start
 at W H H'⁻¹ that is a square again, and an element's bits count less the ½ γ q² that stood for them (Conzelmann and
-Bamler 2025, arXiv 2505.18758, with g_r = 1). Rows of alike g_r go together, at their geometric mean. It makes up a
-quarter of the whole cost of a layer of LeNet-300-100.
+Bamler 2025, arXiv 2505.18758, with g_r = 1). Rows of alike g_r go together, at their geometric mean. It takes a
+quarter off the whole cost of the first layer of LeNet-300-100.
 """
 
 import math

@@ -28,7 +28,20 @@ from torch import Tensor, nn
 
 from gossamer.errors import ModelError
 from gossamer.methods.quantize.spent import Table, spent, tabled
-from gossamer.model import Evidence, Grid, Method, Plan, Revise, Skip, StepContext, Subject, live_weight, trains
+from gossamer.model import (
+    Evidence,
+    Grid,
+    Method,
+    Plan,
+    Revise,
+    Skip,
+    StepContext,
+    Subject,
+    always_moved,
+    live_weight,
+    signed_bits,
+    trains,
+)
 from gossamer.model.learned import step_of
 from gossamer.model.live import Live, live_parts
 
@@ -83,8 +96,7 @@ class RateAware(Method, frozen=True, tag="quantize.rate_aware"):
     def revision(self, subject: Subject) -> Revise:
         """Return what says before each step that prices have moved, so that weights kept before fit others."""
         del subject
-        nothing = Plan(self.tag)
-        return lambda _live, _step, _total: nothing
+        return always_moved(self)
 
     def conclusion(self, subject: Subject) -> Plan | None:
         """Return the values as they are rounded, on grids of no more bits than they need."""
@@ -93,9 +105,8 @@ class RateAware(Method, frozen=True, tag="quantize.rate_aware"):
             held = subject.constraints.get(site.name)
             if held is None or held.grid is None or not held.grid.trained or held.shared:
                 continue
-            values = _evaluated(subject, site.name)
-            codes = (values.float() / held.grid.scale).round().abs()
-            bits = min(max(2, int(codes.max()).bit_length() + 1), held.grid.bits)
+            values = live_weight(subject, site.name).cpu()
+            bits = min(signed_bits(int(held.grid.quantize(values).abs().max())), held.grid.bits)
             grids[site.name] = replace(held.grid, bits=bits, noise=False)
             tensors[site.name] = values
         return Plan(self.tag, constraints=grids, tensors=tensors) if grids else None
@@ -117,12 +128,6 @@ def first_step(weight: Tensor, bits: int) -> Tensor:
     some, largest = some[some != 0].abs(), 2 ** (bits - 1) - 1
     least = float(some.max()) / largest if largest > 2**6 else 0.0
     return torch.tensor(max(2 * float(some.mean()) / math.sqrt(min(_START, largest)), least), dtype=torch.float32)
-
-
-@torch.no_grad()
-def _evaluated(subject: Subject, name: str) -> Tensor:
-    """Return the value of a site as an evaluation sees it, without noise, on the CPU."""
-    return live_weight(subject, name).detach().cpu().clone()
 
 
 def _why_not(subject: Subject, name: str) -> str | None:

@@ -28,7 +28,7 @@ from gossamer.codings.rates import Rates, rates
 from gossamer.errors import EvidenceError, ModelError
 from gossamer.methods.quantize.feedback import Band, Codes, Matrix, Part, rounded
 from gossamer.methods.quantize.small import rounded_small
-from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, Subject, live_weight
+from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, Subject, live_weight, signed_bits
 
 _MOST = 2**14
 _ROUNDING = 1 / 6  # numbers below one half and this start at zero, for prices to start from
@@ -93,7 +93,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         for name in wanted:
             best = _Search(self._problem(subject, name, evidence), self.price / weights).best()
             step = torch.tensor(best.step, dtype=torch.float32)
-            bits = max(2, int(np.abs(best.codes).max(initial=0)).bit_length() + 1)
+            bits = signed_bits(int(np.abs(best.codes).max(initial=0)))
             held = subject.constraints.get(name)
             if held is not None and held.grid is not None and held.grid.bits < bits:
                 skipped.append(Skip(name, f"it is on {held.grid.bits} bits already"))

@@ -38,6 +38,7 @@ from gossamer.model import (
     Site,
     Skip,
     Subject,
+    always_moved,
     live_weight,
     trains,
 )
@@ -131,8 +132,7 @@ class Soft(Method, frozen=True, tag="share.soft"):
     def revision(self, subject: Subject) -> Revise | None:
         """Return what says before each step that the mixture has moved, so that weights kept before fit another."""
         del subject
-        nothing = Plan(self.tag)
-        return None if self.tau == 0.0 else lambda _live, _step, _total: nothing
+        return None if self.tau == 0.0 else always_moved(self)
 
     def conclusion(self, subject: Subject) -> Plan | None:
         """Return the values that the weights come to share, and which of them are zero.
