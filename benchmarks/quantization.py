@@ -3,8 +3,8 @@
     pip install nncf==3.4.0 torchao==0.18.0
     python benchmarks/quantization.py
 
-Each starts from the committed reference weights and sees the same samples of the train split, without their labels, with
-its default settings; the figures on the test split are read once, for the table. Seeds pick the samples.
+Each starts from the committed reference weights and sees the same samples of the train split, without their labels,
+with its default settings; the figures on the test split are read once, for the table. Seeds pick the samples.
 
 - gossamer: quantize.post_training, lowered, as ONNX Runtime computes it.
 - onnxruntime: quantize_static of the float graph after quant_pre_process; where there is a recurrent operator,
@@ -95,7 +95,7 @@ def onnxruntime(case: Case) -> Runner:
 
 def nncf(case: Case) -> Runner:
     """Quantize with NNCF."""
-    import nncf as peer
+    import nncf as peer  # noqa: PLC0415 needed here only
 
     return Runner(peer.quantize(case.graph, peer.Dataset(case.arrays()), subset_size=SAMPLES))
 
@@ -113,8 +113,8 @@ class _Exported(nn.Module):
 
 def torchao(case: Case) -> nn.Module:
     """Quantize with PT2E."""
-    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e  # noqa: PLC0415 needed here only
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86  # noqa: PLC0415 needed here only
 
     args = next(case.batches(4))[0]
     dynamic = tuple({0: torch.export.Dim("batch", min=1)} for _ in args)
@@ -144,8 +144,8 @@ def one(name: str, seed: int, chosen: list[str]) -> dict[str, Any]:
     for peer in chosen:
         try:
             after = evaluate(PEERS[peer](case), case.task, "test")
-        except Exception as refused:  # noqa: BLE001 whatever a peer raises is its answer
-            if peer == "gossamer":
+        except Exception as refused:
+            if peer == "gossamer":  # whatever another raises is its answer
                 raise
             row[peer] = {"refused": f"{type(refused).__name__}: {str(refused).splitlines()[0][:200]}"}
             continue
