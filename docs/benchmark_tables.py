@@ -16,6 +16,7 @@ OWN = (
     "latency.json",
     "torch_pruning.json",
     "rate_distortion.json",
+    "quantization.json",
     "codecs.json",
 )
 """Results that have a table of their own."""
@@ -42,6 +43,7 @@ def everything() -> str:
     parts += ["## Pruning with retraining", _retrained(), *_origins("retraining_*.json")]
     parts += ["## The reference networks", _reference()]
     parts += ["## 8-bit integers on ONNX Runtime", _int8()]
+    parts += ["## 8-bit accuracy beside other tools", *_quantization()]
     parts += ["## Latency of networks cut to half", *_latency()]
     parts += ["## Cutting beside Torch-Pruning", *_torch_pruning()]
     parts += ["## Quantization without training, beside NNCodec", *_rate_distortion()]
@@ -133,6 +135,29 @@ def _int8() -> str:
     head = ("network", "ONNX fp32", "int8", "test fp32", "int8", "latency fp32", "int8", "command", "commit")
     machines = sorted({_machine(one["machine"]) for one in entries.values()})
     return table(head, rows) + "\n\nOne sample a run, median. On " + "; ".join(machines) + "."
+
+
+PEERS = {"gossamer": "Gossamer", "onnxruntime": "ONNX Runtime", "nncf": "NNCF", "torchao": "torchao PT2E"}
+
+
+def _quantization() -> Iterator[str]:
+    result = _result("quantization")
+    if not result:
+        yield NONE
+        return
+    yield (
+        f"No training, {result['samples']} samples without labels, the same for all, every tool with its defaults: by "
+        "how much the test split gets worse, in points of accuracy or in bits a character; negative is better. Means "
+        "over the seeds that pick the samples."
+    )
+    yield _origin({**result, **result["rows"][-1]})
+    rows = []
+    for network, worse in result["worse"].items():
+        mine = [row for row in result["rows"] if row["network"] == network]
+        factor = 100 if mine[0]["metric"] == "accuracy" else 1
+        figures = ["refuses" if worse[peer] is None else f"{factor * worse[peer]:+.4f}" for peer in PEERS]
+        rows.append((network, mine[0]["metric"], *figures, str(len(mine))))
+    yield table(("network", "metric", *PEERS.values(), "seeds"), rows)
 
 
 def _latency() -> Iterator[str]:
