@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from cutters.shared import used
 from provenance import commit, machine
 
 from gossamer import artifact, zoo
@@ -36,11 +37,6 @@ ASKED = 0.5
 def peak() -> int:
     """Return the most memory this process has used, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def used() -> int:
-    """Return the memory this process uses now, in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
 def one(name: str) -> dict[str, Any]:
