@@ -1,6 +1,7 @@
 """The commands that need torch or ONNX Runtime, on a tiny network, from compress to export."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -96,11 +97,11 @@ def test_another_recipe_does_not_overwrite_a_run(folder):
     assert "--restart" in shown.stderr
 
 
-def test_a_run_is_started_anew_or_continued(tmp_path):
-    first = compressed(tmp_path)
-    assert "comes without --weights" in first.stderr
+def test_a_run_is_started_anew_or_continued(folder, tmp_path):
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     (tmp_path / "out.goss.run" / "mine.txt").touch()
     again = compressed(tmp_path)
+    assert "comes without --weights" in again.stderr
     assert "continues after step 2" in again.stderr
     anew = compressed(tmp_path, "--seed", "5", "--restart")
     assert anew.exit_code == 0, anew.stderr

@@ -175,6 +175,7 @@ def small_and_its_file(subject, plan, fresh, folder):
     return small
 
 
+@pytest.mark.slow
 def test_a_transformer_loses_the_layer_it_misses_least(tmp_path):
     subject = Subject.of(zoo.build("transformer").eval(), *zoo.example("transformer"))
     batches = [Batch((torch.randint(0, 1000, (4, 64)),), {}, torch.arange(4))]

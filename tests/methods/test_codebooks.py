@@ -144,7 +144,7 @@ def test_one_codebook_across_sites_trains_as_one_and_is_stored_once():
     expected = torch.zeros_like(center)
     for name, weight in weights.items():
         codes = shared.constraints[name].codebook.codes
-        expected.index_add_(0, codes.flatten(), weight.grad.flatten())
+        expected.index_add_(0, codes.flatten().int(), weight.grad.flatten())
     torch.testing.assert_close(center.grad, expected)
     shared.model.zero_grad()
     step(shared.model, 0.5)

@@ -14,7 +14,7 @@ from gossamer.model import Method, Plan, live_weight
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 
 REPRESENTATIVE = [BY_NAME[name] for name in ("tied weights", "lstm", "grouped convolution")]
-QUICK = {*(network.name for network in REPRESENTATIVE), "attention", "half precision"}
+QUICK = {*(network.name for network in REPRESENTATIVE), "half precision"}
 """Networks that the fast suite runs; the others are slow only because there are many."""
 KINDS = [
     next(method for method in METHODS if method.__struct_config__.tag == tag)

@@ -275,7 +275,7 @@ def test_how_sites_are_cut(module, shape, settings, width):
         assert book.size // width <= site.numel // width // 4
         value = live_weight(apply(subject, plan), name)
         assert len(value.reshape(-1, width).unique(dim=0)) == book.size // width
-        assert torch.equal(value, book.centers[book.codes])
+        assert torch.equal(value, book.centers[book.codes.int()])
 
 
 def test_a_codeword_moves_by_the_mean_of_its_members_gradients():
@@ -311,7 +311,7 @@ def test_codewords_train_through_an_lstm():
         book = shared.constraints[name].codebook
         value = live_weight(shared, name)
         assert not torch.equal(value, before[name])
-        assert torch.equal(value, book.centers[book.codes])
+        assert torch.equal(value, book.centers[book.codes.int()])
 
 
 def test_the_file_holds_codewords_and_words(tmp_path):

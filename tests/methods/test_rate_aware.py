@@ -201,6 +201,7 @@ def test_a_resumed_run_ends_with_the_same_bits(task, trained, tmp_path, noise):
         assert torch.equal(tensor, again.model.state_dict()[name]), name
 
 
+@pytest.mark.slow
 def test_a_recipe_writes_integers_and_goes_on_with_rate_distortion(task, trained, tmp_path):
     recipe = Recipe(
         name="aware",

@@ -117,6 +117,7 @@ def loss(subject, data):
         return float(torch.stack([cross_entropy(subject.model(*b.args), b.targets) for b in data]).mean())
 
 
+@pytest.mark.slow
 def test_every_kind_of_site_goes_and_a_dearer_bit_makes_a_smaller_file(trained):
     subject, data, evidence = trained
     sizes, losses = [], []
@@ -154,6 +155,7 @@ def test_biases_are_rounded_alone_where_no_site_is_named(trained):
     assert all(torch.equal(values, whole[name]) for name, values in plan.tensors.items())
 
 
+@pytest.mark.slow
 def test_biases_and_statistics_are_rounded_by_the_price_too(trained):
     subject, data, evidence = trained
     plan = RateDistortion(price=0.01).plan(subject, evidence)
@@ -218,6 +220,7 @@ def test_all_zero_weights_are_left_alone():
     assert [skip.reason for skip in plan.skipped] == ["all its values are zero"]
 
 
+@pytest.mark.slow
 def test_plans_are_the_same_twice(trained):
     subject, _, evidence = trained
     one, two = (RateDistortion(price=0.01).plan(subject, evidence) for _ in range(2))
@@ -288,6 +291,7 @@ def test_bits_of_later_weights_count():
     assert band.worth == pytest.approx(1.0)
 
 
+@pytest.mark.slow
 def test_the_prior_makes_the_whole_cost_less():
     rng = np.random.default_rng(2)
     W, X = rng.normal(size=(64, 96)), rng.normal(size=(96, 96)) @ rng.normal(size=(96, 500))

@@ -335,6 +335,7 @@ def test_weights_of_the_last_epoch_are_kept(signs):
     assert result.kept == 3
 
 
+@pytest.mark.slow
 def test_digits_end_with_few_values_and_the_same_accuracy(tmp_path):
     task = datasets.load("digits")
     subject = Subject.of(zoo.build("mlp-digits", pretrained=True).eval(), *task.example[0])

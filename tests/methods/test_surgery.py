@@ -174,7 +174,7 @@ def test_in_a_recipe_it_ends_as_a_mask_that_holds(subject, task, tmp_path, monke
     assert outcome.report.steps[1].after.sites[0].density.value < 0.7
 
 
-@pytest.mark.parametrize("stop_at", [3, 17])
+@pytest.mark.parametrize("stop_at", [3, pytest.param(17, marks=pytest.mark.slow)])
 def test_a_killed_run_ends_with_the_same_bits(subject, task, tmp_path, monkeypatch, stop_at):
     whole = run(subject, task, tmp_path / "whole")
     original = Surgery.revision

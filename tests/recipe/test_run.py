@@ -214,6 +214,7 @@ def test_self_contained_files_and_costs_are_measured(subject, task, tmp_path):
     assert run(recipe, subject, task, tmp_path, gauge=gauge).report == outcome.report
 
 
+@pytest.mark.slow
 def test_a_gauge_used_again_writes_the_graph_of_the_other_model(task, tmp_path):
     recipe, gauge = Recipe(name="k", steps=(Step(method=KMeans(bits=2)),)), Gauge(ship="self-contained")
     inputs = task.validation.batch(torch.arange(4)).args[0]
@@ -239,6 +240,7 @@ def test_a_file_without_a_graph_cannot_be_shipped_as_self_contained(subject, tas
         run(recipe, subject, task, tmp_path, gauge=Gauge(ship="self-contained"))
 
 
+@pytest.mark.slow
 def test_what_is_multiplied_in_floats_after_all_is_said(subject, task, tmp_path):
     """Values that were shared keep their codebook, whose products the target does not take in integers."""
     integers = Recipe(name="i", steps=(Step(method=PostTraining()),))

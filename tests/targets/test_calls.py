@@ -1,5 +1,6 @@
 """A graph is called as its model was: arguments by name, outputs put together the same way."""
 
+import copy
 from collections import namedtuple
 
 import pytest
@@ -50,6 +51,18 @@ def rows(count=2):
     return torch.rand(count, 3)
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """A graph without a note, called with two tensors."""
+    return to_onnx(Difference(), (rows(), rows()))
+
+
+@pytest.fixture(scope="module")
+def noted():
+    """A graph with a note, called with a tensor and a dict."""
+    return to_onnx(Nested(), (rows(), {"q": rows(), "p": [rows()]}))
+
+
 def test_keywords_find_their_inputs_in_any_order():
     model, a, b = Difference(), rows(), rows()
     proto = to_onnx(model, (a, b))
@@ -61,11 +74,10 @@ def test_keywords_find_their_inputs_in_any_order():
 
 
 @pytest.mark.parametrize(("args", "kwargs"), [((1,), {}), ((1, 1, 1), {}), ((1, 1), {"a": 1}), ((1,), {"c": 1})])
-@pytest.mark.parametrize("noted", [False, True])
-def test_inputs_that_find_no_place_are_refused(args, kwargs, noted):
-    example = (rows(), {"q": rows(), "p": [rows()]}) if noted else (rows(), rows())
-    proto = to_onnx(Nested() if noted else Difference(), example)
-    assert bool(proto.metadata_props) == noted
+@pytest.mark.parametrize("graph", ["plain", "noted"])
+def test_inputs_that_find_no_place_are_refused(args, kwargs, graph, request):
+    proto = request.getfixturevalue(graph)
+    assert bool(proto.metadata_props) == (graph == "noted")
     with pytest.raises(TargetError, match=r"the graph|fit"):
         arrays_of(proto, tuple(rows() for _ in args), {name: rows() for name in kwargs})
 
@@ -101,8 +113,8 @@ def test_outputs_are_put_together_as_the_model_does():
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[[],[],[5]]", '[[["a",9]],["a"],0]', '[[["a",1]],["[\'a\']"],7]'])
-def test_a_damaged_note_is_told(text):
-    proto = to_onnx(Difference(), (rows(), rows()))
+def test_a_damaged_note_is_told(text, plain):
+    proto = copy.deepcopy(plain)
     proto.metadata_props.add(key="gossamer.call", value=text)
     with pytest.raises(TargetError):
         Runner(proto)(rows(), rows())

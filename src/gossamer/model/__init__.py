@@ -2,7 +2,7 @@
 
 from gossamer.model.apply import apply, retarget, settle
 from gossamer.model.blocks import Block, find_blocks, why_no_drop
-from gossamer.model.codebook import Codebook
+from gossamer.model.codebook import Codebook, codes_dtype
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice, signed_bits
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.coupling import Group, Slice
@@ -68,6 +68,7 @@ __all__ = [
     "always_moved",
     "apply",
     "choose",
+    "codes_dtype",
     "convolution_table",
     "cost_of",
     "edit_from_dict",

@@ -60,7 +60,7 @@ def hint_of(original: Tensor, held: Constraints, common: dict[str, codings.Dense
         if held.codebook.shared is None:
             return _shared(held.codebook, held.grid, keep, value.dtype, {} if common is None else common)
         centers = held.codebook.centers.to(value.dtype)
-        value = torch.where(held.codebook.shared, centers[held.codebook.codes], value)
+        value = torch.where(held.codebook.shared, centers[held.codebook.codes.int()], value)
     if held.grid is not None:
         return _on_grid(value, held.grid, keep)
     return to_dense(value) if keep is None else _sparse(keep, to_dense(value[keep]))
@@ -85,13 +85,13 @@ def _shared(
         other = common.setdefault(codebook.tie, coded)
         alike = other.dtype == coded.dtype and codings.same_bits(other.array, coded.array)
         coded = other if alike else coded
-    codes = codebook.codes if keep is None else codebook.codes[keep]
+    codes = codebook.codes if keep is None else codebook.codes.flatten()[keep.flatten()]
     return _sparse(keep, codings.Codebook(_narrow(codes), coded))
 
 
 def _shared_by_rows(codebook: Codebook, centers: Tensor, grid: Grid | None, keep: Tensor | None) -> codings.Coding:
     """Return codes in the centers of their row; the zero of what is masked is one more center of every row."""
-    starts = codebook.codes.new_zeros(len(codebook.codes)) if codebook.starts is None else codebook.starts
+    starts = torch.zeros(len(codebook.codes), dtype=torch.int64) if codebook.starts is None else codebook.starts
     codes = codebook.codes - starts.view(-1, *[1] * (codebook.codes.ndim - 1))
     if keep is not None:
         codes = torch.where(keep, codes + 1, 0)

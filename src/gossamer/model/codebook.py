@@ -14,12 +14,18 @@ from gossamer.errors import PlanError
 from gossamer.model.nearest import nearest_center
 
 
+def codes_dtype(count: int) -> torch.dtype:
+    """Return the smallest dtype of codes that name one of ``count`` centers."""
+    return torch.uint8 if count <= 1 << 8 else torch.int16 if count <= 1 << 15 else torch.int32
+
+
 @dataclass(frozen=True, eq=False)
 class Codebook:
     """Every value is one of a few shared centers.
 
     Attributes:
-        codes: integer tensor of the site's shape; each entry is an index into ``centers``.
+        codes: integer tensor of the site's shape, kept in the smallest dtype that holds them; each entry is an index
+            into ``centers``. Torch takes only int32 and int64 for indices (uint8 for a mask): convert before indexing.
         centers: float tensor of shape ``(K,)``.
         trained: whether training moves the centers (their gradient is the sum over their members).
         shared: bool tensor of the site's shape: which values are shared so far, while the others train as they are;
@@ -57,7 +63,7 @@ class Codebook:
             raise PlanError(f"Codebook.shared: wanted a bool tensor of the codes' shape, got {got}")
         if self.shared is not None:
             object.__setattr__(self, "shared", self.shared.detach().cpu())
-        object.__setattr__(self, "codes", self.codes.detach().to("cpu", torch.int64))
+        object.__setattr__(self, "codes", self.codes.detach().to("cpu", codes_dtype(len(self.centers))))
         object.__setattr__(self, "centers", self.centers.detach().cpu())
         if self.starts is not None:
             object.__setattr__(self, "starts", self.starts.detach().to("cpu", torch.int64))
@@ -102,8 +108,9 @@ class Codebook:
         if self.width == 1 or not row or row % self.width:
             return None
         parts = self.codes.reshape(len(self.codes), -1, self.width)
-        words = parts[..., 0] // self.width
-        return words if torch.equal(parts, words.unsqueeze(-1) * self.width + torch.arange(self.width)) else None
+        words = parts[..., 0].long() // self.width
+        starts = (words * self.width).unsqueeze(-1).to(parts.dtype)
+        return words if torch.equal(parts, starts + torch.arange(self.width, dtype=parts.dtype)) else None
 
     @property
     def size(self) -> int:

@@ -232,7 +232,7 @@ class Constraints:
     def keep(self) -> Tensor | None:
         """Which values are not zeroed by a mask or a splice; None if neither is there."""
         keeps = [part.keep for part in (self.mask, self.splice) if part is not None]
-        return keeps[0] & keeps[-1] if keeps else None
+        return keeps[0] if len(keeps) == 1 else keeps[0] & keeps[1] if keeps else None
 
     def __iter__(self) -> Iterator[Constraint]:
         """Iterate over the constraints that are there, in the order in which they act."""

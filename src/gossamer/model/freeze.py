@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from gossamer.model.arrays import hint_of, to_dense, to_tensor
 from gossamer.model.constraint import Grid
 from gossamer.model.edits import edit_to_dict
 from gossamer.model.live import live_parts
-from gossamer.model.subject import Subject, plain_copy
+from gossamer.model.subject import Subject, bare_copy
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +23,7 @@ class Frozen:
     """A plain model and what is needed to store it.
 
     Attributes:
-        model: plain module without constraints or hooks; its weights are the decoded ``tensors``.
+        bare: plain module without constraints or hooks; constrained weights have no values yet.
         tensors: coding of each stored ``state_dict`` entry that says how its values are made; ``codings.encode``
             turns it into the smallest one.
         aliases: other ``state_dict`` names of stored entries.
@@ -31,12 +32,19 @@ class Frozen:
         grids: weight grid of each site that has one, by site name.
     """
 
-    model: nn.Module
+    bare: nn.Module
     tensors: Mapping[str, codings.Coding]
     aliases: Mapping[str, str]
     edits: tuple[Mapping[str, Any], ...]
     activations: Mapping[str, Grid]
     grids: Mapping[str, Grid]
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """``bare`` with the decoded ``tensors`` for weights, which are decoded when this is first asked for."""
+        for names, tensor in entries(self.bare):
+            tensor.data = to_tensor(self.tensors[names[0]]).to(tensor.device)
+        return self.bare
 
 
 def freeze(subject: Subject) -> Frozen:
@@ -46,7 +54,7 @@ def freeze(subject: Subject) -> Frozen:
         ModelError: the model's state holds something that is not a tensor.
         CodingError: a tensor has a dtype that cannot be stored.
     """
-    model = plain_copy(subject)
+    model = bare_copy(subject)
     held = subject.constraints
     originals = {owner.name: parameter for owner, _, _, parameter in live_parts(subject.model)}
     tensors: dict[str, codings.Coding] = {}
@@ -56,7 +64,6 @@ def freeze(subject: Subject) -> Frozen:
         site = next((name for name in names if name in held), None)
         tensors[names[0]] = to_dense(tensor) if site is None else hint_of(originals[site], held[site], common)
         aliases |= dict.fromkeys(names[1:], names[0])
-        tensor.data = to_tensor(tensors[names[0]]).to(tensor.device)
     grids = {name: constraints.grid for name, constraints in held.items() if constraints.grid is not None}
     edits = tuple(edit_to_dict(edit) for edit in subject.edits)
     return Frozen(model, tensors, aliases, edits, subject.activations, grids)
@@ -88,7 +95,7 @@ def to_artifact(frozen: Frozen, *, graph: bytes | None = None, meta: Mapping[str
         meta: free JSON-able data; the names of parameters that do not train are added to it as ``fixed``, if there
             are any, for torch chooses its kernels by that too.
     """
-    fixed = [names[0] for names, tensor in entries(frozen.model) if _is_fixed(tensor)]
+    fixed = [names[0] for names, tensor in entries(frozen.bare) if _is_fixed(tensor)]
     return Artifact(
         tensors=codings.encode_all(frozen.tensors, structured=frozen.activations),
         aliases=frozen.aliases,

@@ -10,7 +10,7 @@ a bucket's gradient is the sum of its members' gradients, each with its sign (Ch
 of a grid may train (`learned`). A mixture trains along, one module for all sites of its tie.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
+from gossamer.model.copying import lazy_copy
 from gossamer.model.learned import learned_snap, noisy, step_of
 from gossamer.model.mixture import Mix, Mixture
 from gossamer.model.recurrent import let_weights_live, restore_weights
@@ -32,6 +33,9 @@ class Live(nn.Module):
     hashed sites have ``flipped``. ``priced``, of sites with a trained scale, is for a penalty on the bits of the codes:
     the codes as they were when it last asked what they cost.
     """
+
+    owns_buffers = True
+    """That no other tensor is part of their memory, so that a lazy copy may take them one by one."""
 
     keep: Tensor | None
     splice: Tensor | None
@@ -79,9 +83,9 @@ class Live(nn.Module):
         if self.codes is None or self.centers is None:
             return original
         if self.width > 1:
-            found = members(self.centers, self.codes.flatten())
+            found = members(self.centers, self.codes.flatten().int())
         else:
-            found = self.centers.index_select(0, self.codes.flatten())
+            found = self.centers.index_select(0, self.codes.flatten().int())
         value: Tensor = found.view(self.codes.shape).to(original.dtype)
         return value if self.shared is None else torch.where(self.shared, value, original)
 
@@ -110,17 +114,17 @@ class Live(nn.Module):
             hashed = Hash(self.centers.detach().clone(), self.seed, tuple(self.codes.shape))
         elif self.codes is not None and self.centers is not None:
             centers = self.centers.detach().clone()
-            shared = None if self.shared is None else self.shared.clone()
+            shared = None if self.shared is None else lazy_copy(self.shared)
             starts = None if self.starts is None else self.starts.clone()
             trained = self.centers.requires_grad
-            codebook = Codebook(self.codes.clone(), centers, trained, shared, starts, self.tie, self.width)
+            codebook = Codebook(lazy_copy(self.codes), centers, trained, shared, starts, self.tie, self.width)
         if self.log_scale is not None:
             scale = self.log_scale.detach().exp()
             grid = Grid(scale, torch.zeros_like(scale), self.bits, trained=True, noise=self.noise)
         elif self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
-        mask = None if self.keep is None else Mask(self.keep.clone())
-        splice = None if self.splice is None else Splice(self.splice.clone())
+        mask = None if self.keep is None else Mask(lazy_copy(self.keep))
+        splice = None if self.splice is None else Splice(lazy_copy(self.splice))
         return Constraints(mask, codebook, grid, splice, hashed, None if self.mix is None else self.mix.mixture)
 
     def put(
@@ -139,17 +143,17 @@ class Live(nn.Module):
             case Mixture():
                 self.mix = Mix(constraint, device, trains=self.trains) if mix is None else mix
             case Mask():
-                self.keep = constraint.keep.clone().to(device)
+                self.keep = lazy_copy(constraint.keep).to(device)
             case Splice():
-                self.splice = constraint.keep.clone().to(device)
+                self.splice = lazy_copy(constraint.keep).to(device)
             case Codebook():
-                self.codes = constraint.codes.to(device, torch.int32)
+                self.codes = lazy_copy(constraint.codes).to(device)
                 self.width = constraint.width
                 self._put_centers(constraint.centers, original, trained=constraint.trained, tie=constraint.tie)
                 if tied is not None:
                     tied.requires_grad_(constraint.trained and self.trains)
                     self.centers = tied
-                self.shared = None if constraint.shared is None else constraint.shared.clone().to(device)
+                self.shared = None if constraint.shared is None else lazy_copy(constraint.shared).to(device)
                 self.starts = None if constraint.starts is None else constraint.starts.clone().to(device)
                 original.requires_grad_(self.shared is not None and self.trains)
             case Hash():
@@ -255,13 +259,48 @@ def _register(module: nn.Module, attribute: str, live: Live) -> None:
             let_weights_live(module)
     else:
         parametrize.register_parametrization(module, attribute, live, unsafe=True)
+    setattr(type(module), attribute, _access(attribute))
 
 
-def bake(model: nn.Module) -> None:
-    """Write the constrained values into the parameters of ``model`` and take the constraints off."""
-    parts = list(live_parts(model))
+def _access(attribute: str) -> property:
+    """Return what torch puts in a parametrized class, but for its cache.
+
+    Torch's own refers to the module it was made for, so that every copy would keep that one's weights in memory.
+    """
+
+    def value(module: nn.Module) -> Tensor:
+        found: Tensor = module.parametrizations[attribute]()  # type: ignore[index, operator]
+        return found
+
+    def assign(module: nn.Module, value: Tensor) -> None:
+        module.parametrizations[attribute].right_inverse(value)  # type: ignore[index, operator]
+
+    return property(value, assign)
+
+
+def constrained_value(live: Live, parameter: nn.Parameter) -> Tensor:
+    """Return what ``live`` makes of ``parameter``, detached."""
     with torch.no_grad():
-        values = {id(parameter): live(parameter).detach() for _, _, live, parameter in parts}
+        value: Tensor = live(parameter)
+    return value.detach()
+
+
+def stub(_live: Live, parameter: nn.Parameter) -> Tensor:
+    """Return a tensor of the shape and dtype of ``parameter`` that has no values of its own."""
+    return parameter.detach().new_zeros(()).expand(parameter.shape)
+
+
+def bake(model: nn.Module, value: Callable[[Live, nn.Parameter], Tensor] = constrained_value) -> None:
+    """Write the constrained values into the parameters of ``model`` and take the constraints off.
+
+    Args:
+        model: changed in place.
+        value: what a parameter becomes.
+    """
+    parts = list(live_parts(model))
+    distinct = {id(parameter): (live, parameter) for _, _, live, parameter in parts}
+    for live, parameter in distinct.values():
+        parameter.data = value(live, parameter)
     for owner, module, _, _ in parts:
         if parametrize.is_parametrized(module, owner.attribute):
             order = type(module).gossamer_order  # type: ignore[attr-defined]
@@ -271,7 +310,6 @@ def bake(model: nn.Module) -> None:
                 if isinstance(module, nn.RNNBase):
                     restore_weights(module)
     for _, _, live, parameter in parts:
-        parameter.data = values[id(parameter)]
         parameter.requires_grad_(live.trains)
 
 

@@ -114,7 +114,7 @@ def _want_coarser(site: Site, held: Constraints, new: Codebook) -> None:
     if new.shared is not None:
         raise PlanError(f"{site.name}: a codebook of some values would part those that are shared already")
     kept = torch.ones(site.shape, dtype=torch.bool) if held.mask is None else held.mask.keep
-    old, codes = held.codebook.codes[kept], new.codes[kept]
+    old, codes = held.codebook.codes[kept].long(), new.codes[kept].long()
     low = torch.full((held.codebook.size,), new.size).scatter_reduce(0, old, codes, "amin")
     high = torch.full((held.codebook.size,), -1).scatter_reduce(0, old, codes, "amax")
     if bool((high > low).any()):

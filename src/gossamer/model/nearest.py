@@ -8,16 +8,22 @@ _MANY = 1 << 18
 _CHUNK = 1 << 16
 
 
-def nearest_center(values: Tensor, centers: Tensor) -> Tensor:
-    """Return the index of the center nearest to each value, in the middle the lower; ``centers`` in any order."""
+def nearest_center(values: Tensor, centers: Tensor, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Return the index of the center nearest to each value, in the middle the lower.
+
+    Args:
+        values: of any shape.
+        centers: in any order.
+        dtype: of the indices: uint8, int16, int32 or int64; must hold them.
+    """
     ordered, order = centers.double().sort()
     middles = (ordered[1:] + ordered[:-1]) / 2
     if values.numel() > _MANY and values.device.type == "cpu" and values.dtype.itemsize <= 4:
-        return _from_table(values, middles, order)
-    return order[torch.bucketize(values.double(), middles)]
+        return _from_table(values, middles, order, dtype)
+    return order[torch.bucketize(values.double(), middles)].to(dtype)
 
 
-def _from_table(values: Tensor, middles: Tensor, order: Tensor) -> Tensor:
+def _from_table(values: Tensor, middles: Tensor, order: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the same by a table over the upper halves of float32 numbers.
 
     An upper half tells the place of a value among ``middles`` up to the one that its values lie about; a comparison
@@ -32,17 +38,16 @@ def _from_table(values: Tensor, middles: Tensor, order: Tensor) -> Tensor:
     place = torch.where(crowded, -2, low).int().numpy()
     some_crowded, in_order = bool(crowded.any()), bool((order.diff() > 0).all())
     flat, above, names = values.detach().reshape(-1), cut.numpy(), order.numpy()
-    found = np.empty(flat.shape, np.int64)
+    found = torch.empty(flat.shape, dtype=dtype)
     for start in range(0, flat.numel(), _CHUNK):
-        single, out = flat[start : start + _CHUNK].float().numpy(), found[start : start + _CHUNK]
+        single = flat[start : start + _CHUNK].float().numpy()
         half = (single.view(np.uint32) >> 16).astype(np.int64)
-        np.add(place.take(half), single > above.take(half), out=out)
+        out = place.take(half) + (single > above.take(half))
         if some_crowded:
             unsure = np.flatnonzero(out < 0)
             out[unsure] = np.searchsorted(middles.numpy(), single[unsure].astype(np.float64))
-        if not in_order:
-            out[:] = names[out]
-    return torch.from_numpy(found).view(values.shape)
+        found[start : start + _CHUNK] = torch.from_numpy(out if in_order else names[out])
+    return found.view(values.shape)
 
 
 def _float_below(values: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from gossamer.model.coupling import Group, Unseen, find_groups
 from gossamer.model.edits import Edit
 from gossamer.model.graph import Graph
 from gossamer.model.input_grid import input_grids, take_input_grid
-from gossamer.model.live import Live, bake, live_parts
+from gossamer.model.live import Live, bake, live_parts, stub
 from gossamer.model.penalty import Penalty
 from gossamer.model.plan import Skip
 from gossamer.model.run import run_example
@@ -118,9 +118,12 @@ class Subject:
         return {hook.site: hook.grid for hook in input_grids(self.model)}
 
     def copy(self) -> "Subject":
-        """Return an independent copy; penalties are shared, for they may hold a whole teacher."""
+        """Return an independent copy; penalties are shared, for they may hold a whole teacher.
+
+        Weights take memory anew only once one of the two writes to its own.
+        """
         args, kwargs = copy_inputs((self.args, self.kwargs))
-        new = Subject(copy_module(self.model), args, kwargs, self.edits, self.penalties, self.skipped)
+        new = Subject(copy_module(self.model, lazy=True), args, kwargs, self.edits, self.penalties, self.skipped)
         vars(new).update({name: vars(self)[name] for name in ("sites", "graph", "coupling") if name in vars(self)})
         return new
 
@@ -203,8 +206,17 @@ def _live_at(subject: Subject, module: nn.Module, attribute: str) -> tuple[Live,
 
 def plain_copy(subject: Subject) -> nn.Module:
     """Return a copy of the subject's model with its constraints baked into the weights and no input grids."""
-    model = copy_module(subject.model)
+    model = copy_module(subject.model, lazy=True)
     bake(model)
+    for module in model.modules():
+        take_input_grid(module)
+    return model
+
+
+def bare_copy(subject: Subject) -> nn.Module:
+    """Return `plain_copy` but for the values of constrained weights, which take no memory and are to be set."""
+    model = copy_module(subject.model, lazy=True)
+    bake(model, stub)
     for module in model.modules():
         take_input_grid(module)
     return model

@@ -55,8 +55,12 @@ def release(model: nn.Module) -> None:
     """Give back the memory of a throwaway copy at once: a traced graph is full of cycles that hold its weights."""
     freed = 0
     for tensor in (*model.parameters(), *model.buffers()):
-        freed += tensor.untyped_storage().nbytes()
-        tensor.untyped_storage().resize_(0)
+        storage = tensor.untyped_storage()
+        freed += storage.nbytes()
+        if storage.resizable():
+            storage.resize_(0)
+        else:  # a lazy copy: its memory is another's too
+            tensor.data = tensor.new_empty(0)
     if freed > _LARGE:
         gc.collect()  # the graph of a large model is large too
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from gossamer.methods.share.importance import positive
 from gossamer.methods.share.points import summed
 from gossamer.methods.share.starts import Start, clustered
-from gossamer.model import Codebook, nearest_center
+from gossamer.model import Codebook, codes_dtype, nearest_center
 
 
 def share(
@@ -36,7 +36,7 @@ def share(
         weights: how much each value matters, not negative, of the shape of ``weight``; None for alike.
     """
     centers = shared_values([weight], limit, start=start, seed=seed, weights=None if weights is None else [weights])
-    return Codebook(nearest_center(weight, centers), centers, trained)
+    return Codebook(nearest_center(weight, centers, codes_dtype(len(centers))), centers, trained)
 
 
 def share_rows(
@@ -102,9 +102,9 @@ def parts_rows(codebook: Codebook, rows: int) -> bool:
     """Return whether codebooks for each ``rows`` rows would part a shared value, for several of them have it."""
     run = torch.arange(len(codebook.codes)) // rows
     codes = codebook.codes.flatten(1)
-    run = run.unsqueeze(1).expand_as(codes).flatten()
-    low = torch.full((codebook.size,), len(codes)).scatter_reduce(0, codes.flatten(), run, "amin")
-    high = torch.full((codebook.size,), -1).scatter_reduce(0, codes.flatten(), run, "amax")
+    run, flat = run.unsqueeze(1).expand_as(codes).flatten(), codes.flatten().long()
+    low = torch.full((codebook.size,), len(codes)).scatter_reduce(0, flat, run, "amin")
+    high = torch.full((codebook.size,), -1).scatter_reduce(0, flat, run, "amax")
     return bool((high > low).any())
 
 
