@@ -77,7 +77,7 @@ def perform(
     Raises:
         GossamerError: the method, the plan or the training fails.
     """
-    evidence = None if step.method is None else collector.get(subject, step.method.needs)
+    evidence = None if step.method is None else collector.of(step.method, subject, progress)
     found = ""
     if step.seek is not None and step.method is not None:
         method = sought(step.seek, step.method, subject, task, evidence, progress=progress)
@@ -115,7 +115,7 @@ def lasting(step: Step, subject: Subject, collector: Collector) -> tuple[Penalty
     """
     if step.method is None or step.train is not None:
         return ()
-    evidence = collector.get(subject, step.method.needs)
+    evidence = collector.of(step.method, subject)
     collector.forget()
     return step.method.plan(subject, evidence).penalties
 
