@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from gossamer.model import (
     settle,
 )
 from gossamer.recipe.evidence import Collector
+from gossamer.recipe.fallback import fallen_back
 from gossamer.recipe.recipe import Step
 from gossamer.recipe.rewind import rewound
 from gossamer.recipe.seek import sought
@@ -84,9 +86,11 @@ def perform(
         step = replace(step, method=method, seek=None)
         found = f"{method.strength} {getattr(method, str(method.strength)):.3g}"
     plan = _plan(step, subject, evidence)
-    new = subject.copy() if plan is None else apply(subject, plan)
-    if plan is not None and plan.reset_norms:
-        new = reset_batch_norm(new, collector.batches())
+    if step.fallback is not None and step.method is not None and plan is not None:
+        carry = partial(_carried_out, subject, collector)
+        given = subject, task, collector, evidence
+        plan = fallen_back(step.fallback, step.method, plan, *given, carry=carry, progress=progress)
+    new = subject.copy() if plan is None else _carried_out(subject, collector, plan)
     if plan is not None and (plan.constraints or plan.edits or plan.tensors or plan.activations):
         collector.forget()
     if step.train is None:
@@ -103,6 +107,11 @@ def perform(
     settle(new)
     collector.forget()
     return Done(replace(new, penalties=subject.penalties), plan, len(result.history), ())
+
+
+def _carried_out(subject: Subject, collector: Collector, plan: Plan) -> Subject:
+    new = apply(subject, plan)
+    return reset_batch_norm(new, collector.batches()) if plan.reset_norms else new
 
 
 def lasting(step: Step, subject: Subject, collector: Collector) -> tuple[Penalty, ...]:

@@ -68,8 +68,8 @@ class Table:
         return Plan(self.tag, constraints=constraints, activations=activations, skipped=skips)
 
 
-def within_operations(table: Table, share: float) -> Plan:
-    """Return the plan under a limit of bit operations.
+def within_operations(table: Table, limit: int | float) -> Plan:
+    """Return the plan under a limit of bit operations, or of a share of those in 32-bit floats.
 
     Raises:
         ModelError: the graph was not seen.
@@ -77,7 +77,9 @@ def within_operations(table: Table, share: float) -> Plan:
     """
     graph = table.subject.graph
     if graph.macs is None:
-        raise ModelError(f"{table.tag}.bit_operations: the model's graph was not seen", hint="limit bytes instead")
+        raise ModelError(
+            f"{table.tag}: the model's graph was not seen, so bit operations are not known", hint="limit bytes instead"
+        )
     macs = site_macs(graph, table.subject.sites)
 
     def bits(site: str, width: int) -> int:
@@ -89,11 +91,12 @@ def within_operations(table: Table, share: float) -> Plan:
     }
     whole = FLOAT * FLOAT * graph.macs
     others = whole - FLOAT * FLOAT * sum(macs[site] for site in costs)
-    widths = table.assigned(costs, share * whole - others)
+    most = limit if isinstance(limit, int) else int(limit * whole)
+    widths = table.assigned(costs, most - others)
     if widths is None:
-        least = (others + sum(min(each.values()) for each in costs.values())) / max(whole, 1)
+        least = int(others + sum(min(each.values()) for each in costs.values()))
         raise SettingError(
-            f"{table.tag}.bit_operations: {share:.2%} cannot be met: the fewest bits leave {least:.2%}",
+            f"{table.tag}.limit: {most:,} bit operations cannot be met: the fewest bits leave {least:,}",
             hint="allow more, or fewer bits in widths",
         )
     return table.plan(widths)
@@ -125,7 +128,7 @@ def within_bytes(table: Table, limit: int | float) -> Plan:
     if least <= most:
         return table.plan(fewest)
     raise SettingError(
-        f"{table.tag}.bytes: {most:,} bytes cannot be met: the fewest bits leave a file of {least:,}",
+        f"{table.tag}.limit: {most:,} bytes cannot be met: the fewest bits leave a file of {least:,}",
         hint="allow more, or fewer bits in widths",
     )
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from gossamer.errors import EvidenceError, SettingError
+from gossamer.errors import EvidenceError
 from gossamer.methods.quantize.assignment import FLOAT, INTEGER, Table, within_bytes, within_operations
 from gossamer.methods.quantize.estimates import by_curvature, by_trace
 from gossamer.methods.quantize.post_training import PostTraining
@@ -32,26 +32,21 @@ class Mixed(Method, frozen=True, tag="quantize.mixed"):
     floats, and at 32 the site is left as it is. Integer operators take as long at 2 bits as at 8, so fewer bits save
     bytes, and bit operations (multiply-accumulates times the bits of both factors) are a model of hardware that
     profits from each bit, not of time on ONNX Runtime.
-
-    Raises:
-        SettingError: both or none of ``bytes`` and ``bit_operations`` are given.
     """
 
-    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"bytes": 1.0, "widths": (4, 8, 32)})
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"limit": 1_000_000, "widths": (4, 8)})
 
-    bytes: Annotated[
-        Annotated[int, msgspec.Meta(ge=2)] | Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] | None,
+    limit: Annotated[
+        Annotated[int, msgspec.Meta(ge=2)] | Annotated[float, msgspec.Meta(gt=0.0, le=1.0)],
+        msgspec.Meta(description="most that may be left; from 0 to 1, a share of what 32-bit floats take"),
+    ]
+    of: Annotated[
+        Literal["bytes", "bit_operations"],
         msgspec.Meta(
-            description="most bytes of the weights file, its graph not counted; from 0 to 1 a share of dense float32"
+            description="what the limit is of: bytes of the weights file, its graph not counted, or "
+            "multiply-accumulates times bits of weight times bits of input (computed, not measured)"
         ),
-    ] = None
-    bit_operations: Annotated[
-        Annotated[float, msgspec.Meta(gt=0.0, le=1.0)] | None,
-        msgspec.Meta(
-            description="most multiply-accumulates times bits of weight times bits of input, as a share of those in "
-            "32-bit floats; computed, not measured"
-        ),
-    ] = None
+    ] = "bytes"
     widths: Annotated[
         tuple[Width, ...], msgspec.Meta(min_length=1, description="bits that a site may have; 32 leaves it as it is")
     ] = (2, 4, 8, 16, 32)
@@ -71,14 +66,6 @@ class Mixed(Method, frozen=True, tag="quantize.mixed"):
     inputs: Annotated[
         bool, msgspec.Meta(description="put the inputs of layers on 8 bits too; otherwise only storage gets smaller")
     ] = True
-
-    def __post_init__(self) -> None:
-        """Check the fields one by one, then together."""
-        super().__post_init__()
-        if (self.bytes is None) == (self.bit_operations is None):
-            raise SettingError(
-                f"{self.tag}: wanted one of bytes and bit_operations", hint="bytes = 0.1 or bit_operations = 0.05"
-            )
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
@@ -103,9 +90,7 @@ class Mixed(Method, frozen=True, tag="quantize.mixed"):
         """
         plans = self._plans(subject, evidence)
         table = Table(self.tag, subject, plans, self._losses(subject, evidence, plans), floats=FLOAT in self.widths)
-        if self.bytes is None:
-            return within_operations(table, self.bit_operations or 1.0)
-        return within_bytes(table, self.bytes)
+        return (within_bytes if self.of == "bytes" else within_operations)(table, self.limit)
 
     def _plans(self, subject: Subject, evidence: Evidence | None) -> dict[int, Plan]:
         """Return the plan of all sites at each width but that of floats."""
