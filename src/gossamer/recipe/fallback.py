@@ -7,7 +7,7 @@ Sites go back in that order, one at a time, until the validation data bear the r
 (`seek`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from glob import escape
 from typing import Annotated, Literal
@@ -49,9 +49,9 @@ def fallen_back(
     plan: Plan,
     subject: Subject,
     task: Task,
+    *,
     collector: Collector,
     evidence: Evidence | None,
-    *,
     carry: Callable[[Plan], Subject],
     progress: Progress | None = None,
 ) -> Plan:
@@ -83,23 +83,23 @@ def fallen_back(
     bar = None if progress is None else progress.add_task("falling back", total=len(guilty))
     for count in range(1, len(guilty) + 1):
         left = _without(method, plan, guilty[:count], subject, evidence)
+        will_do = _will_do(excess(carry(left)))
         if progress is not None and bar is not None:
             progress.advance(bar)
-        if _will_do(excess(carry(left))):
-            break
-    else:
-        raise RecipeError(
-            f"{method.tag}: costs more than {fallback.drop:g} of {task.main} even where no site is left to fall back",
-            hint="allow more",
-        )
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
-    why = f"more than {fallback.drop:g} of {task.main} would be lost with it"
-    skips = (
-        Skip(site, f"fell back, {why}; alone it raises the loss by {measured.rise(site):.2g}")
-        for site in guilty[:count]
+            progress.update(bar, visible=not will_do)
+        if will_do:
+            return _told(left, {site: measured.rise(site) for site in guilty[:count]}, fallback, task)
+    raise RecipeError(
+        f"{method.tag}: costs more than {fallback.drop:g} of {task.main} even with no site left to fall back",
+        hint="allow more",
     )
-    return replace(left, skipped=(*(skip for skip in left.skipped if skip.site not in guilty[:count]), *skips))
+
+
+def _told(plan: Plan, rises: Mapping[str, float], fallback: Fallback, task: Task) -> Plan:
+    """Return ``plan`` with the sites of ``rises`` listed among those that were skipped."""
+    lost = f"more than {fallback.drop:g} of {task.main} would be lost with it"
+    fell = (Skip(site, f"fell back: {lost}, alone it raises the loss by {rise:.2g}") for site, rise in rises.items())
+    return replace(plan, skipped=(*(skip for skip in plan.skipped if skip.site not in rises), *fell))
 
 
 def _will_do(over: float) -> bool:

@@ -88,8 +88,17 @@ def perform(
     plan = _plan(step, subject, evidence)
     if step.fallback is not None and step.method is not None and plan is not None:
         carry = partial(_carried_out, subject, collector)
-        given = subject, task, collector, evidence
-        plan = fallen_back(step.fallback, step.method, plan, *given, carry=carry, progress=progress)
+        plan = fallen_back(
+            step.fallback,
+            step.method,
+            plan,
+            subject,
+            task,
+            collector=collector,
+            evidence=evidence,
+            carry=carry,
+            progress=progress,
+        )
     new = subject.copy() if plan is None else _carried_out(subject, collector, plan)
     if plan is not None and (plan.constraints or plan.edits or plan.tensors or plan.activations):
         collector.forget()
