@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from gossamer import artifact
-from gossamer.calibrate import calibrate
+from gossamer.calibrate import calibrate, tried
 from gossamer.errors import ModelError
 from gossamer.model import (
     Codebook,
@@ -54,7 +54,9 @@ def planned(method: Method, subject: Subject) -> Plan:
     if not method.needs:
         return method.plan(subject)
     batches = [(subject.args, subject.kwargs, None)]
-    return method.plan(subject, calibrate(subject, batches, method.needs, loss=_loss))
+    evidence = calibrate(subject, batches, method.needs, loss=_loss)
+    trials = method.trials(subject, evidence)
+    return method.plan(subject, tried(subject, trials, batches, evidence, loss=_loss) if trials else evidence)
 
 
 def outputs(model: nn.Module, network: Awkward) -> list[Tensor]:

@@ -3,6 +3,7 @@
 from gossamer.calibrate.collect import calibrate
 from gossamer.calibrate.repair import reset_batch_norm
 from gossamer.calibrate.store import load_evidence, save_evidence
+from gossamer.calibrate.trials import tried
 from gossamer.model.evidence import Evidence, Mean, Moment
 from gossamer.model.layout import Layout, Reading
 
@@ -16,4 +17,5 @@ __all__ = [
     "load_evidence",
     "reset_batch_norm",
     "save_evidence",
+    "tried",
 ]

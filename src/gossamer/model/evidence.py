@@ -3,7 +3,8 @@
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
 equal. Kinds: ``second_moment``, ``mean``, ``range``, ``gradient`` and ``curvature`` of sites, ``activity`` and
 ``taylor`` of groups of units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern
-names); a method names those it uses in ``needs``.
+names); a method names those it uses in ``needs``. Beside them, the rise of the loss under each trial that a method asks
+for (``Method.trials``).
 """
 
 from collections.abc import Mapping
@@ -86,6 +87,7 @@ class Evidence:
     activities: Mapping[str, Activity] = field(default_factory=dict)
     taylors: Mapping[str, Tensor] = field(default_factory=dict)
     depths: Mapping[str, float] = field(default_factory=dict)
+    rises: Mapping[str, float] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
 
     def second_moment(self, site: str) -> tuple[Moment, ...]:
@@ -191,6 +193,18 @@ class Evidence:
             EvidenceError: not collected, or the module was not among the blocks.
         """
         return self._get("depth", self.depths, block)
+
+    def rise(self, trial: str) -> float:
+        """Return what the loss rises by under a trial, per target: infinite if the outputs are not finite.
+
+        Raises:
+            EvidenceError: no trial of that name was measured.
+        """
+        if trial not in self.rises:
+            raise EvidenceError(
+                f"no trial {trial!r} was measured", hint="measure those a method asks for with gossamer.calibrate.tried"
+            )
+        return self.rises[trial]
 
     def has(self, kind: str) -> bool:
         """Return whether evidence of ``kind`` was asked for."""

@@ -77,6 +77,14 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
         """Decide what to do with ``subject``; must not change it."""
         raise NotImplementedError(f"{type(self).__name__} must define plan")
 
+    def trials(self, subject: Subject, evidence: Evidence | None = None) -> Mapping[str, Plan]:
+        """Return plans, by names of its own, of which it wants to know what each alone does to the loss.
+
+        The answers are in the evidence that :meth:`plan` is given, see :meth:`Evidence.rise`.
+        """
+        del subject, evidence
+        return {}
+
     def by_itself(self) -> Self:
         """Return the method with its strength a share of each part, whatever the other parts are.
 

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+from rich.progress import Progress
 
-from gossamer.calibrate import calibrate
-from gossamer.model import Evidence, Subject
+from gossamer.calibrate import calibrate, tried
+from gossamer.model import Evidence, Method, Subject
 from gossamer.task import Batch, Task
 
 SAMPLES = 512
@@ -44,6 +45,18 @@ class Collector:
             size = 1 if "taylor" in kinds else FEW if "curvature" in kinds else None
             self.evidence = calibrate(subject, self.batches(size), kinds, loss=self.task.loss)
         return self.evidence
+
+    def of(self, method: Method, subject: Subject, progress: Progress | None = None) -> Evidence | None:
+        """Return what ``method`` needs to plan for ``subject`` as it is, its trials measured.
+
+        Raises:
+            EvidenceError: calibration saw bad data.
+        """
+        evidence = self.get(subject, method.needs)
+        trials = method.trials(subject, evidence)
+        if not trials:
+            return evidence
+        return tried(subject, trials, self.batches(), evidence, loss=self.task.loss, progress=progress)
 
     def batches(self, size: int | None = None) -> Iterator[Batch]:
         """Return the batches that calibration sees, of ``size`` samples or the task's own size."""

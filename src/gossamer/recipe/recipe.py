@@ -12,12 +12,13 @@ from gossamer.artifact.files import write_file
 from gossamer.errors import RecipeError, SettingError
 from gossamer.methods import METHODS
 from gossamer.model import Method
+from gossamer.recipe.fallback import Fallback
 from gossamer.recipe.schedule import Cubic
 from gossamer.recipe.seek import Seek
 from gossamer.settings import Settings, parse
 from gossamer.train import Training
 
-TABLES: Mapping[str, type[Settings]] = {"train": Training, "schedule": Cubic, "seek": Seek}
+TABLES: Mapping[str, type[Settings]] = {"train": Training, "schedule": Cubic, "seek": Seek, "fallback": Fallback}
 """The parts of a step that are tables of their own; every other field but ``rewind`` belongs to the step's method."""
 
 
@@ -32,11 +33,12 @@ class Step:
         rewind: number of an earlier step, 0 for the start: before the step trains, weights take the values they had
             after that one. What the method decides by the weights as they were, and what holds, goes on holding.
         seek: finds the method's strength, by validation data or by bytes.
+        fallback: leaves sites as they were, most guilty first, until the step costs no more than is allowed.
 
     Raises:
         RecipeError: a step that does nothing; a method that acts by training without one; a schedule without a training
             or a method whose strength it ramps, or that begins above that strength; a rewinding without a training; a
-            seeking with one, or without a strength.
+            seeking with one, or without a strength; a fallback with one, or without a method.
     """
 
     method: Method | None = None
@@ -44,6 +46,7 @@ class Step:
     schedule: Cubic | None = None
     rewind: int | None = None
     seek: Seek | None = None
+    fallback: Fallback | None = None
 
     def __post_init__(self) -> None:
         if self.method is None and self.train is None:
@@ -59,6 +62,11 @@ class Step:
             raise RecipeError(f"{self.name}: weights are rewound to be trained again, and the step has no train table")
         if self.seek is not None:
             self._check_seek()
+        if self.fallback is not None and (self.train is not None or self.method is None):
+            raise RecipeError(
+                f"{self.name}: sites fall back from what a method did to them, before anything trains",
+                hint="give the step a method and no train table; train in a step of its own after it",
+            )
         if self.schedule is None:
             return
         if self.train is None:
@@ -215,6 +223,8 @@ def _step_to_plain(number: int, step: Step) -> dict[str, Any]:
         plain["schedule"] = _fields(number, step, step.schedule)
     if step.seek is not None:
         plain["seek"] = _fields(number, step, step.seek)
+    if step.fallback is not None:
+        plain["fallback"] = _fields(number, step, step.fallback)
     if step.train is not None:
         plain["train"] = _fields(number, step, step.train)
     return plain

@@ -85,7 +85,7 @@ def sought(
     """
     field = str(method.strength)
     axis = _Axis(*(method.strengths or (0.0, 1.0)), falling=seek.drop is None)
-    excess = _excess(seek, subject, task)
+    excess = excess_over(seek, subject, task)
     tried: dict[float, tuple[float, Method]] = {}
     bar = None if progress is None else progress.add_task(f"seeking {field}", total=seek.trials)
     for _ in range(seek.trials):
@@ -143,7 +143,7 @@ def _monotone(excess: Mapping[float, float]) -> dict[float, float]:
     return dict(zip(sorted(excess), level, strict=True))
 
 
-def _excess(seek: Seek, subject: Subject, task: Task) -> Callable[[Subject], float]:
+def excess_over(seek: Seek, subject: Subject, task: Task) -> Callable[[Subject], float]:
     """Return what tells how far a trial is above what is allowed."""
     most, drop = seek.bytes, seek.drop
     if most is not None:

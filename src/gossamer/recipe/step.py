@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from gossamer.model import (
     settle,
 )
 from gossamer.recipe.evidence import Collector
+from gossamer.recipe.fallback import fallen_back
 from gossamer.recipe.recipe import Step
 from gossamer.recipe.rewind import rewound
 from gossamer.recipe.seek import sought
@@ -77,16 +79,27 @@ def perform(
     Raises:
         GossamerError: the method, the plan or the training fails.
     """
-    evidence = None if step.method is None else collector.get(subject, step.method.needs)
+    evidence = None if step.method is None else collector.of(step.method, subject, progress)
     found = ""
     if step.seek is not None and step.method is not None:
         method = sought(step.seek, step.method, subject, task, evidence, progress=progress)
         step = replace(step, method=method, seek=None)
         found = f"{method.strength} {getattr(method, str(method.strength)):.3g}"
     plan = _plan(step, subject, evidence)
-    new = subject.copy() if plan is None else apply(subject, plan)
-    if plan is not None and plan.reset_norms:
-        new = reset_batch_norm(new, collector.batches())
+    if step.fallback is not None and step.method is not None and plan is not None:
+        carry = partial(_carried_out, subject, collector)
+        plan = fallen_back(
+            step.fallback,
+            step.method,
+            plan,
+            subject,
+            task,
+            collector=collector,
+            evidence=evidence,
+            carry=carry,
+            progress=progress,
+        )
+    new = subject.copy() if plan is None else _carried_out(subject, collector, plan)
     if plan is not None and (plan.constraints or plan.edits or plan.tensors or plan.activations):
         collector.forget()
     if step.train is None:
@@ -105,6 +118,11 @@ def perform(
     return Done(replace(new, penalties=subject.penalties), plan, len(result.history), ())
 
 
+def _carried_out(subject: Subject, collector: Collector, plan: Plan) -> Subject:
+    new = apply(subject, plan)
+    return reset_batch_norm(new, collector.batches()) if plan.reset_norms else new
+
+
 def lasting(step: Step, subject: Subject, collector: Collector) -> tuple[Penalty, ...]:
     """Return the penalties that a finished step left to later steps, planned again since they are not stored.
 
@@ -115,7 +133,7 @@ def lasting(step: Step, subject: Subject, collector: Collector) -> tuple[Penalty
     """
     if step.method is None or step.train is not None:
         return ()
-    evidence = collector.get(subject, step.method.needs)
+    evidence = collector.of(step.method, subject)
     collector.forget()
     return step.method.plan(subject, evidence).penalties
 

@@ -241,7 +241,7 @@ class _Work:
     def entry(self, name: str, strength: float) -> Entry:
         alone = {self.method.picks: (literal(name),)}
         method = msgspec.structs.replace(at(self.method, strength), **alone)
-        plan = method.plan(self.subject, self.collector.get(self.subject, method.needs))
+        plan = method.plan(self.subject, self.collector.of(method, self.subject))
         changed = apply(self.subject, plan)
         if plan.reset_norms:
             changed = reset_batch_norm(changed, self.collector.batches())

@@ -32,7 +32,7 @@ from gossamer.targets import read_cpu
 
 _INTEGER_KINDS = frozenset({"linear", "conv"})
 
-WeightBits = Annotated[int, msgspec.Meta(ge=2, le=8)]
+WeightBits = Annotated[int, msgspec.Meta(ge=2, le=16)]
 
 
 class PostTraining(Method, frozen=True, tag="quantize.post_training"):
