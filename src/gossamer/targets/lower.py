@@ -14,6 +14,7 @@ import onnx
 from gossamer.codings.nodes import Array
 from gossamer.targets.convolution import lower_convolution
 from gossamer.targets.dense import lower_product
+from gossamer.targets.dynamic import Recurrent
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.quantized import Use, add_scale
 from gossamer.targets.reason import Reason
@@ -66,7 +67,8 @@ class _Lowering:
         self.weights = weights
         self.inputs = inputs
         self.sources: dict[str, tuple[str, bool]] = {name: (name, False) for name in weights}
-        self.replaced: set[str] = set()
+        self.recurrent = Recurrent(self.wiring, weights)
+        self.replaced = self.recurrent.unread()
         self.made: dict[tuple[str, bool], str] = {}
         self.integer: dict[str, None] = {}
         self.reasons: dict[Reason, None] = {}
@@ -82,6 +84,9 @@ class _Lowering:
         return Lowered(proto, done, tuple(self.reasons))
 
     def _node(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> None:
+        if self.recurrent.takes(node):
+            self.integer |= dict.fromkeys(self.recurrent.write(node))
+            return
         found = [(index, *self.sources[name]) for index, name in enumerate(node.input) if name in self.sources]
         if not found:
             self.wiring.nodes.append(node)
@@ -122,7 +127,8 @@ class _Lowering:
         for index, site, turned in found:
             kept.input[index] = self._dequantized(site, turned=turned)
             if site not in self.inputs:
-                self.reasons[Reason(site, "its input has no grid; stored in 8 bits, multiplied in float")] = None
+                why = self.recurrent.reasons.get(site, "its input has no grid; stored in 8 bits, multiplied in float")
+                self.reasons[Reason(site, why)] = None
         self.wiring.nodes.append(kept)
 
     def _dequantized(self, site: str, *, turned: bool) -> str:

@@ -41,8 +41,9 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     A site whose values are shared gets one scale for all of them, so that they stay shared; on the target it is
     multiplied in floating point.
 
-    Linear layers and convolutions then multiply in integers on the target. Recurrent, embedding, attention and
-    transposed convolution weights are stored as integers and multiplied in floating point; the plan says so.
+    Linear layers and convolutions then multiply in integers on the target. Recurrent layers do so without an input grid:
+    the target quantizes inputs and states as they come, where that is faster than floating point. Embedding, attention
+    and transposed convolution weights are stored as integers and multiplied in floating point; the plan says so.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
@@ -82,7 +83,7 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
                 skipped.append(Skip(site.name, "it has no values"))
                 continue
             found = self._inputs(subject, site, evidence) if self.inputs else None
-            bits = self._bits(multiplied=isinstance(found, Grid))
+            bits = self._bits(multiplied=isinstance(found, Grid) or site.kind == "recurrent")
             if before.grid is not None and before.grid.bits < bits:
                 skipped.append(Skip(site.name, f"it is on {before.grid.bits} bits already"))
                 continue
@@ -90,7 +91,7 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             grids[site.name] = self._weights(subject, site, bits, axis)
             if isinstance(found, Grid):
                 inputs[site.name] = found
-            elif found is not None:
+            elif found is not None and site.kind != "recurrent":
                 skipped.append(Skip(site.name, f"stored in {bits} bits, multiplied in float: {found}"))
         return Plan(self.tag, constraints=grids, activations=inputs, skipped=tuple(skipped))
 
