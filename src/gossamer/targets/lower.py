@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from gossamer.codings.nodes import Array
+from gossamer.targets.blocks import Blocks, few_bits, lower_blocks
 from gossamer.targets.convolution import lower_convolution
 from gossamer.targets.dense import lower_product
 from gossamer.targets.dynamic import Recurrent
@@ -100,7 +101,21 @@ class _Lowering:
             return
         if site in self.inputs and len(found) == 1 and self._integers(node, index, site, ends, turned=turned):
             return
+        if site not in self.inputs and len(found) == 1 and self._blocks(node, index, site, turned=turned):
+            return
         self._float(node, found)
+
+    def _blocks(self, node: onnx.NodeProto, index: int, site: str, *, turned: bool) -> bool:
+        """Lay ``node`` out for blocks of 4 bits if its weight has so few and that is possible; note the outcome."""
+        if index != 1 or node.op_type not in {"Gemm", "MatMul"} or not few_bits(self.weights[site]):
+            return False
+        blocks = Blocks.of_rows(self.weights[site])
+        why = blocks if isinstance(blocks, str) else lower_blocks(self.wiring, node, site, blocks, turned=turned)
+        if why is None:
+            self.integer[site] = None
+        else:
+            self.reasons[Reason(site, f"{why}; stored in integers, multiplied in float")] = None
+        return why is None
 
     def _integers(
         self, node: onnx.NodeProto, index: int, site: str, ends: Mapping[str, Levels], *, turned: bool
@@ -126,7 +141,7 @@ class _Lowering:
         kept.CopyFrom(node)
         for index, site, turned in found:
             kept.input[index] = self._dequantized(site, turned=turned)
-            if site not in self.inputs:
+            if site not in self.inputs and not any(reason.what == site for reason in self.reasons):
                 why = self.recurrent.reasons.get(site, "its input has no grid; stored in 8 bits, multiplied in float")
                 self.reasons[Reason(site, why)] = None
         self.wiring.nodes.append(kept)
