@@ -10,6 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from gossamer.codings.nodes import Array
+from gossamer.targets.exact_dynamic import beyond_7_bits, exact_dynamic, needs_exact_dynamic
 from gossamer.targets.products import integer_products
 from gossamer.targets.tidy import drop_unused
 
@@ -19,11 +20,12 @@ _UNFOLDING = frozenset({"DequantizeLinear", "Transpose"})
 
 def needs_exact(proto: onnx.ModelProto) -> bool:
     """Return whether products of ``proto`` could saturate: signed weights beyond 7 bits."""
-    return bool(_wide(proto))
+    return bool(_wide(proto)) or needs_exact_dynamic(proto)
 
 
 def exact_products(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Return ``proto`` with unsigned weights in the products that could saturate; itself if there are none."""
+    proto = exact_dynamic(proto)
     wide = _wide(proto)
     if not wide:
         return proto
@@ -56,17 +58,7 @@ def _wide(proto: onnx.ModelProto) -> set[str]:
     """Return the signed weights of integer products whose codes go beyond 7 bits."""
     makers = _makers(proto)
     read = {_stored(node.input[1], makers) for node in integer_products(proto)}
-    return {
-        tensor.name
-        for tensor in proto.graph.initializer
-        if tensor.name in read
-        and tensor.data_type == onnx.TensorProto.INT8
-        and _beyond_7_bits(numpy_helper.to_array(tensor))
-    }
-
-
-def _beyond_7_bits(codes: Array) -> bool:
-    return bool(codes.size) and (int(codes.max()) > 63 or int(codes.min()) < -64)
+    return {tensor.name for tensor in proto.graph.initializer if tensor.name in read and beyond_7_bits(tensor)}
 
 
 def _makers(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:

@@ -12,8 +12,10 @@ import numpy as np
 import onnx
 
 from gossamer.codings.nodes import Array
+from gossamer.targets.blocks import Blocks, few_bits, lower_blocks
 from gossamer.targets.convolution import lower_convolution
 from gossamer.targets.dense import lower_product
+from gossamer.targets.dynamic import Recurrent
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.quantized import Use, add_scale
 from gossamer.targets.reason import Reason
@@ -66,7 +68,8 @@ class _Lowering:
         self.weights = weights
         self.inputs = inputs
         self.sources: dict[str, tuple[str, bool]] = {name: (name, False) for name in weights}
-        self.replaced: set[str] = set()
+        self.recurrent = Recurrent(self.wiring, weights)
+        self.replaced = self.recurrent.unread()
         self.made: dict[tuple[str, bool], str] = {}
         self.integer: dict[str, None] = {}
         self.reasons: dict[Reason, None] = {}
@@ -82,6 +85,9 @@ class _Lowering:
         return Lowered(proto, done, tuple(self.reasons))
 
     def _node(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> None:
+        if self.recurrent.takes(node):
+            self.integer |= dict.fromkeys(self.recurrent.write(node))
+            return
         found = [(index, *self.sources[name]) for index, name in enumerate(node.input) if name in self.sources]
         if not found:
             self.wiring.nodes.append(node)
@@ -95,7 +101,21 @@ class _Lowering:
             return
         if site in self.inputs and len(found) == 1 and self._integers(node, index, site, ends, turned=turned):
             return
+        if site not in self.inputs and len(found) == 1 and self._blocks(node, index, site, turned=turned):
+            return
         self._float(node, found)
+
+    def _blocks(self, node: onnx.NodeProto, index: int, site: str, *, turned: bool) -> bool:
+        """Lay ``node`` out for blocks of 4 bits if its weight has so few and that is possible; note the outcome."""
+        if index != 1 or node.op_type not in {"Gemm", "MatMul"} or not few_bits(self.weights[site]):
+            return False
+        blocks = Blocks.of_rows(self.weights[site])
+        why = blocks if isinstance(blocks, str) else lower_blocks(self.wiring, node, site, blocks, turned=turned)
+        if why is None:
+            self.integer[site] = None
+        else:
+            self.reasons[Reason(site, f"{why}; stored in integers, multiplied in float")] = None
+        return why is None
 
     def _integers(
         self, node: onnx.NodeProto, index: int, site: str, ends: Mapping[str, Levels], *, turned: bool
@@ -121,8 +141,9 @@ class _Lowering:
         kept.CopyFrom(node)
         for index, site, turned in found:
             kept.input[index] = self._dequantized(site, turned=turned)
-            if site not in self.inputs:
-                self.reasons[Reason(site, "its input has no grid; stored in 8 bits, multiplied in float")] = None
+            if site not in self.inputs and not any(reason.what == site for reason in self.reasons):
+                why = self.recurrent.reasons.get(site, "its input has no grid; stored in 8 bits, multiplied in float")
+                self.reasons[Reason(site, why)] = None
         self.wiring.nodes.append(kept)
 
     def _dequantized(self, site: str, *, turned: bool) -> str:

@@ -1,7 +1,7 @@
 """What the runtime made of a graph: which operator multiplies each weight after its own rewriting."""
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 import onnx
@@ -9,11 +9,15 @@ import onnx
 from gossamer.targets.cpu import Cpu
 from gossamer.targets.reason import Reason
 from gossamer.targets.session import open_session
+from gossamer.targets.wiring import all_nodes
 
 INTEGER_OPERATORS = frozenset(
-    {"QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger"}
+    {
+        *("QLinearConv", "QGemm", "QLinearMatMul", "MatMulIntegerToFloat", "MatMulInteger", "ConvInteger"),
+        *("DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulNBits"),
+    }
 )
-"""Operators of ONNX Runtime that multiply bytes and add in 32 bits."""
+"""Operators of ONNX Runtime that multiply bytes, or smaller codes, and add in 32 bits."""
 
 
 def optimized_graph(proto: onnx.ModelProto, *, threads: int = 1, cpu: Cpu | None = None) -> onnx.ModelProto:
@@ -31,11 +35,13 @@ def operators_of(proto: onnx.ModelProto, sites: Iterable[str], *, cpu: Cpu | Non
     """
     graph = optimized_graph(proto, cpu=cpu).graph
     found: dict[str, list[str]] = {site: [] for site in sites}
-    for node in graph.node:
+    for node in all_nodes(graph.node):
         for name in node.input:
-            site = _site(name, found)
-            if site is not None and node.op_type not in found[site] and not name.endswith((":scale", ":zero")):
-                found[site].append(node.op_type)
+            if name.endswith((":scale", ":zero")):
+                continue
+            for site in _sites(name, found):
+                if node.op_type not in found[site]:
+                    found[site].append(node.op_type)
     return {site: ",".join(operators) for site, operators in found.items()}
 
 
@@ -48,6 +54,10 @@ def not_integer(proto: onnx.ModelProto, sites: Iterable[str], *, cpu: Cpu | None
     ]
 
 
-def _site(name: str, sites: Iterable[str]) -> str | None:
-    matching = [site for site in sites if name == site or name.startswith((f"{site}:", f"{site}_", f"{site}#"))]
-    return max(matching, key=len, default=None)
+def _sites(name: str, known: Collection[str]) -> list[str]:
+    """Return the sites whose values the constant ``name`` holds: one, or several that were joined by ``+``."""
+    stem = name.partition(":")[0]
+    if "+" in stem and all(part in known for part in stem.split("+")):
+        return stem.split("+")
+    matching = [site for site in known if name == site or name.startswith((f"{site}:", f"{site}_", f"{site}#"))]
+    return [max(matching, key=len)] if matching else []

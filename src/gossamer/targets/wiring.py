@@ -1,6 +1,6 @@
 """A graph being rewritten: who reads what, constants by name, and the new list of nodes in order."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,9 @@ import onnx
 from onnx import helper, numpy_helper
 
 from gossamer.codings.nodes import Array
+
+MICROSOFT = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
 
 
 class Wiring:
@@ -25,6 +28,7 @@ class Wiring:
         self.initializers: dict[str, Array] = {}
         self._made: set[str] = set()
         self._readers: dict[str, list[onnx.NodeProto]] = {}
+        self._makers = {name: node for node in proto.graph.node for name in node.output}
         self._outputs = {value.name for value in proto.graph.output}
         for node in proto.graph.node:
             for name in reads(node):
@@ -39,15 +43,23 @@ class Wiring:
         """Return the nodes of the old graph that read ``value``."""
         return self._readers.get(value, [])
 
+    def maker(self, value: str) -> onnx.NodeProto | None:
+        """Return the node of the old graph that makes ``value``, if one does."""
+        return self._makers.get(value)
+
     def is_output(self, value: str) -> bool:
         """Return whether the graph returns ``value``."""
         return value in self._outputs
 
     def add(self, op: str, inputs: list[str], output: str, **attributes: Any) -> str:
         """Append a node with one output and return the output's name."""
-        self.nodes.append(helper.make_node(op, inputs, [output], **attributes))
-        self._made.add(output)
+        self.append(helper.make_node(op, inputs, [output], **attributes))
         return output
+
+    def append(self, node: onnx.NodeProto) -> None:
+        """Append a node."""
+        self.nodes.append(node)
+        self._made.update(node.output)
 
     def made(self, value: str) -> bool:
         """Return whether a new node makes ``value``."""
@@ -72,6 +84,10 @@ class Wiring:
         proto.CopyFrom(self.old)
         del proto.graph.node[:], proto.graph.initializer[:]
         proto.graph.node.extend(self.nodes)
+        if any(node.domain == MICROSOFT for node in all_nodes(self.nodes)):
+            kept = [entry for entry in proto.opset_import if entry.domain != MICROSOFT]
+            del proto.opset_import[:]
+            proto.opset_import.extend([*kept, helper.make_opsetid(MICROSOFT, 1)])
         read = {name for node in self.nodes for name in reads(node)} | set(self._outputs)
         arrays = {**self.constants, **self.initializers}
         proto.graph.initializer.extend(
@@ -80,13 +96,25 @@ class Wiring:
         return proto
 
 
+def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return the graphs inside ``node``: bodies of loops and branches."""
+    return [inner for entry in node.attribute for inner in (*([entry.g] if entry.HasField("g") else []), *entry.graphs)]
+
+
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+    """Yield ``nodes`` and those inside them."""
+    for node in nodes:
+        yield node
+        for inner in inner_graphs(node):
+            yield from all_nodes(inner.node)
+
+
 def reads(node: onnx.NodeProto) -> list[str]:
     """Return the names that ``node`` reads, its inner graphs included."""
     names = list(node.input)
-    for entry in node.attribute:
-        for inner in (*([entry.g] if entry.HasField("g") else []), *entry.graphs):
-            names += [name for part in inner.node for name in reads(part)]
-            names += [value.name for value in inner.output]
+    for inner in inner_graphs(node):
+        names += [name for part in inner.node for name in reads(part)]
+        names += [value.name for value in inner.output]
     return names
 
 

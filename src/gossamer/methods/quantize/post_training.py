@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 import numpy as np
 import torch
+from torch import nn
 
 from gossamer.errors import EvidenceError, ModelError
 from gossamer.methods.quantize.ranges import Range, choose_levels
@@ -41,8 +42,10 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     A site whose values are shared gets one scale for all of them, so that they stay shared; on the target it is
     multiplied in floating point.
 
-    Linear layers and convolutions then multiply in integers on the target. Recurrent, embedding, attention and
-    transposed convolution weights are stored as integers and multiplied in floating point; the plan says so.
+    Linear layers and convolutions then multiply in integers on the target. Recurrent layers do so without an input
+    grid: the target quantizes inputs and states as they come, where that is faster than floating point. Embedding,
+    attention and transposed convolution weights are stored as integers and multiplied in floating point; the plan
+    says so.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
@@ -82,7 +85,8 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
                 skipped.append(Skip(site.name, "it has no values"))
                 continue
             found = self._inputs(subject, site, evidence) if self.inputs else None
-            bits = self._bits(multiplied=isinstance(found, Grid))
+            dynamic = _dynamic(subject, site)
+            bits = self._bits(multiplied=dynamic or isinstance(found, Grid))
             if before.grid is not None and before.grid.bits < bits:
                 skipped.append(Skip(site.name, f"it is on {before.grid.bits} bits already"))
                 continue
@@ -90,7 +94,7 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             grids[site.name] = self._weights(subject, site, bits, axis)
             if isinstance(found, Grid):
                 inputs[site.name] = found
-            elif found is not None:
+            elif found is not None and not dynamic:
                 skipped.append(Skip(site.name, f"stored in {bits} bits, multiplied in float: {found}"))
         return Plan(self.tag, constraints=grids, activations=inputs, skipped=tuple(skipped))
 
@@ -125,6 +129,12 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
         ends, sample = evidence.range(site.name), evidence.samples(site.name)
         levels = choose_levels(sample.reshape(1, -1), self.input_range, partial(affine, bits=8), ends)
         return _grid(levels, bits=8, signed=False, axis=None)
+
+
+def _dynamic(subject: Subject, site: Site) -> bool:
+    """Return whether the target quantizes the inputs of ``site`` as they come, so that it can multiply in integers."""
+    modules = [subject.model.get_submodule(owner.module) for owner in site.owners]
+    return all(isinstance(module, nn.RNNBase) and not module.proj_size for module in modules)
 
 
 def channel_axis(subject: Subject, site: Site) -> int | None:
