@@ -11,7 +11,7 @@ from gossamer.model.constraint import Constraints, Grid, Hash
 from gossamer.model.coupling import constants, kept_units, positions
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Split
 from gossamer.model.folding import foldable
-from gossamer.model.input_grid import name_input_grids, put_input_grid, why_no_input_grid
+from gossamer.model.input_grid import name_input_grids, put_input_grid, settle_input_grids, why_no_input_grid
 from gossamer.model.live import constrain, live_parts
 from gossamer.model.merge import merge
 from gossamer.model.mixture import Mixture
@@ -82,8 +82,9 @@ def retarget(subject: Subject, plan: Plan) -> None:
 def settle(subject: Subject) -> None:
     """Make splices and unfinished codebooks of ``subject`` final, in place, once the training they live for is over.
 
-    Mixtures, which live for it too, go.
+    Mixtures, which live for it too, go; the steps of input grids stay as they have trained.
     """
+    settle_input_grids(subject.model)
     for _, _, live, parameter in live_parts(subject.model):
         live.settle(parameter)
 

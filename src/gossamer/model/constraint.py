@@ -40,13 +40,13 @@ def quantize(
     """
     low, high = codes_range(bits, signed=signed)
     low += int(narrow)
-    codes = values.detach().float() / _along(scale.float(), values.ndim, axis)
-    return codes.round_().add_(_along(zero.float(), values.ndim, axis)).clamp_(low, high)
+    codes = values.detach().float() / along(scale.float(), values.ndim, axis)
+    return codes.round_().add_(along(zero.float(), values.ndim, axis)).clamp_(low, high)
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, axis: int | None) -> Tensor:
     """Return ``(codes - zero) * scale`` in float32."""
-    return (codes.float() - _along(zero.float(), codes.ndim, axis)) * _along(scale.float(), codes.ndim, axis)
+    return (codes.float() - along(zero.float(), codes.ndim, axis)) * along(scale.float(), codes.ndim, axis)
 
 
 def snap(
@@ -57,7 +57,8 @@ def snap(
     return dequantize(codes, scale, zero, axis).to(values.dtype)
 
 
-def _along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
+def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
+    """Return ``values``, 0-d or 1-d along ``axis``, in a shape that spreads over a tensor of ``ndim`` dimensions."""
     return values if axis is None else values.view([-1 if i == axis else 1 for i in range(ndim)])
 
 
@@ -151,8 +152,8 @@ class Grid:
         bits: width of the codes, 1 to 16.
         signed: codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` if set, else in ``[0, 2^bits - 1]``.
         axis: the dimension along which scale and zero vary, or None for one pair per tensor.
-        trained: whether training moves the scale, which must then be one, of signed codes about zero.
-        noise: with ``trained``: in training, even noise of one step's width stands in for rounding.
+        trained: whether training moves the scale; ``zero`` stays.
+        noise: with ``trained``, of a symmetric grid: in training, even noise of one step's width stands in for rounding.
     """
 
     scale: Tensor
@@ -182,8 +183,8 @@ class Grid:
         object.__setattr__(self, "zero", zero)
         if self.noise and not self.trained:
             raise PlanError("Grid.noise: stands in for rounding while the scale trains, and this one does not")
-        if self.trained and not self.symmetric:
-            raise PlanError("Grid.trained: wanted one scale, and signed codes with 0 for zero")
+        if self.noise and not self.symmetric:
+            raise PlanError("Grid.noise: wanted one scale, and signed codes with 0 for zero")
 
     @property
     def codes_range(self) -> tuple[int, int]:

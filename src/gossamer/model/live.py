@@ -87,10 +87,12 @@ class Live(nn.Module):
 
     def _on_grid(self, value: Tensor, *, narrow: bool = False) -> Tensor:
         if self.log_scale is not None:
-            step = step_of(self.log_scale, value.numel(), self.bits)
+            count = value.numel() // max(self.log_scale.numel(), 1)
+            step = step_of(self.log_scale, count, self.bits, signed=self.signed)
             if self.noise and self.training and torch.is_grad_enabled():
                 return noisy(value, step)
-            return learned_snap(value, step, bits=self.bits, narrow=narrow)
+            grid = {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
+            return learned_snap(value, step, self.zero, **grid)
         if self.scale is None or self.zero is None:
             return value
         grid = {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
@@ -116,7 +118,8 @@ class Live(nn.Module):
             codebook = Codebook(self.codes.clone(), centers, trained, shared, starts, self.tie, self.width)
         if self.log_scale is not None:
             scale = self.log_scale.detach().exp()
-            grid = Grid(scale, torch.zeros_like(scale), self.bits, trained=True, noise=self.noise)
+            zero = torch.zeros_like(scale) if self.zero is None else self.zero.clone()
+            grid = Grid(scale, zero, self.bits, self.signed, self.axis, trained=True, noise=self.noise)
         elif self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
@@ -167,7 +170,7 @@ class Live(nn.Module):
         if not grid.trained:
             self.scale, self.zero, self.log_scale, self.priced = scale, zero, None, None
             return
-        self.scale = self.zero = None
+        self.scale, self.zero = None, zero
         if self.log_scale is None:
             self.log_scale = nn.Parameter(scale.log())
         else:

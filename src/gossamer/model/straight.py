@@ -10,17 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gossamer.model.constraint import snap
+from gossamer.model.constraint import along, codes_range, snap
 
 
 class _Snap(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, grid: Mapping[str, Any]) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, value: Tensor, grid: Mapping[str, Any], clips: bool) -> Tensor:  # noqa: FBT001  # by torch
+        if clips:
+            zero, scale = (along(grid[name].float(), value.ndim, grid["axis"]) for name in ("zero", "scale"))
+            low, high = codes_range(grid["bits"], signed=grid["signed"])
+            ctx.outside = (value < (low - zero) * scale) | (value > (high - zero) * scale)
+        ctx.clips = clips
         return snap(value, **grid)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return gradients[0], None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].masked_fill(ctx.outside, 0.0) if ctx.clips else gradients[0], None, None
 
 
 class _Members(torch.autograd.Function):
@@ -49,9 +54,12 @@ class _PassZero(torch.autograd.Function):
         return gradients[0], None
 
 
-def straight_through_snap(value: Tensor, **grid: Any) -> Tensor:
-    """Return `snap` of ``value`` (same arguments); the gradient passes as if nothing happened."""
-    snapped: Tensor = _Snap.apply(value, grid)  # type: ignore[no-untyped-call]
+def straight_through_snap(value: Tensor, *, clips: bool = False, **grid: Any) -> Tensor:
+    """Return `snap` of ``value`` (same arguments); the gradient passes as if nothing happened.
+
+    With ``clips`` it does not pass where ``value`` is beyond the first or the last point of the grid.
+    """
+    snapped: Tensor = _Snap.apply(value, grid, clips)  # type: ignore[no-untyped-call]
     return snapped
 
 
