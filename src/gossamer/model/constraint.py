@@ -5,7 +5,8 @@ Chen 2016), ``Codebook`` makes values share a few centers (Han, Mao and Dally 20
 et al. 2020), ``Hash`` makes them share the buckets that a hash of their positions names (Chen et al. 2015), ``Grid``
 puts values on uniform levels (Jacob et al. 2018). Tensors inside are on the CPU. On one site they act in a fixed order:
 look-up of centers or buckets, then the grid, then the splice, then the mask. The grid of a hashed site is one for its
-buckets, symmetric about zero. A ``Mixture`` beside them changes no value.
+buckets, symmetric about zero. Before all that, ``Binary``, ``Ternary`` and ``Tanh`` put values on few levels while a
+step trains (`latent`). A ``Mixture`` beside them changes no value.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from torch import Tensor
 from gossamer.codings.hashed import places
 from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
+from gossamer.model.latent import Binary, Latent, Tanh, Ternary
 from gossamer.model.mixture import Mixture
 
 
@@ -210,7 +212,7 @@ class Grid:
         return self.dequantize(self.quantize(values)).to(values.dtype)
 
 
-Constraint = Mask | Codebook | Hash | Grid | Splice | Mixture
+Constraint = Mask | Codebook | Hash | Grid | Splice | Mixture | Binary | Ternary | Tanh
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,6 +225,7 @@ class Constraints:
     splice: Splice | None = None
     hash: Hash | None = None
     mixture: Mixture | None = None
+    latent: Latent | None = None
 
     @property
     def shared(self) -> bool:
@@ -237,7 +240,7 @@ class Constraints:
 
     def __iter__(self) -> Iterator[Constraint]:
         """Iterate over the constraints that are there, in the order in which they act."""
-        parts = (self.mixture, self.codebook, self.hash, self.grid, self.splice, self.mask)
+        parts = (self.mixture, self.latent, self.codebook, self.hash, self.grid, self.splice, self.mask)
         return iter([part for part in parts if part is not None])
 
     def __bool__(self) -> bool:

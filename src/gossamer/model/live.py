@@ -7,7 +7,8 @@ the mean of their members' gradients instead (Stock et al. 2020). Where a codebo
 does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
 A hashed site's centers are its buckets, whose codes and signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and
 a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3). The scale
-of a grid may train (`learned`). A mixture trains along, one module for all sites of its tie.
+of a grid may train (`learned`). Binary and ternary rules give few levels to the original (`levels`), unless values are
+shared already. A mixture trains along, one module for all sites of its tie.
 """
 
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,9 @@ from torch.nn.utils import parametrize
 
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
+from gossamer.model.latent import Binary, Tanh, Ternary
 from gossamer.model.learned import learned_snap, noisy, step_of
+from gossamer.model.levels import LiveLatent, settled
 from gossamer.model.mixture import Mix, Mixture
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
@@ -44,6 +47,7 @@ class Live(nn.Module):
     priced: Tensor | None
     centers: nn.Parameter | None
     mix: Mix | None
+    latent: LiveLatent | None
     log_scale: nn.Parameter | None
 
     def __init__(self, *, trains: bool) -> None:
@@ -52,7 +56,8 @@ class Live(nn.Module):
             self.register_buffer(name, None)
         for name in ("centers", "log_scale"):
             self.register_parameter(name, None)
-        self.register_module("mix", None)
+        for name in ("mix", "latent"):
+            self.register_module(name, None)
         self.trains = trains
         self.bits, self.signed = 0, True
         self.axis: int | None = None
@@ -77,7 +82,7 @@ class Live(nn.Module):
 
     def _looked_up(self, original: Tensor) -> Tensor:
         if self.codes is None or self.centers is None:
-            return original
+            return original if self.latent is None else self.latent(original, self.kept)
         if self.width > 1:
             found = members(self.centers, self.codes.flatten())
         else:
@@ -97,6 +102,11 @@ class Live(nn.Module):
             return value
         grid = {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
         return straight_through_snap(value, scale=self.scale, zero=self.zero, **grid)
+
+    @property
+    def grid_is_there(self) -> bool:
+        """Whether values are on a grid."""
+        return self.scale is not None or self.log_scale is not None
 
     @property
     def kept(self) -> Tensor | None:
@@ -124,7 +134,9 @@ class Live(nn.Module):
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(self.keep.clone())
         splice = None if self.splice is None else Splice(self.splice.clone())
-        return Constraints(mask, codebook, grid, splice, hashed, None if self.mix is None else self.mix.mixture)
+        mixture = None if self.mix is None else self.mix.mixture
+        latent = None if self.latent is None else self.latent.latent
+        return Constraints(mask, codebook, grid, splice, hashed, mixture, latent)
 
     def put(
         self, constraint: Constraint, original: nn.Parameter, tied: nn.Parameter | None = None, mix: Mix | None = None
@@ -141,6 +153,8 @@ class Live(nn.Module):
         match constraint:
             case Mixture():
                 self.mix = Mix(constraint, device, trains=self.trains) if mix is None else mix
+            case Binary() | Ternary() | Tanh():
+                self.latent = LiveLatent(constraint, device, trains=self.trains)
             case Mask():
                 self.keep = constraint.keep.clone().to(device)
             case Splice():
@@ -191,9 +205,17 @@ class Live(nn.Module):
     def settle(self, original: nn.Parameter) -> None:
         """Make final what the step's training could change: the splice joins the mask, every value is shared.
 
-        A mixture goes, and so does noise.
+        A mixture goes, and so does noise. The levels of a binary or ternary rule become a codebook; on a grid, which
+        a codebook may not fit, values.
         """
         self.mix = None
+        if self.latent is not None and self.codes is None:
+            codebook = settled(self.latent.latent, original.detach(), self.kept)
+            if self.grid_is_there:
+                original.data = codebook.centers[codebook.codes].to(original)
+            else:
+                self.put(codebook, original)
+        self.latent = None
         self.noise = False
         if self.shared is not None and self.codes is not None and self.centers is not None:
             now = Codebook(self.codes, self.centers, starts=self.starts)

@@ -12,6 +12,7 @@ from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Grid, Hash, Mask, Splice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
+from gossamer.model.latent import Binary, Tanh, Ternary
 from gossamer.model.mixture import Mixture, Rates
 from gossamer.model.penalty import Penalty
 
@@ -151,6 +152,12 @@ def _describe(constraint: Constraint) -> str:
             return _describe_codebook(constraint)
         case Hash():
             return f"hash into {constraint.size} buckets, seed {constraint.seed}"
+        case Binary():
+            return "minus or plus " + ("their mean size" if constraint.scale is None else f"{float(constraint.scale):.4g}")
+        case Ternary():
+            return "three levels" + ("" if constraint.scales is None else ", trained")
+        case Tanh():
+            return f"{2**constraint.bits} levels of the tanh"
         case Mixture():
             tied = ", with other sites" if constraint.tie else ""
             return f"mixture of {len(constraint.log_precisions)} components while training{tied}"
@@ -194,6 +201,17 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
         case Hash():
             arrays[f"{at}/buckets"] = _to_numpy(constraint.buckets)
             return {"kind": "hash", "seed": constraint.seed, "shape": list(constraint.shape)}
+        case Binary():
+            if constraint.scale is not None:
+                arrays[f"{at}/scale"] = constraint.scale.numpy()
+            return {"kind": "binary", "axis": constraint.axis, "drawn": constraint.drawn}
+        case Ternary():
+            if constraint.scales is not None:
+                arrays[f"{at}/scales"] = constraint.scales.numpy()
+            return {"kind": "ternary", "threshold": constraint.threshold, "axis": constraint.axis}
+        case Tanh():
+            arrays[f"{at}/scale"] = constraint.scale.numpy()
+            return {"kind": "tanh", "bits": constraint.bits}
         case Mixture():
             for name in Rates._fields:
                 arrays[f"{at}/{name}"] = _to_numpy(getattr(constraint, name))
@@ -221,6 +239,14 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
             return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared, starts, **named)
         case "hash":
             return Hash(tensor("buckets"), data["seed"], tuple(data["shape"]))
+        case "binary":
+            scale = tensor("scale") if f"{at}/scale" in arrays else None
+            return Binary(scale, data["axis"], data["drawn"])
+        case "ternary":
+            scales = tensor("scales") if f"{at}/scales" in arrays else None
+            return Ternary(data["threshold"], scales, data["axis"])
+        case "tanh":
+            return Tanh(data["bits"], tensor("scale"))
         case "mixture":
             means, precisions, shares = (tensor(name) for name in Rates._fields)
             return Mixture(means, precisions, shares, data["zero"], Rates(*data["rates"]), data["tie"])
@@ -228,4 +254,4 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
             trained, noise = data.get("trained", False), data.get("noise", False)
             return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"], trained, noise)
         case kind:
-            raise PlanError(f"saved plan: wanted a mask, splice, codebook, hash, mixture or grid at {at}, got {kind!r}")
+            raise PlanError(f"saved plan: wanted the kind of a constraint at {at}, got {kind!r}")

@@ -1,11 +1,34 @@
 """Quantization: values on uniform levels of few bits."""
 
+from gossamer.methods.quantize.binary_connect import BinaryConnect
 from gossamer.methods.quantize.lsq import Lsq
 from gossamer.methods.quantize.post_training import PostTraining
 from gossamer.methods.quantize.rate_aware import RateAware
 from gossamer.methods.quantize.rate_distortion import RateDistortion
+from gossamer.methods.quantize.ternary import Ternary
+from gossamer.methods.quantize.trained_ternary import TrainedTernary
+from gossamer.methods.quantize.xnor import Xnor
 from gossamer.model import Method
 
-METHODS: tuple[type[Method], ...] = (PostTraining, Lsq, RateAware, RateDistortion)
+METHODS: tuple[type[Method], ...] = (
+    PostTraining,
+    Lsq,
+    BinaryConnect,
+    Ternary,
+    TrainedTernary,
+    Xnor,
+    RateAware,
+    RateDistortion,
+)
 
-__all__ = ["METHODS", "Lsq", "PostTraining", "RateAware", "RateDistortion"]
+__all__ = [
+    "METHODS",
+    "BinaryConnect",
+    "Lsq",
+    "PostTraining",
+    "RateAware",
+    "RateDistortion",
+    "Ternary",
+    "TrainedTernary",
+    "Xnor",
+]
