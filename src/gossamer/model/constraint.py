@@ -155,7 +155,7 @@ class Grid:
         signed: codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` if set, else in ``[0, 2^bits - 1]``.
         axis: the dimension along which scale and zero vary, or None for one pair per tensor.
         trained: whether training moves the scale; ``zero`` stays.
-        noise: with ``trained``, of a symmetric grid: in training, even noise of one step's width stands in for rounding.
+        noise: with ``trained``, if symmetric: in training, even noise of one step's width stands in for rounding.
     """
 
     scale: Tensor

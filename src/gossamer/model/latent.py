@@ -12,9 +12,11 @@ pass to the real ones as each paper says:
 They live while a step trains; ``settle`` makes a ``Codebook`` of the levels.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -102,6 +104,37 @@ def level_count(latent: Latent) -> int:
             return 3
         case Tanh():
             return int(2**latent.bits)
+
+
+def latent_to_dict(latent: Latent, at: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Return ``latent`` as JSON-able data; its numbers go to ``arrays`` under names that begin with ``at``."""
+    numbers = latent.scales if isinstance(latent, Ternary) else latent.scale
+    if numbers is not None:
+        arrays[f"{at}/scale"] = numbers.numpy()
+    match latent:
+        case Binary():
+            return {"kind": "binary", "axis": latent.axis, "drawn": latent.drawn}
+        case Ternary():
+            return {"kind": "ternary", "axis": latent.axis, "threshold": latent.threshold}
+        case Tanh():
+            return {"kind": "tanh", "bits": latent.bits}
+
+
+def latent_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str, np.ndarray]) -> Latent:
+    """Return what :func:`latent_to_dict` wrote.
+
+    Raises:
+        PlanError: a number is out of range, or one is missing.
+    """
+    stored = arrays.get(f"{at}/scale")
+    numbers = None if stored is None else torch.from_numpy(np.array(stored))
+    if data["kind"] == "binary":
+        return Binary(numbers, data["axis"], data["drawn"])
+    if data["kind"] == "ternary":
+        return Ternary(data["threshold"], numbers, data["axis"])
+    if numbers is None:
+        raise PlanError(f"saved plan: no scale at {at}")
+    return Tanh(data["bits"], numbers)
 
 
 def _finite(what: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:

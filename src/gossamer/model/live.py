@@ -12,6 +12,7 @@ shared already. A mixture trains along, one module for all sites of its tie.
 """
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,17 +97,13 @@ class Live(nn.Module):
             step = step_of(self.log_scale, count, self.bits, signed=self.signed)
             if self.noise and self.training and torch.is_grad_enabled():
                 return noisy(value, step)
-            grid = {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
-            return learned_snap(value, step, self.zero, **grid)
+            return learned_snap(value, step, self.zero, **self._form(narrow=narrow))
         if self.scale is None or self.zero is None:
             return value
-        grid = {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
-        return straight_through_snap(value, scale=self.scale, zero=self.zero, **grid)
+        return straight_through_snap(value, scale=self.scale, zero=self.zero, **self._form(narrow=narrow))
 
-    @property
-    def grid_is_there(self) -> bool:
-        """Whether values are on a grid."""
-        return self.scale is not None or self.log_scale is not None
+    def _form(self, *, narrow: bool) -> dict[str, Any]:
+        return {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
 
     @property
     def kept(self) -> Tensor | None:
@@ -211,7 +208,7 @@ class Live(nn.Module):
         self.mix = None
         if self.latent is not None and self.codes is None:
             codebook = settled(self.latent.latent, original.detach(), self.kept)
-            if self.grid_is_there:
+            if self.scale is not None or self.log_scale is not None:
                 original.data = codebook.centers[codebook.codes].to(original)
             else:
                 self.put(codebook, original)

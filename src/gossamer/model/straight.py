@@ -103,7 +103,7 @@ def masked_straight_through(value: Tensor, keep: Tensor) -> Tensor:
 
 
 def straight_through(real: Tensor, value: Tensor, within: Tensor | None = None) -> Tensor:
-    """Return ``value``; its gradient passes to ``real`` as if they were one, where ``within`` is true if that is given."""
+    """Return ``value``; its gradient passes to ``real`` as if they were one, or only where ``within`` is true."""
     found: Tensor = _Through.apply(real, value, within)  # type: ignore[no-untyped-call]
     return found
 

@@ -1,6 +1,8 @@
 """Quantization: values on uniform levels of few bits."""
 
 from gossamer.methods.quantize.binary_connect import BinaryConnect
+from gossamer.methods.quantize.bnn import Bnn
+from gossamer.methods.quantize.dorefa import DoReFa
 from gossamer.methods.quantize.lsq import Lsq
 from gossamer.methods.quantize.post_training import PostTraining
 from gossamer.methods.quantize.rate_aware import RateAware
@@ -17,6 +19,8 @@ METHODS: tuple[type[Method], ...] = (
     Ternary,
     TrainedTernary,
     Xnor,
+    Bnn,
+    DoReFa,
     RateAware,
     RateDistortion,
 )
@@ -24,6 +28,8 @@ METHODS: tuple[type[Method], ...] = (
 __all__ = [
     "METHODS",
     "BinaryConnect",
+    "Bnn",
+    "DoReFa",
     "Lsq",
     "PostTraining",
     "RateAware",

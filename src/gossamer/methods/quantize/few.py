@@ -132,6 +132,7 @@ class Clip:
     def term(self, context: StepContext) -> Tensor | None:
         """Return None: there is nothing to add."""
         del context
+        return None
 
     def proximal(self, subject: Subject, lr: float) -> None:
         """Clip in place.

@@ -1,7 +1,5 @@
 """Which sites can train behind a quantizer, and which of them are the first and the last."""
 
-from collections.abc import Iterable
-
 import torch
 
 from gossamer.errors import ModelError
@@ -33,8 +31,15 @@ def ends_of(subject: Subject) -> frozenset[str]:
     An operator that reads several weights, such as a recurrent layer, counts as one. Where the graph was not seen, the
     order is that of the modules.
     """
-    read: Iterable[tuple[str, ...]] = (
-        tuple(name for name in node.sites if name in subject.sites) for node in subject.graph.nodes
-    )
-    order = [names for names in read if names] or [(name,) for name in subject.sites]
+    order = _order(subject)
     return frozenset({*order[0], *order[-1]}) if order else frozenset()
+
+
+def first_of(subject: Subject) -> frozenset[str]:
+    """Return the first weights of ``subject`` by name, see :func:`ends_of`."""
+    return frozenset(order[0]) if (order := _order(subject)) else frozenset()
+
+
+def _order(subject: Subject) -> list[tuple[str, ...]]:
+    read = [tuple(name for name in node.sites if name in subject.sites) for node in subject.graph.nodes]
+    return [names for names in read if names] or [(name,) for name in subject.sites]

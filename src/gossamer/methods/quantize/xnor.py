@@ -6,9 +6,9 @@ and 6); alpha is found anew at each forward pass, and gradients go through it as
 |w| is 1 at most (section 3.1). The first and the last layer stay as they are.
 
 Inputs have two levels, 0 and s, since a file holds grids that have 0 on a level. That is s / 2 (sign(x - s / 2) + 1):
-the sign of the paper for a shifted input, whose constant part the bias or batch norm after the layer takes up. Gradients
-pass where x is between 0 and s. It fits layers that read what a ReLU made; s is found once, at the least squared error.
-The scales K of inputs, place by place, are left out: the paper finds that they hardly matter (section 4.3).
+the sign of the paper for a shifted input, whose constant part the bias or batch norm after the layer takes up.
+Gradients pass where x is between 0 and s. It fits layers that read what a ReLU made; s is found once, at the least
+squared error. The scales K of inputs, place by place, are left out.
 """
 
 from collections.abc import Mapping
