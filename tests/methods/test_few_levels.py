@@ -1,4 +1,4 @@
-"""Binary and ternary training: levels and gradients of small matrices worked out by hand, and what a training leaves."""
+"""Binary and ternary training: levels and gradients worked out by hand, and what a training leaves."""
 
 import pytest
 import torch
