@@ -27,6 +27,8 @@ KINDS = [
         "share.product",
         "share.soft",
         "quantize.post_training",
+        "quantize.lsq",
+        "quantize.binary_connect",
         "quantize.rate_aware",
         "factorize.svd",
         "regularize.l1",

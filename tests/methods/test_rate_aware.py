@@ -274,8 +274,8 @@ def test_recurrent_and_embedded_weights_train_on_their_grids():
 
 
 def test_a_trained_scale_is_one_and_stays_what_it_is(trained):
-    with pytest.raises(PlanError, match=r"Grid\.trained: wanted one scale"):
-        Grid(torch.ones(2), torch.zeros(2), axis=0, trained=True)
+    with pytest.raises(PlanError, match=r"Grid\.noise: wanted one scale"):
+        Grid(torch.ones(2), torch.zeros(2), axis=0, trained=True, noise=True)
     with pytest.raises(PlanError, match=r"Grid\.noise"):
         Grid(torch.tensor(1.0), torch.tensor(0), noise=True)
     subject = treated(trained)

@@ -12,6 +12,7 @@ from gossamer.model.folding import foldable
 from gossamer.model.freeze import Frozen, freeze, to_artifact
 from gossamer.model.graph import Graph, Node, Unseen
 from gossamer.model.input_grid import why_no_input_grid
+from gossamer.model.latent import Binary, Tanh, Ternary
 from gossamer.model.layout import Layout, Reading
 from gossamer.model.load import Loaded, load
 from gossamer.model.method import Method, Revise, always_moved, choose
@@ -24,6 +25,7 @@ from gossamer.model.subject import Subject, hidden_weight, live_weight, plain_co
 
 __all__ = [
     "Activity",
+    "Binary",
     "Block",
     "Codebook",
     "Components",
@@ -64,6 +66,8 @@ __all__ = [
     "Split",
     "StepContext",
     "Subject",
+    "Tanh",
+    "Ternary",
     "Unseen",
     "always_moved",
     "apply",

@@ -11,7 +11,8 @@ from gossamer.model.constraint import Constraints, Grid, Hash
 from gossamer.model.coupling import constants, kept_units, positions
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Split
 from gossamer.model.folding import foldable
-from gossamer.model.input_grid import name_input_grids, put_input_grid, why_no_input_grid
+from gossamer.model.input_grid import name_input_grids, put_input_grid, settle_input_grids, why_no_input_grid
+from gossamer.model.latent import Binary, Tanh, Ternary
 from gossamer.model.live import constrain, live_parts
 from gossamer.model.merge import merge
 from gossamer.model.mixture import Mixture
@@ -58,7 +59,7 @@ def retarget(subject: Subject, plan: Plan) -> None:
 
     Raises:
         PlanError: the plan changes more than constraints, or would need a new parameter (a codebook where there was
-            none of that size, a hash or a trained grid where there was none, a mixture).
+            none of that size, a hash or a trained grid where there was none, a mixture, binary or ternary levels).
     """
     if plan.edits or plan.tensors or plan.activations or plan.penalties:
         raise PlanError(f"plan of {plan.method}: only constraints can change during training")
@@ -72,8 +73,8 @@ def retarget(subject: Subject, plan: Plan) -> None:
                 raise PlanError(f"{site}: a codebook of {part.size} values cannot appear during training")
             if isinstance(part, Hash) and before.hash is None:
                 raise PlanError(f"{site}: a hash cannot appear during training")
-            if isinstance(part, Mixture):
-                raise PlanError(f"{site}: a mixture cannot appear during training")
+            if isinstance(part, Mixture | Binary | Ternary | Tanh):
+                raise PlanError(f"{site}: {type(part).__name__.lower()} cannot appear during training")
             if isinstance(part, Grid) and part.trained != (before.grid is not None and before.grid.trained):
                 raise PlanError(f"{site}: whether the scale of its grid trains cannot change during training")
     _constrain(subject, plan)
@@ -82,8 +83,9 @@ def retarget(subject: Subject, plan: Plan) -> None:
 def settle(subject: Subject) -> None:
     """Make splices and unfinished codebooks of ``subject`` final, in place, once the training they live for is over.
 
-    Mixtures, which live for it too, go.
+    Mixtures, which live for it too, go; the steps of input grids stay as they have trained.
     """
+    settle_input_grids(subject.model)
     for _, _, live, parameter in live_parts(subject.model):
         live.settle(parameter)
 

@@ -10,6 +10,7 @@ from gossamer import codings
 from gossamer.errors import CodingError
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraints, Grid, Hash
+from gossamer.model.levels import levels, settled
 
 _AS_BITS = {
     torch.bfloat16: torch.uint16,
@@ -61,6 +62,10 @@ def hint_of(original: Tensor, held: Constraints, common: dict[str, codings.Dense
             return _shared(held.codebook, held.grid, keep, value.dtype, {} if common is None else common)
         centers = held.codebook.centers.to(value.dtype)
         value = torch.where(held.codebook.shared, centers[held.codebook.codes.int()], value)
+    if held.latent is not None and held.codebook is None:
+        if held.grid is None:
+            return _shared(settled(held.latent, original, held.keep), None, keep, value.dtype, {})
+        value = levels(held.latent, original.detach(), held.keep).cpu()
     if held.grid is not None:
         return _on_grid(value, held.grid, keep)
     return to_dense(value) if keep is None else _sparse(keep, to_dense(value[keep]))

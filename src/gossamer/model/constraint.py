@@ -5,7 +5,8 @@ Chen 2016), ``Codebook`` makes values share a few centers (Han, Mao and Dally 20
 et al. 2020), ``Hash`` makes them share the buckets that a hash of their positions names (Chen et al. 2015), ``Grid``
 puts values on uniform levels (Jacob et al. 2018). Tensors inside are on the CPU. On one site they act in a fixed order:
 look-up of centers or buckets, then the grid, then the splice, then the mask. The grid of a hashed site is one for its
-buckets, symmetric about zero. A ``Mixture`` beside them changes no value.
+buckets, symmetric about zero. Before all that, ``Binary``, ``Ternary`` and ``Tanh`` put values on few levels while a
+step trains (`latent`). A ``Mixture`` beside them changes no value.
 """
 
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from torch import Tensor
 from gossamer.codings.hashed import places
 from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
+from gossamer.model.latent import Binary, Latent, Tanh, Ternary
 from gossamer.model.mixture import Mixture
 
 
@@ -40,13 +42,13 @@ def quantize(
     """
     low, high = codes_range(bits, signed=signed)
     low += int(narrow)
-    codes = values.detach().float() / _along(scale.float(), values.ndim, axis)
-    return codes.round_().add_(_along(zero.float(), values.ndim, axis)).clamp_(low, high)
+    codes = values.detach().float() / along(scale.float(), values.ndim, axis)
+    return codes.round_().add_(along(zero.float(), values.ndim, axis)).clamp_(low, high)
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, axis: int | None) -> Tensor:
     """Return ``(codes - zero) * scale`` in float32."""
-    return (codes.float() - _along(zero.float(), codes.ndim, axis)) * _along(scale.float(), codes.ndim, axis)
+    return (codes.float() - along(zero.float(), codes.ndim, axis)) * along(scale.float(), codes.ndim, axis)
 
 
 def snap(
@@ -57,7 +59,8 @@ def snap(
     return dequantize(codes, scale, zero, axis).to(values.dtype)
 
 
-def _along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
+def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
+    """Return ``values``, 0-d or 1-d along ``axis``, in a shape that spreads over a tensor of ``ndim`` dimensions."""
     return values if axis is None else values.view([-1 if i == axis else 1 for i in range(ndim)])
 
 
@@ -151,8 +154,8 @@ class Grid:
         bits: width of the codes, 1 to 16.
         signed: codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` if set, else in ``[0, 2^bits - 1]``.
         axis: the dimension along which scale and zero vary, or None for one pair per tensor.
-        trained: whether training moves the scale, which must then be one, of signed codes about zero.
-        noise: with ``trained``: in training, even noise of one step's width stands in for rounding.
+        trained: whether training moves the scale; ``zero`` stays.
+        noise: with ``trained``, if symmetric: in training, even noise of one step's width stands in for rounding.
     """
 
     scale: Tensor
@@ -182,8 +185,8 @@ class Grid:
         object.__setattr__(self, "zero", zero)
         if self.noise and not self.trained:
             raise PlanError("Grid.noise: stands in for rounding while the scale trains, and this one does not")
-        if self.trained and not self.symmetric:
-            raise PlanError("Grid.trained: wanted one scale, and signed codes with 0 for zero")
+        if self.noise and not self.symmetric:
+            raise PlanError("Grid.noise: wanted one scale, and signed codes with 0 for zero")
 
     @property
     def codes_range(self) -> tuple[int, int]:
@@ -209,7 +212,7 @@ class Grid:
         return self.dequantize(self.quantize(values)).to(values.dtype)
 
 
-Constraint = Mask | Codebook | Hash | Grid | Splice | Mixture
+Constraint = Mask | Codebook | Hash | Grid | Splice | Mixture | Binary | Ternary | Tanh
 
 
 @dataclass(frozen=True, eq=False)
@@ -222,6 +225,7 @@ class Constraints:
     splice: Splice | None = None
     hash: Hash | None = None
     mixture: Mixture | None = None
+    latent: Latent | None = None
 
     @property
     def shared(self) -> bool:
@@ -236,7 +240,7 @@ class Constraints:
 
     def __iter__(self) -> Iterator[Constraint]:
         """Iterate over the constraints that are there, in the order in which they act."""
-        parts = (self.mixture, self.codebook, self.hash, self.grid, self.splice, self.mask)
+        parts = (self.mixture, self.latent, self.codebook, self.hash, self.grid, self.splice, self.mask)
         return iter([part for part in parts if part is not None])
 
     def __bool__(self) -> bool:

@@ -7,10 +7,12 @@ the mean of their members' gradients instead (Stock et al. 2020). Where a codebo
 does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
 A hashed site's centers are its buckets, whose codes and signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and
 a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3). The scale
-of a grid may train (`learned`). A mixture trains along, one module for all sites of its tie.
+of a grid may train (`learned`). Binary and ternary rules give few levels to the original (`levels`), unless values are
+shared already. A mixture trains along, one module for all sites of its tie.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +21,9 @@ from torch.nn.utils import parametrize
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
 from gossamer.model.copying import lazy_copy
+from gossamer.model.latent import Binary, Tanh, Ternary
 from gossamer.model.learned import learned_snap, noisy, step_of
+from gossamer.model.levels import LiveLatent, settled
 from gossamer.model.mixture import Mix, Mixture
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
@@ -48,6 +52,7 @@ class Live(nn.Module):
     priced: Tensor | None
     centers: nn.Parameter | None
     mix: Mix | None
+    latent: LiveLatent | None
     log_scale: nn.Parameter | None
 
     def __init__(self, *, trains: bool) -> None:
@@ -56,7 +61,8 @@ class Live(nn.Module):
             self.register_buffer(name, None)
         for name in ("centers", "log_scale"):
             self.register_parameter(name, None)
-        self.register_module("mix", None)
+        for name in ("mix", "latent"):
+            self.register_module(name, None)
         self.trains = trains
         self.bits, self.signed = 0, True
         self.axis: int | None = None
@@ -81,7 +87,7 @@ class Live(nn.Module):
 
     def _looked_up(self, original: Tensor) -> Tensor:
         if self.codes is None or self.centers is None:
-            return original
+            return original if self.latent is None else self.latent(original, self.kept)
         if self.width > 1:
             found = members(self.centers, self.codes.flatten().int())
         else:
@@ -91,14 +97,17 @@ class Live(nn.Module):
 
     def _on_grid(self, value: Tensor, *, narrow: bool = False) -> Tensor:
         if self.log_scale is not None:
-            step = step_of(self.log_scale, value.numel(), self.bits)
+            count = value.numel() // max(self.log_scale.numel(), 1)
+            step = step_of(self.log_scale, count, self.bits, signed=self.signed)
             if self.noise and self.training and torch.is_grad_enabled():
                 return noisy(value, step)
-            return learned_snap(value, step, bits=self.bits, narrow=narrow)
+            return learned_snap(value, step, self.zero, **self._form(narrow=narrow))
         if self.scale is None or self.zero is None:
             return value
-        grid = {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
-        return straight_through_snap(value, scale=self.scale, zero=self.zero, **grid)
+        return straight_through_snap(value, scale=self.scale, zero=self.zero, **self._form(narrow=narrow))
+
+    def _form(self, *, narrow: bool) -> dict[str, Any]:
+        return {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": narrow}
 
     @property
     def kept(self) -> Tensor | None:
@@ -120,12 +129,15 @@ class Live(nn.Module):
             codebook = Codebook(lazy_copy(self.codes), centers, trained, shared, starts, self.tie, self.width)
         if self.log_scale is not None:
             scale = self.log_scale.detach().exp()
-            grid = Grid(scale, torch.zeros_like(scale), self.bits, trained=True, noise=self.noise)
+            zero = torch.zeros_like(scale) if self.zero is None else self.zero.clone()
+            grid = Grid(scale, zero, self.bits, self.signed, self.axis, trained=True, noise=self.noise)
         elif self.scale is not None and self.zero is not None:
             grid = Grid(self.scale.clone(), self.zero.clone(), self.bits, self.signed, self.axis)
         mask = None if self.keep is None else Mask(lazy_copy(self.keep))
         splice = None if self.splice is None else Splice(lazy_copy(self.splice))
-        return Constraints(mask, codebook, grid, splice, hashed, None if self.mix is None else self.mix.mixture)
+        mixture = None if self.mix is None else self.mix.mixture
+        latent = None if self.latent is None else self.latent.latent
+        return Constraints(mask, codebook, grid, splice, hashed, mixture, latent)
 
     def put(
         self, constraint: Constraint, original: nn.Parameter, tied: nn.Parameter | None = None, mix: Mix | None = None
@@ -142,6 +154,8 @@ class Live(nn.Module):
         match constraint:
             case Mixture():
                 self.mix = Mix(constraint, device, trains=self.trains) if mix is None else mix
+            case Binary() | Ternary() | Tanh():
+                self.latent = LiveLatent(constraint, device, trains=self.trains)
             case Mask():
                 self.keep = lazy_copy(constraint.keep).to(device)
             case Splice():
@@ -171,7 +185,7 @@ class Live(nn.Module):
         if not grid.trained:
             self.scale, self.zero, self.log_scale, self.priced = scale, zero, None, None
             return
-        self.scale = self.zero = None
+        self.scale, self.zero = None, zero
         if self.log_scale is None:
             self.log_scale = nn.Parameter(scale.log())
         else:
@@ -192,9 +206,17 @@ class Live(nn.Module):
     def settle(self, original: nn.Parameter) -> None:
         """Make final what the step's training could change: the splice joins the mask, every value is shared.
 
-        A mixture goes, and so does noise.
+        A mixture goes, and so does noise. The levels of a binary or ternary rule become a codebook; on a grid, which
+        a codebook may not fit, values.
         """
         self.mix = None
+        if self.latent is not None and self.codes is None:
+            codebook = settled(self.latent.latent, original.detach(), self.kept)
+            if self.scale is not None or self.log_scale is not None:
+                original.data = codebook.centers[codebook.codes].to(original)
+            else:
+                self.put(codebook, original)
+        self.latent = None
         self.noise = False
         if self.shared is not None and self.codes is not None and self.centers is not None:
             now = Codebook(self.codes, self.centers, starts=self.starts)
@@ -273,7 +295,8 @@ def _access(attribute: str) -> property:
         return found
 
     def assign(module: nn.Module, value: Tensor) -> None:
-        module.parametrizations[attribute].right_inverse(value)  # type: ignore[index, operator]
+        held: Any = module.parametrizations
+        held[attribute].right_inverse(value)
 
     return property(value, assign)
 

@@ -1,8 +1,9 @@
 """Merging: what a new constraint becomes on a site that is constrained already.
 
 Zeros of a mask stay zero, shared values stay shared, a grid gets no finer. What would break an earlier promise is
-refused. A splice is no promise yet: a new one takes its place, and never what a mask zeroes; nor is a mixture. Codebook
-and hash exclude each other, and so do a hash and a grid that has no minus for every value.
+refused. A splice is no promise yet: a new one takes its place, and never what a mask zeroes; nor is a mixture, nor what
+puts values that train on few levels. Codebook and hash
+exclude each other, and so do a hash and a grid that has no minus for every value.
 """
 
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch
 from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
+from gossamer.model.latent import Binary, Latent, Tanh, Ternary
 from gossamer.model.mixture import Mixture
 from gossamer.model.site import Site
 
@@ -34,8 +36,8 @@ def merge(site: Site, held: Constraints, new: Constraint) -> Constraints:
             _want_shape(site, "codebook", new.codes)
             _want_codebook(site, held, new)
             return replace(held, codebook=new)
-        case Mixture():
-            return replace(held, mixture=new)
+        case Binary() | Ternary() | Tanh() | Mixture():
+            return _for_training(site, held, new)
         case Hash():
             _want_hash(site, held, new)
             return replace(held, hash=new)
@@ -43,6 +45,20 @@ def merge(site: Site, held: Constraints, new: Constraint) -> Constraints:
             _want_axis(site, new)
             _want_grid(site, held, new)
             return replace(held, grid=new)
+
+
+def _for_training(site: Site, held: Constraints, new: Latent | Mixture) -> Constraints:
+    """Return the constraints with what goes once the step has trained."""
+    if isinstance(new, Mixture):
+        return replace(held, mixture=new)
+    name = type(new).__name__.lower()
+    if held.shared:
+        raise PlanError(f"{site.name}: its values are shared, so none trains behind {name} levels")
+    if held.grid is not None:
+        raise PlanError(f"{site.name}: is on a grid, which {name} levels would leave")
+    if new.axis is not None and not site.shape:
+        raise PlanError(f"{site.name}: has no dimension for {name} levels of its own")
+    return replace(held, latent=new)
 
 
 def _want_shape(site: Site, what: str, tensor: torch.Tensor) -> None:

@@ -112,6 +112,8 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     def conclusion(self, subject: Subject) -> Plan | None:
         """Return what the plan comes to once its step has trained, or None if nothing is to be added.
 
+        It may also ask for batch norms to be measured anew.
+
         Args:
             subject: as it is after the training, with what holds while a step trains.
         """

@@ -12,6 +12,7 @@ from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Grid, Hash, Mask, Splice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
+from gossamer.model.latent import Binary, Tanh, Ternary, latent_from_dict, latent_to_dict, level_count
 from gossamer.model.mixture import Mixture, Rates
 from gossamer.model.penalty import Penalty
 
@@ -151,6 +152,8 @@ def _describe(constraint: Constraint) -> str:
             return _describe_codebook(constraint)
         case Hash():
             return f"hash into {constraint.size} buckets, seed {constraint.seed}"
+        case Binary() | Ternary() | Tanh():
+            return f"{level_count(constraint)} levels while training"
         case Mixture():
             tied = ", with other sites" if constraint.tie else ""
             return f"mixture of {len(constraint.log_precisions)} components while training{tied}"
@@ -172,12 +175,9 @@ def _describe_codebook(codebook: Codebook) -> str:
 
 def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     match constraint:
-        case Mask():
+        case Mask() | Splice():
             arrays[f"{at}/keep"] = constraint.keep.numpy()
-            return {"kind": "mask"}
-        case Splice():
-            arrays[f"{at}/keep"] = constraint.keep.numpy()
-            return {"kind": "splice"}
+            return {"kind": type(constraint).__name__.lower()}
         case Codebook():
             arrays[f"{at}/codes"] = constraint.codes.numpy()
             arrays[f"{at}/centers"] = _to_numpy(constraint.centers)
@@ -194,6 +194,8 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
         case Hash():
             arrays[f"{at}/buckets"] = _to_numpy(constraint.buckets)
             return {"kind": "hash", "seed": constraint.seed, "shape": list(constraint.shape)}
+        case Binary() | Ternary() | Tanh():
+            return latent_to_dict(constraint, at, arrays)
         case Mixture():
             for name in Rates._fields:
                 arrays[f"{at}/{name}"] = _to_numpy(getattr(constraint, name))
@@ -211,16 +213,16 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
         return torch.from_numpy(np.array(arrays[f"{at}/{name}"]))
 
     match data["kind"]:
-        case "mask":
-            return Mask(tensor("keep"))
-        case "splice":
-            return Splice(tensor("keep"))
+        case "mask" | "splice":
+            return Mask(tensor("keep")) if data["kind"] == "mask" else Splice(tensor("keep"))
         case "codebook":
             shared, starts = (tensor(n) if f"{at}/{n}" in arrays else None for n in ("shared", "starts"))
             named = {"tie": data.get("tie", ""), "width": data.get("width", 1)}
             return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared, starts, **named)
         case "hash":
             return Hash(tensor("buckets"), data["seed"], tuple(data["shape"]))
+        case "binary" | "ternary" | "tanh":
+            return latent_from_dict(data, at, arrays)
         case "mixture":
             means, precisions, shares = (tensor(name) for name in Rates._fields)
             return Mixture(means, precisions, shares, data["zero"], Rates(*data["rates"]), data["tie"])
@@ -228,4 +230,4 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
             trained, noise = data.get("trained", False), data.get("noise", False)
             return Grid(tensor("scale"), tensor("zero"), data["bits"], data["signed"], data["axis"], trained, noise)
         case kind:
-            raise PlanError(f"saved plan: wanted a mask, splice, codebook, hash, mixture or grid at {at}, got {kind!r}")
+            raise PlanError(f"saved plan: wanted the kind of a constraint at {at}, got {kind!r}")

@@ -60,7 +60,12 @@ def take(model: nn.Module, index: Mapping[str, Index], constants: Iterable[tuple
             axis = live[name].axis
             if axis is not None and kept[axis] is not None:
                 for attribute in ("scale", "zero"):
-                    setattr(live[name], attribute, picked(getattr(live[name], attribute), (kept[axis],)))
+                    value = getattr(live[name], attribute)
+                    if value is not None:
+                        setattr(live[name], attribute, picked(value, (kept[axis],)))
+                log_scale = live[name].log_scale
+                if log_scale is not None:
+                    log_scale.data = picked(log_scale.data, (kept[axis],))
     fixed = tuple(constants)
     tell_sizes(model, list(index), fixed)
     return Resize(tuple((name, tuple(tensors[name].shape)) for name in index), fixed)

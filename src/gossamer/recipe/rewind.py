@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import PlanError, RecipeError
 from gossamer.model import Plan, Subject, apply
+from gossamer.model.input_grid import STEP
 from gossamer.model.live import Live
 from gossamer.model.site import owned_parameters
 
@@ -42,9 +43,11 @@ def rewound(subject: Subject, earlier: Subject) -> Subject:
 
 
 def _parameters(subject: Subject) -> dict[str, Tensor]:
-    """Return the value behind each parameter's constraints by the name of its first owner."""
+    """Return the value behind each parameter's constraints by the name of its first owner; steps of inputs are none."""
     found: dict[int, tuple[str, Tensor]] = {}
     for owner, _, parameter in owned_parameters(subject.model):
+        if owner.attribute == STEP:
+            continue
         found.setdefault(id(parameter), (owner.name, parameter.detach()))
     return dict(found.values())
 

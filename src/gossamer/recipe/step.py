@@ -113,6 +113,8 @@ def perform(
     concluded = None if step.method is None else step.method.conclusion(new)
     if concluded is not None:
         new = apply(new, concluded)
+    if concluded is not None and concluded.reset_norms:
+        new = reset_batch_norm(new, collector.batches())
     settle(new)
     collector.forget()
     return Done(replace(new, penalties=subject.penalties), plan, len(result.history), ())

@@ -1,11 +1,43 @@
 """Quantization: values on uniform levels of few bits."""
 
+from gossamer.methods.quantize.binary_connect import BinaryConnect
+from gossamer.methods.quantize.bnn import Bnn
+from gossamer.methods.quantize.dorefa import DoReFa
+from gossamer.methods.quantize.lsq import Lsq
 from gossamer.methods.quantize.mixed import Mixed
 from gossamer.methods.quantize.post_training import PostTraining
 from gossamer.methods.quantize.rate_aware import RateAware
 from gossamer.methods.quantize.rate_distortion import RateDistortion
+from gossamer.methods.quantize.ternary import Ternary
+from gossamer.methods.quantize.trained_ternary import TrainedTernary
+from gossamer.methods.quantize.xnor import Xnor
 from gossamer.model import Method
 
-METHODS: tuple[type[Method], ...] = (PostTraining, Mixed, RateAware, RateDistortion)
+METHODS: tuple[type[Method], ...] = (
+    PostTraining,
+    Mixed,
+    Lsq,
+    BinaryConnect,
+    Ternary,
+    TrainedTernary,
+    Xnor,
+    Bnn,
+    DoReFa,
+    RateAware,
+    RateDistortion,
+)
 
-__all__ = ["METHODS", "Mixed", "PostTraining", "RateAware", "RateDistortion"]
+__all__ = [
+    "METHODS",
+    "BinaryConnect",
+    "Bnn",
+    "DoReFa",
+    "Lsq",
+    "Mixed",
+    "PostTraining",
+    "RateAware",
+    "RateDistortion",
+    "Ternary",
+    "TrainedTernary",
+    "Xnor",
+]

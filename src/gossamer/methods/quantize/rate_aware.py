@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from gossamer.errors import ModelError
 from gossamer.methods.quantize.spent import Table, spent, tabled
+from gossamer.methods.quantize.treatable import why_untreated
 from gossamer.model import (
     Evidence,
     Grid,
@@ -40,7 +41,6 @@ from gossamer.model import (
     always_moved,
     live_weight,
     signed_bits,
-    trains,
 )
 from gossamer.model.learned import step_of
 from gossamer.model.live import Live, live_parts
@@ -137,18 +137,10 @@ def _why_not(subject: Subject, name: str) -> str | None:
         ModelError: a weight is not finite.
     """
     held = subject.constraints.get(name)
-    weight = live_weight(subject, name)
-    if not bool(torch.isfinite(weight).all()):
-        raise ModelError(f"{name}: a weight is not finite, so it cannot be put on a grid")
-    if not weight.numel():
-        return "it has no values"
-    if held is not None and held.shared:
-        return "its values are shared"
-    if not trains(subject, name):
-        return "its values do not train"
-    if held is not None and held.grid is not None and held.grid.bits < 2:
+    reason = why_untreated(subject, name)
+    if reason is None and held is not None and held.grid is not None and held.grid.bits < 2:
         return "it is on one bit already"
-    return None if bool(weight.any()) else "all its values are zero"
+    return reason
 
 
 class _Known(NamedTuple):
@@ -191,7 +183,7 @@ class RatePenalty:
         """
         total: Tensor | None = None
         for live, original in self._found(context.subject):
-            if live.log_scale is None or live.priced is None or live.codes is not None:
+            if live.log_scale is None or live.log_scale.ndim or live.priced is None or live.codes is not None:
                 continue  # a later step has put it on a grid of its own, or shares its values
             step = step_of(live.log_scale, original.numel(), live.bits)
             if context.step % self.every == 0:
