@@ -29,6 +29,8 @@ from gossamer.codings.nodes import (
 )
 from gossamer.errors import CodingError
 
+_CHUNK = 1 << 20
+
 
 def decode(node: Coding) -> Array:
     """Return the array that ``node`` stands for, bit for bit; it is the caller's own.
@@ -121,7 +123,10 @@ def _codebook(node: Codebook) -> Array:
     codes, centers = view(node.codes), view(node.centers)
     if codes.size and (int(codes.min()) < 0 or int(codes.max()) >= centers.size):
         raise CodingError(f"Codebook: a code is outside the {centers.size} centers")
-    return np.asarray(centers.take(codes.reshape(-1).astype(np.intp)).reshape(codes.shape))
+    flat, found = codes.reshape(-1), np.empty(codes.size, centers.dtype)
+    for start in range(0, codes.size, _CHUNK):  # indices of 8 bytes for a part at a time
+        found[start : start + _CHUNK] = centers.take(flat[start : start + _CHUNK].astype(np.intp))
+    return found.reshape(codes.shape)
 
 
 def _sparse(node: Sparse) -> Array:

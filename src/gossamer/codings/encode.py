@@ -5,12 +5,26 @@ the array, bit for bit.
 """
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
 from gossamer.codings.bits import same_bits
 from gossamer.codings.decode import view
-from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Coding, Dense, Hash, Runs, Shift, Sparse, dtype
+from gossamer.codings.nodes import (
+    INTEGERS,
+    Affine,
+    Array,
+    Codebook,
+    Coding,
+    Dense,
+    Hash,
+    Runs,
+    Shift,
+    Sparse,
+    dtype,
+    shape,
+)
 from gossamer.codings.option import RECORD, Option, best
 from gossamer.codings.rows import by_rows
 from gossamer.codings.values import floats, in_order, shared, shared_sparse, sparse, values
@@ -35,16 +49,29 @@ def encode(hint: Coding | Array, *, effort: Effort = "best", structured: bool = 
         CodingError: the hint's parts do not fit together, or its dtype is unknown.
     """
     tree = Dense(hint) if isinstance(hint, np.ndarray | np.generic) else hint
-    wanted = view(tree)
-    keep = structured and isinstance(tree, Affine | Codebook | Sparse | Hash) and wanted.size > 0
-    found = best([_along(tree, effort)] if keep else _options(tree, wanted, effort)).build()
-    if not same_bits(view(found), wanted):
+    by_parts = isinstance(tree, Sparse) and prod(shape(tree)) > _SMALL and _fits(tree)
+    size = prod(shape(tree)) if by_parts else view(tree).size
+    keep = structured and isinstance(tree, Affine | Codebook | Sparse | Hash) and size > 0
+    found = best([_along(tree, effort)] if keep else _options(tree, size, effort)).build()
+    if not (_same_parts(found, tree) if by_parts else same_bits(view(found), view(tree))):
         raise CodingError("the tree chosen by encode does not decode to its array; please report this with the array")
     return found
 
 
-def _options(hint: Coding, wanted: Array, effort: Effort) -> Iterator[Option]:
-    """Yield ways to write ``wanted``: along the hint, and, where that is cheap or there is none, by looking at it."""
+def _fits(tree: Sparse) -> bool:
+    return int(np.count_nonzero(view(tree.support))) == prod(shape(tree.values))
+
+
+def _same_parts(found: Coding, wanted: Sparse) -> bool:
+    """Return whether two trees decode to the same; where both are sparse, without the zeros of either."""
+    if not isinstance(found, Sparse) or dtype(found) != dtype(wanted):
+        return same_bits(view(found), view(wanted))
+    pairs = ((found.support, wanted.support), (found.values, wanted.values))
+    return all(same_bits(view(one), view(other)) for one, other in pairs)
+
+
+def _options(hint: Coding, size: int, effort: Effort) -> Iterator[Option]:
+    """Yield ways to write an array: along the hint, and, where that is cheap or there is none, by looking at it."""
     match hint:
         case Sparse(values=Codebook(codes=codes, centers=centers)) if effort == "best":
             merged = shared_sparse(view(hint.support), view(codes), view(centers), dtype(hint))
@@ -52,11 +79,11 @@ def _options(hint: Coding, wanted: Array, effort: Effort) -> Iterator[Option]:
             merged = None
     if merged is not None:
         yield merged
-    guided = isinstance(hint, Affine | Codebook | Sparse | Hash) and wanted.size > 0
+    guided = isinstance(hint, Affine | Codebook | Sparse | Hash) and size > 0
     if guided:
         yield _along(hint, effort if merged is None else "fast")
-    if not guided or wanted.size <= _SMALL:
-        yield values(wanted, dtype(hint), "fast" if guided else effort)
+    if not guided or size <= _SMALL:
+        yield values(view(hint), dtype(hint), "fast" if guided else effort)
 
 
 def _along(hint: Coding, effort: Effort) -> Option:  # noqa: PLR0911 one return per node

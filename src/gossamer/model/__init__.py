@@ -8,6 +8,7 @@ from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan
 from gossamer.model.coupling import Group, Slice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
 from gossamer.model.evidence import Activity, Evidence, Mean, Moment
+from gossamer.model.finite import all_finite
 from gossamer.model.folding import foldable
 from gossamer.model.freeze import Frozen, freeze, to_artifact
 from gossamer.model.graph import Graph, Node, Unseen
@@ -69,6 +70,7 @@ __all__ = [
     "Tanh",
     "Ternary",
     "Unseen",
+    "all_finite",
     "always_moved",
     "apply",
     "choose",

@@ -14,6 +14,7 @@ from gossamer.model.constraint import Constraints, Grid
 from gossamer.model.copying import copy_inputs, copy_module
 from gossamer.model.coupling import Group, Unseen, find_groups
 from gossamer.model.edits import Edit
+from gossamer.model.finite import all_finite
 from gossamer.model.graph import Graph
 from gossamer.model.input_grid import input_grids, take_input_grid
 from gossamer.model.live import Live, bake, live_parts, stub
@@ -230,7 +231,7 @@ def _check_weights(model: nn.Module) -> None:
             raise ModelError(f"{owner.name}: the parameter is not initialised", hint="run the lazy module once before")
         if parameter.is_meta:
             raise ModelError(f"{owner.name}: the parameter is on the meta device and has no values")
-        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+        if parameter.is_floating_point() and not all_finite(parameter):
             raise ModelError(f"{owner.name}: wanted finite values, got NaN or infinity")
     if not count:
         raise ModelError(f"{type(model).__name__}: the model has no parameters, so there is nothing to compress")

@@ -5,6 +5,8 @@ Han, Pool, Tran and Dally, "Learning both Weights and Connections for Efficient 
 Zhu and Gupta, "To prune, or not to prune", 2017 (arXiv 1710.01878).
 """
 
+from typing import ClassVar
+
 from gossamer.methods.prune.ranked import Ranked, Scores, weight_of
 from gossamer.model import Evidence, Site, Subject
 
@@ -15,6 +17,8 @@ class Magnitude(Ranked, frozen=True, tag="prune.magnitude"):
     Weights that are zero already count towards the share and stay zero, so masks of growing sparsity are nested.
     Biases and norms are never pruned.
     """
+
+    apart: ClassVar[bool] = True
 
     def scores(self, subject: Subject, evidence: Evidence | None, sites: tuple[Site, ...]) -> Scores:
         """Return the absolute values."""

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from gossamer.errors import EvidenceError, ModelError, SettingError
 from gossamer.methods.prune.pattern import Few, parse
 from gossamer.methods.prune.ranking import Scope, Scored, masks
-from gossamer.model import Evidence, Layout, Method, Plan, Reading, Site, Skip, Subject, hidden_weight
+from gossamer.model import Evidence, Layout, Mask, Method, Plan, Reading, Site, Skip, Subject, all_finite, hidden_weight
+
+_CHUNK = 1 << 20
 
 Scores = Mapping[str, Tensor | str]
 """By site: one score per weight, not negative, or the reason why there is none."""
@@ -42,6 +44,9 @@ class Ranked(Method, frozen=True, tag="prune.ranked"):
     strengths: ClassVar[tuple[float, float] | None] = (0.0, 1.0)
     identity: ClassVar[Mapping[str, Any] | None] = MappingProxyType({"sparsity": 0.0})
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"sparsity": 0.5})
+
+    apart: ClassVar[bool] = False
+    """Whether the scores of a site are the same whatever other sites are scored, so that one at a time takes memory."""
 
     sparsity: Annotated[float, msgspec.Meta(ge=0.0, le=1.0, description="share of the weights that become zero")]
     scope: AnyScope = "global"
@@ -75,15 +80,26 @@ class Ranked(Method, frozen=True, tag="prune.ranked"):
         if self.needs and evidence is None:
             raise EvidenceError(f"{self.tag} was given no evidence", hint=f"calibrate with needs={set(self.needs)}")
         pattern = parse(self.pattern)
+        there = tuple(site for site in sites if site.numel)
+        constraints: dict[str, Mask] = {}
+        for some in [(site,) for site in there] if self.apart and self.scope != "global" else [there]:
+            scored = self._scored(subject, evidence, some, skipped)
+            constraints |= masks(scored, self.sparsity, self.scope, pattern)
+        return Plan(self.tag, constraints, skipped=tuple(skipped))
+
+    def _scored(
+        self, subject: Subject, evidence: Evidence | None, sites: tuple[Site, ...], skipped: list[Skip]
+    ) -> dict[str, Scored]:
+        """Return the scores of sites that have some; the others are added to ``skipped``."""
         scored: dict[str, Scored] = {}
-        for name, scores in self.scores(subject, evidence, tuple(site for site in sites if site.numel)).items():
+        for name, scores in self.scores(subject, evidence, sites).items():
             parts = parts_of(subject, subject.sites[name])
             reason = scores if isinstance(scores, str) else _unfit(self.pattern, parts, subject.sites[name])
             if isinstance(scores, str) or reason is not None:
                 skipped.append(Skip(name, str(reason)))
             else:
                 scored[name] = Scored(above_zero(scores, weight_of(subject, name)), parts)
-        return Plan(self.tag, masks(scored, self.sparsity, self.scope, pattern), skipped=tuple(skipped))
+        return scored
 
 
 def check_pattern(kind: str, pattern: str, sparsity: float) -> None:
@@ -109,13 +125,16 @@ def weight_of(subject: Subject, site: str) -> Tensor:
         ModelError: one of them is not finite.
     """
     weight = hidden_weight(subject, site).to("cpu", torch.float32)
-    if not bool(torch.isfinite(weight).all()):
+    if not all_finite(weight):
         raise ModelError(f"{site}: a weight is not finite, so weights cannot be ranked")
     return weight
 
 
 def above_zero(scores: Tensor, weight: Tensor) -> Tensor:
     """Return ``scores`` with zero where, and only where, the weight is zero."""
+    pairs = zip(scores.reshape(-1).split(_CHUNK), weight.reshape(-1).split(_CHUNK), strict=True)
+    if all(torch.equal(score > 0, value != 0) and not bool((score < 0).any()) for score, value in pairs):
+        return scores
     least = torch.finfo(scores.dtype).tiny
     return torch.where(weight == 0, 0, torch.where(scores > 0, scores, least))
 

@@ -19,6 +19,7 @@ from gossamer.methods.prune.pattern import Free, Pattern
 from gossamer.model import Layout, Mask
 
 Scope = Literal["global", "layer", "row"]
+_CHUNK = 1 << 20
 Array = NDArray[Any]
 Keep = NDArray[np.bool_]
 
@@ -99,16 +100,33 @@ def keep_largest(scores: Sequence[Array], sparsity: float) -> list[Keep]:
         scores: not negative, at least one array.
         sparsity: share that goes, from 0 to 1.
     """
-    together = np.concatenate(scores)
+    together = scores[0] if len(scores) == 1 else np.concatenate(scores)
     gone = int(sparsity * together.size + 0.5)
-    keep: Keep = together > 0
-    if gone:
-        threshold = np.partition(together, gone - 1)[gone - 1]
-        keep &= together >= threshold
-        equal = np.flatnonzero(together == threshold)
-        keep[equal[: gone - int(np.count_nonzero(together < threshold))]] = False
+    threshold = ranked(together, gone - 1) if gone else 0
+    keep: Keep = together >= threshold if threshold > 0 else together > 0
+    if threshold > 0:
+        parts = [together[start : start + _CHUNK] for start in range(0, together.size, _CHUNK)]
+        equal = [np.flatnonzero(part == threshold) + number * _CHUNK for number, part in enumerate(parts)]
+        below = sum(int(np.count_nonzero(part < threshold)) for part in parts)
+        keep[np.concatenate(equal)[: gone - below]] = False
     ends = np.cumsum([0, *(one.size for one in scores)])
     return [keep[first:last] for first, last in pairwise(ends)]
+
+
+def ranked(scores: Array, rank: int) -> float:
+    """Return the number of ``scores``, flat and not negative, that so many others come before in order."""
+    bits = scores.view(np.uint32) if scores.dtype == np.float32 and scores.flags.c_contiguous else None
+    if bits is None or bits.size <= _CHUNK or int(bits.max()) >= 1 << 31:
+        return float(np.partition(scores, rank)[rank])
+    # Floats that are not negative have the order of their bits: first the upper half of the one that is sought, then
+    # the lower half, each by counting, for a partition would take as much memory as there is.
+    parts = [bits[start : start + _CHUNK] for start in range(0, bits.size, _CHUNK)]
+    below = np.cumsum(sum(np.bincount(part >> 16, minlength=1 << 16) for part in parts))
+    upper = int(np.searchsorted(below, rank, side="right"))
+    rank -= int(below[upper - 1]) if upper else 0
+    lowers = (np.bincount(part[part >> 16 == upper] & 0xFFFF, minlength=1 << 16) for part in parts)
+    lower = int(np.searchsorted(np.cumsum(sum(lowers)), rank, side="right"))
+    return float(np.uint32(upper << 16 | lower).view(np.float32))
 
 
 def keep_largest_rows(scores: Array, sparsity: float) -> Keep:

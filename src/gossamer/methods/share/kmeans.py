@@ -33,27 +33,39 @@ from gossamer.model import (
     Site,
     Skip,
     Subject,
+    all_finite,
     live_weight,
     nearest_center,
     trains,
 )
 
+_CHUNK = 1 << 20
 Scope = Literal["layer", "global"] | Annotated[int, msgspec.Meta(ge=1)]
 
 
 @dataclass(frozen=True, eq=False)
 class _Wanted:
-    """A site to be clustered: its values, how much each matters, and whether they train."""
+    """A site to be clustered, how much each of its values matters, and whether they train.
 
+    Its values are taken when asked for, so that those of one site at a time are in memory.
+    """
+
+    subject: Subject
     name: str
-    weight: Tensor
+    members: int
     weights: Tensor | None
     trains: bool
     device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def weight(self) -> Tensor:
+        """The live values, on the CPU."""
+        return live_weight(self.subject, self.name).cpu()
 
     def lost_on(self, centers: int, most: int) -> str | None:
         """Return why so many shared values, ``most`` of them for a weight to choose from, save nothing; else None."""
-        members, width = int(self.weight.count_nonzero()), 8 * self.weight.element_size()
+        members, width = self.members, 8 * self.dtype.itemsize
         centers, most = min(centers, members), min(most, members)
         if shared_bits(members, centers, width, most) < width * members:
             return None
@@ -127,9 +139,10 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
                     constraints[site.name] = growing
                 case _Wanted() as one:
                     wanted.append(one)
-        for one, codebook in self._clustered(wanted):
+        for one, weight, codebook in self._clustered(wanted):
             held = constrained.get(one.name, Constraints())
-            decided = codebook if isinstance(codebook, str) else self._decided(one, codebook, held)
+            decided = codebook if isinstance(codebook, str) else self._decided(one, weight, codebook, held)
+            del weight
             if isinstance(decided, str):
                 skipped.append(Skip(one.name, decided))
             else:
@@ -142,7 +155,7 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         """Return what is to be clustered, the codebook that goes on growing, or why the site is left alone."""
         value = live_weight(subject, site.name)
         weight = value.cpu()
-        if not bool(torch.isfinite(weight).all()):
+        if not all_finite(weight):
             raise ModelError(f"{site.name}: a weight is not finite, so weights cannot be clustered")
         if not bool(weight.any()):
             return "all its weights are zero"
@@ -157,7 +170,8 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         weights = importance(evidence, site, self.weigh)
         if isinstance(weights, str):
             return weights
-        return _Wanted(site.name, weight, weights, trains(subject, site.name), value.device)
+        members, trained = int(weight.count_nonzero()), trains(subject, site.name)
+        return _Wanted(subject, site.name, members, weights, trained, value.device, weight.dtype)
 
     def _shared_before(self, book: Codebook, weight: Tensor) -> Codebook | str | None:
         """Return what becomes of a codebook that is there: it grows, or stands for a reason; None for a coarser one."""
@@ -171,8 +185,8 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
             return "its rows share values already, which codebooks of their own would part"
         return None
 
-    def _clustered(self, wanted: list[_Wanted]) -> Iterator[tuple[_Wanted, Codebook | str]]:
-        """Yield the codebook of each site, or why it has none."""
+    def _clustered(self, wanted: list[_Wanted]) -> Iterator[tuple[_Wanted, Tensor, Codebook | str]]:
+        """Yield the values of each site with their codebook, or why they have none."""
         if self.scope == "global":
             yield from self._together(wanted)
             return
@@ -180,18 +194,20 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
             found = partial(share, start=self.start, seed=self.seed, trained=self.trained)
             if isinstance(self.scope, int):
                 found = partial(share_rows, rows=self.scope, start=self.start, seed=self.seed, trained=self.trained)
-            yield one, found(one.weight, 2**self.bits, weights=one.weights)
+            weight = one.weight
+            yield one, weight, found(weight, 2**self.bits, weights=one.weights)
+            del weight
 
-    def _together(self, wanted: list[_Wanted]) -> Iterator[tuple[_Wanted, Codebook | str]]:
+    def _together(self, wanted: list[_Wanted]) -> Iterator[tuple[_Wanted, Tensor, Codebook | str]]:
         """Yield codebooks with the same centers for sites of one dtype and device that all train or do not."""
         limit = 2**self.bits
         kinds: dict[tuple[torch.dtype, torch.device, bool], list[_Wanted]] = {}
         for one in wanted:
             reason = one.lost_on(limit, limit)
             if reason is not None:
-                yield one, reason
+                yield one, torch.empty(0), reason
             else:
-                kinds.setdefault((one.weight.dtype, one.device, one.trains), []).append(one)
+                kinds.setdefault((one.dtype, one.device, one.trains), []).append(one)
         for parts in kinds.values():
             weights = [one.weights for one in parts if one.weights is not None]
             centers = shared_values(
@@ -199,14 +215,26 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
             )
             tie = parts[0].name if len(parts) > 1 else ""
             for one in parts:
-                yield one, Codebook(nearest_center(one.weight, centers), centers, self.trained, tie=tie)
+                weight = one.weight
+                yield one, weight, Codebook(nearest_center(weight, centers), centers, self.trained, tie=tie)
 
-    def _decided(self, one: _Wanted, codebook: Codebook, held: Constraints) -> tuple[Constraint, ...] | str:
+    def _decided(
+        self, one: _Wanted, weight: Tensor, codebook: Codebook, held: Constraints
+    ) -> tuple[Constraint, ...] | str:
         """Return what shall hold for a site's values, or why sharing does not pay."""
         reason = one.lost_on(codebook.size, codebook.most)
         if reason is not None:
             return reason
-        keep = one.weight != 0
+        keep = _there(weight, held.mask)
         if self.portion < 1.0 and held.codebook is None:
-            codebook = grown(codebook, torch.zeros_like(keep), one.weight, self.portion)
+            codebook = grown(codebook, torch.zeros_like(keep), weight, self.portion)
         return (codebook,) if bool(keep.all()) else (codebook, Mask(keep))
+
+
+def _there(weight: Tensor, mask: Mask | None) -> Tensor:
+    """Return which values are not zero: what the mask keeps, in its own memory, where that is the same."""
+    if mask is not None:
+        pairs = zip(weight.reshape(-1).split(_CHUNK), mask.keep.reshape(-1).split(_CHUNK), strict=True)
+        if all(torch.equal(values != 0, kept) for values, kept in pairs):
+            return mask.keep
+    return weight != 0
