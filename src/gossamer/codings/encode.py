@@ -10,7 +10,21 @@ import numpy as np
 
 from gossamer.codings.bits import same_bits
 from gossamer.codings.decode import view
-from gossamer.codings.nodes import INTEGERS, Affine, Array, Codebook, Coding, Dense, Hash, Runs, Shift, Sparse, dtype
+from gossamer.codings.nodes import (
+    INTEGERS,
+    Affine,
+    Array,
+    Codebook,
+    Coding,
+    Dense,
+    Hash,
+    Reshape,
+    Runs,
+    Shift,
+    Sparse,
+    dtype,
+    shape,
+)
 from gossamer.codings.option import RECORD, Option, best
 from gossamer.codings.rows import by_rows
 from gossamer.codings.values import floats, in_order, shared, shared_sparse, sparse, values
@@ -36,7 +50,7 @@ def encode(hint: Coding | Array, *, effort: Effort = "best", structured: bool = 
     """
     tree = Dense(hint) if isinstance(hint, np.ndarray | np.generic) else hint
     wanted = view(tree)
-    keep = structured and isinstance(tree, Affine | Codebook | Sparse | Hash) and wanted.size > 0
+    keep = structured and isinstance(tree, Affine | Codebook | Sparse | Hash | Reshape) and wanted.size > 0
     found = best([_along(tree, effort)] if keep else _options(tree, wanted, effort)).build()
     if not same_bits(view(found), wanted):
         raise CodingError("the tree chosen by encode does not decode to its array; please report this with the array")
@@ -52,7 +66,7 @@ def _options(hint: Coding, wanted: Array, effort: Effort) -> Iterator[Option]:
             merged = None
     if merged is not None:
         yield merged
-    guided = isinstance(hint, Affine | Codebook | Sparse | Hash) and wanted.size > 0
+    guided = isinstance(hint, Affine | Codebook | Sparse | Hash | Reshape) and wanted.size > 0
     if guided:
         yield _along(hint, effort if merged is None else "fast")
     if not guided or wanted.size <= _SMALL:
@@ -76,6 +90,8 @@ def _along(hint: Coding, effort: Effort) -> Option:  # noqa: PLR0911 one return 
             return _levels(hint, effort)
         case Hash():
             return _hashed(hint, effort)
+        case Reshape():
+            return _reshaped(hint, _along(hint.values, effort))
         case _:
             return values(view(hint), dtype(hint), effort)
 
@@ -87,8 +103,16 @@ def _levels(hint: Affine, effort: Effort) -> Option:
 
 
 def _slot(slot: Coding, effort: Effort) -> Option:
+    if isinstance(slot, Reshape):  # models of a matrix see more in the shape inside
+        return best([_reshaped(slot, _slot(slot.values, effort)), _slot(Dense(view(slot), dtype(slot)), "fast")])
     form = whole if dtype(slot) in INTEGERS else values
     return form(view(slot), dtype(slot), effort)
+
+
+def _reshaped(hint: Reshape, inner: Option) -> Option:
+    if shape(hint.values) == hint.shape:
+        return inner
+    return Option(inner.bytes + RECORD, lambda: Reshape(inner.build(), hint.shape))
 
 
 def _by_words(runs: Runs, centers: Coding, effort: Effort) -> Option:

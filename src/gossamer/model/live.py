@@ -103,6 +103,13 @@ class Live(nn.Module):
         return keeps[0] & keeps[-1] if keeps else None
 
     @property
+    def why_no_cut(self) -> str:
+        """Why no units of the site can go, empty if they can."""
+        if self.flipped is not None:
+            return "is hashed by position"
+        return "has scales by position" if self.scale is not None and self.scale.ndim == 2 else ""
+
+    @property
     def constraints(self) -> Constraints:
         """What holds now, as plain data; trained centers as they are at this moment."""
         codebook = hashed = grid = None
