@@ -59,10 +59,10 @@ def choose_input_levels(
         average: the moving average of the smallest and the largest input of each batch.
     """
     if how == "average":
-        return levels(np.float32([average[0]]), np.float32([average[1]]))
+        return levels(*(np.array([end], np.float32) for end in average))
     if how != "kl":
         return choose_levels(sample.reshape(1, -1), how, levels, ends)
-    low, high = np.float32([ends[0]]), np.float32([ends[1]])
+    low, high = (np.array([end], np.float32) for end in ends)
     full = levels(low, high)
     reach = np.float32(least_divergence(np.abs(sample), full.highest - int(full.zero[0]) + 1))
     return levels(np.maximum(low, -reach), np.minimum(high, reach))
