@@ -35,6 +35,7 @@ from gossamer.codings import (
     Hash,
     Packed,
     Planes,
+    Reshape,
     Runs,
     Shift,
     Sparse,
@@ -88,6 +89,15 @@ def seeds() -> list[bytes]:
         "hash.masked": Hash(centers, 77, support.shape, Bitmap(bits, support.shape)),
         "shift": Codebook(Shift(full, np.arange(24, dtype=np.int16)), rng.normal(size=40).astype(np.float32)),
         "runs": Codebook(Runs(entropy(full[:, :9], 10, "static", "ans"), 4, (24, 9, 2, 2)), rng.random(40, np.float32)),
+        "groups": Reshape(
+            Affine(
+                Reshape(entropy(full, 10, "static", "ans"), (48, full.size // 48)),
+                common.array.repeat(6)[:48].copy(),
+                np.zeros(48, np.int32),
+                0,
+            ),
+            full.shape,
+        ),
         "own": Codebook(codes[:60].reshape(6, 10), common),
         "same": Sparse(Bitmap(bits, support.shape), Codebook(codes, common)),
         "packed": Packed(np.arange(15, dtype=np.uint8), 5, -3, (2, 12), "int16"),

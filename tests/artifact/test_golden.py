@@ -24,6 +24,7 @@ from gossamer.codings import (
     Gaps,
     Packed,
     Planes,
+    Reshape,
     Runs,
     Shift,
     Sparse,
@@ -193,6 +194,18 @@ def runs() -> dict[str, tuple[Coding, np.ndarray]]:
     }
 
 
+def reshape() -> dict[str, tuple[Coding, np.ndarray]]:
+    """Levels with a scale for each four values of a row, and a vector from a matrix."""
+    codes = peaked(5, 3, 2, 2)
+    scale = ((draws(15) % 100 + 1) / 256).astype(np.float32)
+    groups = Affine(Reshape(codes, (15, 4)), scale, np.zeros(15, np.int8), 0)
+    wanted = codes.astype(np.float32) * scale.reshape(5, 3, 1, 1)
+    return {
+        "groups": (Reshape(groups, codes.shape), wanted),
+        "vector": (Reshape(peaked(6, 10), (60,)), peaked(6, 10).ravel()),
+    }
+
+
 def same() -> dict[str, tuple[Coding, np.ndarray]]:
     """Three tensors with one node of centers, the second sparse, and between them a codebook of its own."""
     centers, other = Dense(np.arange(9, dtype=np.float32) / 8 - 0.5), np.arange(5, dtype=np.float32) - 2
@@ -211,7 +224,8 @@ def same() -> dict[str, tuple[Coding, np.ndarray]]:
 
 
 CASES: dict[str, Case] = {
-    case.__name__: case for case in (dense, packed, bitmap, gaps, affine, codebook, sparse, planes, shift, runs, same)
+    case.__name__: case
+    for case in (dense, packed, bitmap, gaps, affine, codebook, sparse, planes, shift, runs, reshape, same)
 } | {
     f"entropy-{model}-{coder}": lambda model=model, coder=coder: entropy(model, coder)
     for model in MODELS

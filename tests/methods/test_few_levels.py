@@ -133,7 +133,7 @@ def test_what_has_settled_is_a_codebook_of_the_levels():
     assert not book.trained
     rows = settled(Binary(axis=0), torch.tensor(W))
     assert rows.starts.tolist() == [0, 2]
-    assert torch.equal(rows.centers[rows.codes], levels(Binary(axis=0), torch.tensor(W)))
+    assert torch.equal(rows.centers[rows.codes.int()], levels(Binary(axis=0), torch.tensor(W)))
     assert settled(Rule(0.7), torch.tensor(W)).size == 3
 
 

@@ -119,7 +119,7 @@ def test_a_weight_that_is_not_finite_is_named(small):
 
 @pytest.mark.parametrize(
     "settings",
-    [{"weight_bits": 9}, {"weight_bits": 1}, {"weight_range": 40.0}, {"input_range": "best"}, {"weight_bits": "all"}],
+    [{"weight_bits": 17}, {"weight_bits": 1}, {"weight_range": 40.0}, {"input_range": "best"}, {"weight_bits": "all"}],
 )
 def test_settings_are_checked(settings):
     with pytest.raises(SettingError, match=next(iter(settings))):

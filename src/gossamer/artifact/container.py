@@ -14,7 +14,7 @@ import numpy as np
 from gossamer.artifact.artifact import Artifact
 from gossamer.artifact.books import Books
 from gossamer.artifact.header import BlobRecord, Header, TensorRecord, record
-from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, Payload, bound, check_tree, tree_cost
+from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, MAX_ELEMENTS, Payload, bound, check_tree, tree_cost
 from gossamer.artifact.records import check_records
 from gossamer.artifact.squeeze import deflate, inflate, pack_graph, read_graph
 from gossamer.codings import Coding, Dense, dense_nbytes, leaves, shape
@@ -27,7 +27,7 @@ PREFIX = Struct("<4sBBII")  # magic, version, flags, header bytes as stored, CRC
 DEFLATED = 1  # flag: the header is stored deflated
 MAX_HEADER, FREE_HEADER, HEADER_PER_BYTE = 1 << 26, 1 << 16, 32
 BLOB_BYTES = 1 << 16  # a blob is closed by the tensor that makes it this long
-MAX_DATA_DEPTH, MAX_ELEMENTS = 16, 1 << 40
+MAX_DATA_DEPTH = 16
 
 
 def dumps(artifact: Artifact) -> bytes:

@@ -18,10 +18,12 @@ from gossamer.codings import (
     Hash,
     Packed,
     Planes,
+    Reshape,
     Runs,
     Shift,
     Sparse,
     dtype,
+    shape,
     size,
 )
 from gossamer.codings.nodes import CoderName, ModelName
@@ -148,6 +150,13 @@ class RunsRecord(_Record, frozen=True, tag=12):
     width: Width
 
 
+class ReshapeRecord(_Record, frozen=True, tag=13):
+    """`Reshape`: the shape inside."""
+
+    values: "Record"
+    shape: Annotated[list[Count], Meta(max_length=32)]
+
+
 Record = (
     DenseRecord
     | PackedRecord
@@ -161,6 +170,7 @@ Record = (
     | HashRecord
     | ShiftRecord
     | RunsRecord
+    | ReshapeRecord
 )
 
 
@@ -243,6 +253,8 @@ def record(node: Coding, known: Known) -> Record:  # noqa: C901, PLR0911, PLR091
             return ShiftRecord(inner(node.values), inner(node.starts))
         case Runs():
             return RunsRecord(inner(node.words), node.width)
+        case Reshape():
+            return ReshapeRecord(inner(node.values), list(shape(node.values)))
         case _:
             assert_never(node)
 
@@ -260,6 +272,8 @@ def dtype_of(entry: Record | SameRecord) -> str:  # noqa: PLR0911 one return per
             return dtype_of(entry.buckets)
         case ShiftRecord():
             return dtype_of(entry.starts)
+        case ReshapeRecord():
+            return dtype_of(entry.values)
         case RunsRecord():
             return "uint32"
         case _:

@@ -20,6 +20,7 @@ from gossamer.artifact.header import (
     PackedRecord,
     PlanesRecord,
     Record,
+    ReshapeRecord,
     RunsRecord,
     SameRecord,
     ShiftRecord,
@@ -38,6 +39,7 @@ from gossamer.codings import (
     Hash,
     Packed,
     Planes,
+    Reshape,
     Runs,
     Shift,
     Sparse,
@@ -49,7 +51,7 @@ from gossamer.codings.nodes import Array, ModelName, runs_shape
 from gossamer.errors import ArtifactError, CodingError
 
 MAX_DEPTH = 8
-MAX_DIMENSIONS = 32
+MAX_DIMENSIONS, MAX_ELEMENTS = 32, 1 << 40
 COST_PER_BYTE = 1 << 14
 FREE_COST = 1 << 23
 _NODE_COST, _ELEMENT_COST, _SYMBOL_COST, _HASH_COST = 1 << 14, 8, 64, 24
@@ -196,6 +198,10 @@ class Payload:
                 return Shift(inner(record.values, dims, "values"), inner(record.starts, dims[:1], "starts"))
             case RunsRecord():
                 return Runs(inner(record.words, runs_shape(dims, record.width), "words"), record.width, dims)
+            case ReshapeRecord():
+                if prod(record.shape) != elements or prod(max(size, 1) for size in record.shape) > MAX_ELEMENTS:
+                    raise ArtifactError(f"shape {record.shape} inside one of {list(dims)}", where)
+                return Reshape(inner(record.values, tuple(record.shape), "values"), dims)
             case _:
                 assert_never(record)
 

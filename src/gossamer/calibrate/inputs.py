@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gossamer.calibrate.columns import convolution_rows, one_hot_counts
+from gossamer.calibrate.extremes import Extremes
 from gossamer.calibrate.sample import Sample
 from gossamer.calibrate.uses import Image, Rows, Tokens, Unread, Use
 from gossamer.errors import EvidenceError
@@ -30,7 +31,7 @@ class Inputs:
         self.needs = needs
         self.samples = samples
         self.batch = 0
-        self.ranges: dict[str, tuple[float, float]] = {}
+        self.extremes: dict[str, Extremes] = {}
         self.sampled: dict[str, Sample] = {}
         self.unread: dict[str, str] = {}
         self._moments: dict[str, dict[Layout, Tensor]] = {}
@@ -80,8 +81,7 @@ class Inputs:
                 hint="look for bad values in the data, or for overflow in half precision",
             )
         if "range" in self.needs:
-            before = self.ranges.get(site, (low, high))
-            self.ranges[site] = min(low, before[0]), max(high, before[1])
+            self.extremes.setdefault(site, Extremes()).see(low, high, self.batch)
             numbers = x.reshape(-1).to("cpu", torch.float32).numpy()
             self.sampled.setdefault(site, Sample(self.samples)).add(numbers)
 

@@ -43,6 +43,7 @@ def save_evidence(path: str | Path, evidence: Evidence) -> None:
             for site, means in evidence.means.items()
         },
         "ranges": evidence.ranges,
+        "averages": evidence.averages,
         "sampled": {site: put(torch.from_numpy(numbers)) for site, numbers in evidence.sampled.items()},
         "gradients": {site: put(tensor) for site, tensor in evidence.gradients.items()},
         "fishers": {site: put(tensor) for site, tensor in evidence.fishers.items()},
@@ -90,6 +91,7 @@ def _evidence(document: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Evid
         moments={site: tuple(Moment(*part) for part in parts(each)) for site, each in document["moments"].items()},
         means={site: tuple(Mean(*part) for part in parts(each)) for site, each in document["means"].items()},
         ranges={site: (low, high) for site, (low, high) in document["ranges"].items()},
+        averages={site: (low, high) for site, (low, high) in document.get("averages", {}).items()},
         sampled={site: np.asarray(tensor.numpy()) for site, tensor in tensors("sampled").items()},
         gradients=tensors("gradients"),
         fishers=tensors("fishers"),

@@ -18,8 +18,7 @@ import msgspec
 import numpy as np
 from msgspec import Meta
 
-from gossamer.artifact.container import MAX_ELEMENTS
-from gossamer.artifact.layout import MAX_DIMENSIONS
+from gossamer.artifact.layout import MAX_DIMENSIONS, MAX_ELEMENTS
 from gossamer.codec.source import Entry
 from gossamer.codings import DTYPES, Dense
 from gossamer.errors import StateError

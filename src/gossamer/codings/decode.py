@@ -21,6 +21,7 @@ from gossamer.codings.nodes import (
     Hash,
     Packed,
     Planes,
+    Reshape,
     Runs,
     Shift,
     Sparse,
@@ -41,7 +42,7 @@ def decode(node: Coding) -> Array:
         CodingError: the parts of the tree do not fit together.
     """
     array = view(node)
-    return array.copy() if isinstance(node, Dense) else array
+    return array.copy() if isinstance(node, Dense | Reshape) else array
 
 
 def view(node: Coding) -> Array:  # noqa: C901, PLR0911, PLR0912 one return per node
@@ -77,6 +78,8 @@ def view(node: Coding) -> Array:  # noqa: C901, PLR0911, PLR0912 one return per 
             return _shifted(node)
         case Runs():
             return _runs(node)
+        case Reshape():
+            return view(node.values).reshape(node.shape)
         case _:
             assert_never(node)
 

@@ -19,6 +19,7 @@ from gossamer.codings.nodes import (
     Coding,
     Dense,
     Hash,
+    Reshape,
     Runs,
     Shift,
     Sparse,
@@ -51,7 +52,7 @@ def encode(hint: Coding | Array, *, effort: Effort = "best", structured: bool = 
     tree = Dense(hint) if isinstance(hint, np.ndarray | np.generic) else hint
     by_parts = isinstance(tree, Sparse) and prod(shape(tree)) > _SMALL and _fits(tree)
     size = prod(shape(tree)) if by_parts else view(tree).size
-    keep = structured and isinstance(tree, Affine | Codebook | Sparse | Hash) and size > 0
+    keep = structured and isinstance(tree, Affine | Codebook | Sparse | Hash | Reshape) and size > 0
     found = best([_along(tree, effort)] if keep else _options(tree, size, effort)).build()
     if not (_same_parts(found, tree) if by_parts else same_bits(view(found), view(tree))):
         raise CodingError("the tree chosen by encode does not decode to its array; please report this with the array")
@@ -62,9 +63,9 @@ def _fits(tree: Sparse) -> bool:
     return int(np.count_nonzero(view(tree.support))) == prod(shape(tree.values))
 
 
-def _same_parts(found: Coding, wanted: Sparse) -> bool:
+def _same_parts(found: Coding, wanted: Coding) -> bool:
     """Return whether two trees decode to the same; where both are sparse, without the zeros of either."""
-    if not isinstance(found, Sparse) or dtype(found) != dtype(wanted):
+    if not (isinstance(found, Sparse) and isinstance(wanted, Sparse)) or dtype(found) != dtype(wanted):
         return same_bits(view(found), view(wanted))
     pairs = ((found.support, wanted.support), (found.values, wanted.values))
     return all(same_bits(view(one), view(other)) for one, other in pairs)
@@ -79,7 +80,7 @@ def _options(hint: Coding, size: int, effort: Effort) -> Iterator[Option]:
             merged = None
     if merged is not None:
         yield merged
-    guided = isinstance(hint, Affine | Codebook | Sparse | Hash) and size > 0
+    guided = isinstance(hint, Affine | Codebook | Sparse | Hash | Reshape) and size > 0
     if guided:
         yield _along(hint, effort if merged is None else "fast")
     if not guided or size <= _SMALL:
@@ -103,6 +104,8 @@ def _along(hint: Coding, effort: Effort) -> Option:  # noqa: PLR0911 one return 
             return _levels(hint, effort)
         case Hash():
             return _hashed(hint, effort)
+        case Reshape():
+            return _reshaped(hint, _along(hint.values, effort))
         case _:
             return values(view(hint), dtype(hint), effort)
 
@@ -114,8 +117,16 @@ def _levels(hint: Affine, effort: Effort) -> Option:
 
 
 def _slot(slot: Coding, effort: Effort) -> Option:
+    if isinstance(slot, Reshape):  # models of a matrix see more in the shape inside
+        return best([_reshaped(slot, _slot(slot.values, effort)), _slot(Dense(view(slot), dtype(slot)), "fast")])
     form = whole if dtype(slot) in INTEGERS else values
     return form(view(slot), dtype(slot), effort)
+
+
+def _reshaped(hint: Reshape, inner: Option) -> Option:
+    if shape(hint.values) == hint.shape:
+        return inner
+    return Option(inner.bytes + RECORD, lambda: Reshape(inner.build(), hint.shape))
 
 
 def _by_words(runs: Runs, centers: Coding, effort: Effort) -> Option:

@@ -1,9 +1,11 @@
 """The closed algebra of codings: frozen trees over numpy arrays.
 
 Every node is a way to write down one array. Leaves hold bytes (`Dense`, `Packed`, `Entropy`); inner nodes hold other
-nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Hash`, `Shift`, `Runs`), and any slot
-holds any node. Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition: ``Sparse(Gaps(Entropy),
-Codebook(Entropy, Dense))``; product quantization (Stock et al., ICLR 2020) another: ``Codebook(Runs(Entropy), Dense)``.
+nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Hash`, `Shift`, `Runs`, `Reshape`),
+and any slot holds any node. Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition:
+``Sparse(Gaps(Entropy), Codebook(Entropy, Dense))``; product quantization (Stock et al., ICLR 2020) another:
+``Codebook(Runs(Entropy), Dense)``; levels with a scale for each group of values a third:
+``Reshape(Affine(Reshape(Entropy), Dense, Packed))``.
 
 numpy has no bfloat16 and no 8-bit floats: such arrays are kept as their bit patterns (``uint16``, ``uint8``) and named
 by the node's dtype.
@@ -346,6 +348,24 @@ class Runs:
             raise CodingError(f"Runs: {self.shape} in runs of {self.width} needs {wanted}, got {_say(self.words)}")
 
 
+@dataclass(frozen=True, eq=False)
+class Reshape:
+    """The same elements in C order, in another shape.
+
+    Args:
+        values: any array of as many elements.
+        shape: shape of the array.
+    """
+
+    values: "Coding"
+    shape: Shape
+
+    def __post_init__(self) -> None:
+        _adopt(self, "values")
+        if size(self.values) != prod(self.shape):
+            raise CodingError(f"Reshape: {self.shape} is not of as many elements as {shape(self.values)}")
+
+
 def runs_shape(shape: Shape, width: int) -> Shape:
     """Return rows and runs of a row of an array of ``shape`` in runs of ``width``.
 
@@ -358,7 +378,7 @@ def runs_shape(shape: Shape, width: int) -> Shape:
     return shape[0], row // width
 
 
-Coding = Dense | Packed | Entropy | Bitmap | Gaps | Affine | Codebook | Sparse | Planes | Hash | Shift | Runs
+Coding = Dense | Packed | Entropy | Bitmap | Gaps | Affine | Codebook | Sparse | Planes | Hash | Shift | Runs | Reshape
 
 
 def shape(node: Coding) -> Shape:
@@ -366,7 +386,7 @@ def shape(node: Coding) -> Shape:
     match node:
         case Dense():
             return node.array.shape
-        case Packed() | Entropy() | Bitmap() | Gaps() | Hash() | Runs():
+        case Packed() | Entropy() | Bitmap() | Gaps() | Hash() | Runs() | Reshape():
             return node.shape
         case Affine() | Codebook():
             return shape(node.codes)
@@ -395,6 +415,8 @@ def dtype(node: Coding) -> str:  # noqa: PLR0911 one return per node
             return dtype(node.buckets)
         case Shift():
             return dtype(node.starts)
+        case Reshape():
+            return dtype(node.values)
         case Runs():
             return "uint32"
         case _:

@@ -15,6 +15,7 @@ from gossamer.codings.nodes import (
     Hash,
     Packed,
     Planes,
+    Reshape,
     Runs,
     Shift,
     Sparse,
@@ -42,6 +43,8 @@ def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: C901, PLR091
             return (("values", node.values), ("starts", node.starts))
         case Runs():
             return (("words", node.words),)
+        case Reshape():
+            return (("values", node.values),)
         case Planes():
             return tuple((str(index), plane) for index, plane in enumerate(node.planes))
         case Hash():
@@ -92,7 +95,7 @@ def describe(node: Coding) -> str:
             return f"packed {node.bits}b"
         case Entropy():
             return f"entropy {node.model}/{node.coder}"
-        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Hash() | Shift() | Runs():
+        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Hash() | Shift() | Runs() | Reshape():
             inner = ", ".join(describe(slot) for _, slot in slots(node))
             return f"{type(node).__name__.lower()}({inner})"
         case _:

@@ -141,10 +141,16 @@ def _on_grid(value: Tensor, grid: Grid, keep: Tensor | None, *, narrow: bool = F
     if value.dtype not in _HAVE_AFFINE:
         snapped = grid.dequantize(grid.quantize(value, narrow=narrow)).to(value.dtype)
         return to_dense(snapped) if keep is None else _sparse(keep, to_dense(snapped[keep]))
-    scale, zero = codings.Dense(grid.scale.numpy()), codings.Dense(grid.zero.numpy())
+    scale, zero = (
+        codings.Dense(part.flatten().numpy() if grid.groups else part.numpy()) for part in (grid.scale, grid.zero)
+    )
     codes = grid.quantize(value, narrow=narrow).to(torch.int32)
 
-    def affine(coded: codings.Coding) -> codings.Affine:
+    def affine(coded: codings.Coding) -> codings.Coding:
+        if grid.groups and value.numel():
+            rows = codings.Reshape(coded, (scale.array.size, value.numel() // scale.array.size))
+            levels = codings.Affine(rows, scale, zero, 0, _HAVE_AFFINE[value.dtype])
+            return codings.Reshape(levels, tuple(value.shape))
         return codings.Affine(coded, scale, zero, grid.axis, _HAVE_AFFINE[value.dtype])
 
     if keep is None:
@@ -153,7 +159,7 @@ def _on_grid(value: Tensor, grid: Grid, keep: Tensor | None, *, narrow: bool = F
         return _sparse(keep, affine(_narrow(codes[keep])))
     if not bool(grid.zero.any()):
         return affine(_sparse(keep, _narrow(codes[keep])))
-    zeros = grid.zero.view([-1 if axis == grid.axis else 1 for axis in range(codes.ndim)])
+    zeros = grid.quantize(torch.zeros_like(value), narrow=narrow).to(torch.int32)
     return affine(_narrow(torch.where(keep, codes, zeros)))
 
 

@@ -42,13 +42,13 @@ def quantize(
     """
     low, high = codes_range(bits, signed=signed)
     low += int(narrow)
-    codes = values.detach().float() / along(scale.float(), values.ndim, axis)
-    return codes.round_().add_(along(zero.float(), values.ndim, axis)).clamp_(low, high)
+    codes = values.detach().float() / along(scale.float(), values.shape, axis)
+    return codes.round_().add_(along(zero.float(), values.shape, axis)).clamp_(low, high)
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, axis: int | None) -> Tensor:
     """Return ``(codes - zero) * scale`` in float32."""
-    return (codes.float() - along(zero.float(), codes.ndim, axis)) * along(scale.float(), codes.ndim, axis)
+    return (codes.float() - along(zero.float(), codes.shape, axis)) * along(scale.float(), codes.shape, axis)
 
 
 def snap(
@@ -59,9 +59,17 @@ def snap(
     return dequantize(codes, scale, zero, axis).to(values.dtype)
 
 
-def along(values: Tensor, ndim: int, axis: int | None) -> Tensor:
-    """Return ``values``, 0-d or 1-d along ``axis``, in a shape that spreads over a tensor of ``ndim`` dimensions."""
-    return values if axis is None else values.view([-1 if i == axis else 1 for i in range(ndim)])
+def along(values: Tensor, shape: torch.Size, axis: int | None) -> Tensor:
+    """Return one of ``values`` for each element of an array of ``shape``, or what broadcasts to that.
+
+    Args:
+        values: 0-d, 1-d along ``axis``, or (rows, groups) for equal groups of the elements of a row.
+        shape: of the array.
+        axis: see :class:`Grid`.
+    """
+    if values.ndim == 2:
+        return values.repeat_interleave(shape.numel() // max(values.numel(), 1), 1).view(shape)
+    return values if axis is None else values.view([-1 if i == axis else 1 for i in range(len(shape))])
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,7 +157,8 @@ class Grid:
     """Every value is ``(q - zero) * scale`` for an integer ``q`` of ``bits`` bits.
 
     Attributes:
-        scale: float32 tensor, 0-d, or 1-d along ``axis``; positive.
+        scale: float32 tensor, 0-d, or 1-d along ``axis``, or 2-d (rows, groups) with ``axis`` 0: the values of a row
+            then come, in C order, in groups of equal size with a scale each; positive.
         zero: int32 tensor of the shape of ``scale``; the code that stands for 0.0, inside the range of codes.
         bits: width of the codes, 1 to 16.
         signed: codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` if set, else in ``[0, 2^bits - 1]``.
@@ -171,9 +180,10 @@ class Grid:
         zero = self.zero.detach().to("cpu", torch.int32)
         if not 1 <= self.bits <= 16:
             raise PlanError(f"Grid.bits: wanted 1 to 16, got {self.bits}")
-        if scale.ndim != (0 if self.axis is None else 1) or zero.shape != scale.shape:
+        dims = (0,) if self.axis is None else (1, 2) if self.axis == 0 else (1,)
+        if scale.ndim not in dims or zero.shape != scale.shape:
             raise PlanError(
-                f"Grid: wanted scale and zero {'0-d' if self.axis is None else '1-d'} and alike, "
+                f"Grid: wanted scale and zero {' or '.join(f'{n}-d' for n in dims)} and alike, "
                 f"got {tuple(scale.shape)} and {tuple(zero.shape)} with axis {self.axis}"
             )
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
@@ -192,6 +202,11 @@ class Grid:
     def codes_range(self) -> tuple[int, int]:
         """Smallest and largest code."""
         return codes_range(self.bits, signed=self.signed)
+
+    @property
+    def groups(self) -> int:
+        """How many groups of values with a scale of their own each row has; 0 if a row has none."""
+        return self.scale.shape[1] if self.scale.ndim == 2 else 0
 
     @property
     def symmetric(self) -> bool:

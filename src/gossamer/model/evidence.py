@@ -79,6 +79,7 @@ class Evidence:
     moments: Mapping[str, tuple[Moment, ...]] = field(default_factory=dict)
     means: Mapping[str, tuple[Mean, ...]] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    averages: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     sampled: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     fishers: Mapping[str, Tensor] = field(default_factory=dict)
@@ -116,6 +117,16 @@ class Evidence:
             EvidenceError: not collected, or the site was not seen.
         """
         return self._get("range", self.ranges, site)
+
+    def average_range(self, site: str) -> tuple[float, float]:
+        """Return the moving averages of the smallest and the largest number that entered ``site`` in each batch.
+
+        Collected with ``range``.
+
+        Raises:
+            EvidenceError: not collected, or the site was not seen.
+        """
+        return self._get("range", self.averages, site)
 
     def samples(self, site: str) -> NDArray[np.float32]:
         """Return a uniform sample, of bounded size, of the numbers that entered ``site``: float32, 1-d.

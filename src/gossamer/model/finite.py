@@ -8,4 +8,4 @@ _CHUNK = 1 << 20
 
 def all_finite(values: Tensor) -> bool:
     """Return whether no value is NaN or infinite; torch's own test takes more memory than the values."""
-    return all(bool(torch.isfinite(part).all()) for part in values.detach().reshape(-1).split(_CHUNK))
+    return all(bool(torch.isfinite(part).all()) for part in torch.split(values.detach().reshape(-1), _CHUNK))

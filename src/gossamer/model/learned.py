@@ -81,8 +81,8 @@ class _LearnedSnap(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
         value, step, zero, codes = ctx.saved_tensors
-        offset = along(zero.float(), value.ndim, ctx.axis)
-        ratio = value.float() / along(step.float(), value.ndim, ctx.axis)
+        offset = along(zero.float(), value.shape, ctx.axis)
+        ratio = value.float() / along(step.float(), value.shape, ctx.axis)
         outside = (ratio < ctx.low - offset) | (ratio > ctx.high - offset)
         centered = codes - offset
         each = torch.where(outside, centered, ratio.neg_().add_(centered)).mul_(gradients[0])

@@ -116,6 +116,13 @@ class Live(nn.Module):
         return keeps[0] & keeps[-1] if keeps else None
 
     @property
+    def why_no_cut(self) -> str:
+        """Why no units of the site can go, empty if they can."""
+        if self.flipped is not None:
+            return "is hashed by position"
+        return "has scales by position" if self.scale is not None and self.scale.ndim == 2 else ""
+
+    @property
     def constraints(self) -> Constraints:
         """What holds now, as plain data; trained centers as they are at this moment."""
         codebook = hashed = grid = None
@@ -213,7 +220,7 @@ class Live(nn.Module):
         if self.latent is not None and self.codes is None:
             codebook = settled(self.latent.latent, original.detach(), self.kept)
             if self.scale is not None or self.log_scale is not None:
-                original.data = codebook.centers[codebook.codes].to(original)
+                original.data = codebook.centers[codebook.codes.int()].to(original)
             else:
                 self.put(codebook, original)
         self.latent = None

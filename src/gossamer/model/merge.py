@@ -7,6 +7,7 @@ exclude each other, and so do a hash and a grid that has no minus for every valu
 """
 
 from dataclasses import replace
+from math import prod
 
 import torch
 
@@ -69,10 +70,10 @@ def _want_shape(site: Site, what: str, tensor: torch.Tensor) -> None:
 def _want_axis(site: Site, grid: Grid) -> None:
     if grid.axis is None:
         return
-    if not 0 <= grid.axis < len(site.shape) or site.shape[grid.axis] != grid.scale.numel():
-        raise PlanError(
-            f"{site.name}: {grid.scale.numel()} scales along axis {grid.axis} do not fit shape {site.shape}"
-        )
+    if not 0 <= grid.axis < len(site.shape) or site.shape[grid.axis] != len(grid.scale):
+        raise PlanError(f"{site.name}: {len(grid.scale)} scales along axis {grid.axis} do not fit shape {site.shape}")
+    if grid.groups and prod(site.shape[1:]) % grid.groups:
+        raise PlanError(f"{site.name}: the rows of shape {site.shape} are not {grid.groups} equal groups of values")
 
 
 def _want_one_scale(site: Site, grid: Grid) -> None:

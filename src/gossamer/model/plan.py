@@ -159,6 +159,7 @@ def _describe(constraint: Constraint) -> str:
             return f"mixture of {len(constraint.log_precisions)} components while training{tied}"
         case Grid():
             along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
+            along += f", {constraint.groups} in each row" if constraint.groups else ""
             how = f", trained{' with noise' if constraint.noise else ''}" if constraint.trained else ""
             return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}{how}"
 

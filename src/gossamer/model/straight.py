@@ -17,7 +17,7 @@ class _Snap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, value: Tensor, grid: Mapping[str, Any], clips: bool) -> Tensor:  # noqa: FBT001  # by torch
         if clips:
-            zero, scale = (along(grid[name].float(), value.ndim, grid["axis"]) for name in ("zero", "scale"))
+            zero, scale = (along(grid[name].float(), value.shape, grid["axis"]) for name in ("zero", "scale"))
             low, high = codes_range(grid["bits"], signed=grid["signed"])
             ctx.outside = (value < (low - zero) * scale) | (value > (high - zero) * scale)
         ctx.clips = clips

@@ -92,15 +92,16 @@ class Subject:
     def groups(self) -> tuple[Group, ...]:
         """The groups of units that must be cut together, those that cannot be cut included.
 
-        A hashed site cannot be cut: which values it shares depends on their positions.
+        A hashed site cannot be cut: which values it shares depends on their positions. Nor can one with a scale for
+        each group of values: what is left would not be whole groups.
         """
-        hashed = {owner.name for owner, _, live, _ in live_parts(self.model) if live.flipped is not None}
-        if not hashed:
+        fixed = {owner.name: why for owner, _, live, _ in live_parts(self.model) if (why := live.why_no_cut)}
+        if not fixed:
             return self.coupling[0]
         found = []
         for group in self.coupling[0]:
-            touched = next((part.tensor for part in group.slices if part.tensor in hashed), None)
-            reason = group.stuck or (f"{touched} is hashed by position" if touched else "")
+            touched = next((part.tensor for part in group.slices if part.tensor in fixed), None)
+            reason = group.stuck or (f"{touched} {fixed[touched]}" if touched else "")
             found.append(replace(group, stuck=reason))
         return tuple(found)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from gossamer.codings import Affine, Codebook, Coding, Hash, Sparse, decode
+from gossamer.codings import Affine, Codebook, Coding, Hash, Reshape, Sparse, decode
 from gossamer.codings.hashed import places
 from gossamer.codings.nodes import Array
 
@@ -62,6 +62,8 @@ def weight_levels(coding: Coding) -> Weight | str:
     values of a support, whose gaps take the code of zero.
     """
     found = _affine(coding)
+    if isinstance(coding, Reshape):
+        return "it has a scale for each group of values in a row"
     if found is None:
         values = coding.values if isinstance(coding, Sparse) else coding
         what = "its shared values are" if isinstance(values, Codebook | Hash) else "it is"

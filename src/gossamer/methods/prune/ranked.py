@@ -132,7 +132,7 @@ def weight_of(subject: Subject, site: str) -> Tensor:
 
 def above_zero(scores: Tensor, weight: Tensor) -> Tensor:
     """Return ``scores`` with zero where, and only where, the weight is zero."""
-    pairs = zip(scores.reshape(-1).split(_CHUNK), weight.reshape(-1).split(_CHUNK), strict=True)
+    pairs = zip(torch.split(scores.reshape(-1), _CHUNK), torch.split(weight.reshape(-1), _CHUNK), strict=True)
     if all(torch.equal(score > 0, value != 0) and not bool((score < 0).any()) for score, value in pairs):
         return scores
     least = torch.finfo(scores.dtype).tiny

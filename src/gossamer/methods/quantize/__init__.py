@@ -3,6 +3,7 @@
 from gossamer.methods.quantize.binary_connect import BinaryConnect
 from gossamer.methods.quantize.bnn import Bnn
 from gossamer.methods.quantize.dorefa import DoReFa
+from gossamer.methods.quantize.half import Half
 from gossamer.methods.quantize.lsq import Lsq
 from gossamer.methods.quantize.mixed import Mixed
 from gossamer.methods.quantize.post_training import PostTraining
@@ -16,6 +17,7 @@ from gossamer.model import Method
 METHODS: tuple[type[Method], ...] = (
     PostTraining,
     Mixed,
+    Half,
     Lsq,
     BinaryConnect,
     Ternary,
@@ -32,6 +34,7 @@ __all__ = [
     "BinaryConnect",
     "Bnn",
     "DoReFa",
+    "Half",
     "Lsq",
     "Mixed",
     "PostTraining",

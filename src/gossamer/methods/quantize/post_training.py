@@ -1,7 +1,8 @@
-"""Post-training quantization: 8-bit weights and inputs, from a look at calibration data and no training.
+"""Post-training quantization: weights and inputs of few bits, from a look at calibration data and no training.
 
 Jacob et al., CVPR 2018 (arXiv 1712.05877), with one weight scale per output channel (Krishnamoorthi 2018, arXiv
-1806.08342). Weights are symmetric, inputs affine with unsigned codes, as the integer operators of x86 and ARM want.
+1806.08342). Weights are symmetric, inputs affine with unsigned codes, as the integer operators of x86 and ARM want,
+unless told otherwise.
 """
 
 from collections.abc import Mapping
@@ -11,29 +12,20 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import numpy as np
-import torch
 from torch import nn
 
-from gossamer.errors import EvidenceError, ModelError
-from gossamer.methods.quantize.ranges import Range, choose_levels
-from gossamer.methods.quantize.uniform import Array, Levels, affine, symmetric
-from gossamer.model import (
-    Constraints,
-    Evidence,
-    Grid,
-    Method,
-    Plan,
-    Site,
-    Skip,
-    Subject,
-    live_weight,
-    why_no_input_grid,
-)
+from gossamer.errors import EvidenceError
+from gossamer.methods.quantize.ranges import InputRange, Range, choose_input_levels
+from gossamer.methods.quantize.uniform import affine, symmetric
+from gossamer.methods.quantize.weights import Form, grid_of, group_size, weight_grid
+from gossamer.model import Constraints, Evidence, Grid, Method, Plan, Site, Skip, Subject, why_no_input_grid
 from gossamer.targets import read_cpu
 
 _INTEGER_KINDS = frozenset({"linear", "conv"})
 
-WeightBits = Annotated[int, msgspec.Meta(ge=2, le=16)]
+Bits = Annotated[int, msgspec.Meta(ge=2, le=16)]
+Group = Annotated[int, msgspec.Meta(ge=2)]
+Codes = Literal["symmetric", "affine"]
 
 
 class PostTraining(Method, frozen=True, tag="quantize.post_training"):
@@ -42,17 +34,19 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     A site whose values are shared gets one scale for all of them, so that they stay shared; on the target it is
     multiplied in floating point.
 
-    Linear layers and convolutions then multiply in integers on the target. Recurrent layers do so without an input
-    grid: the target quantizes inputs and states as they come, where that is faster than floating point. Embedding,
-    attention and transposed convolution weights are stored as integers and multiplied in floating point; the plan
-    says so.
+    Linear layers and convolutions then multiply in integers on the target, with inputs of 8 bits, weights of 8 bits or
+    less and scales per channel or tensor. Recurrent layers do so without an input grid: the target quantizes inputs and
+    states as they come, where that is faster than floating point. Embedding, attention and transposed convolution
+    weights, and those with a scale per group, are stored as integers and multiplied in floating point; the plan says
+    so. Without inputs no data is needed: weights of 8, 4 or 3 bits, with groups of 32 to 128, only make the file
+    smaller.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     weight_bits: Annotated[
-        WeightBits | Literal["auto"],
+        Bits | Literal["auto"],
         msgspec.Meta(
             description="bits of a weight; auto: 8, or 7 on a processor whose sums of 8-bit products saturate"
         ),
@@ -60,11 +54,25 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     weight_range: Annotated[
         Range, msgspec.Meta(description="range of the weights of a channel: minmax, mse, or a percentile")
     ] = "mse"
+    weight_codes: Annotated[
+        Codes, msgspec.Meta(description="symmetric: signed, 0 is zero; affine: unsigned, with a zero of their own")
+    ] = "symmetric"
+    weight_scales: Annotated[
+        Literal["channel", "tensor"] | Group,
+        msgspec.Meta(description="one scale per output channel, per tensor, or for so many weights of a row at most"),
+    ] = "channel"
+    input_bits: Annotated[Bits, msgspec.Meta(description="bits of an input; the target multiplies 8 in integers")] = 8
     input_range: Annotated[
-        Range, msgspec.Meta(description="range of the inputs of a layer: minmax, mse, or a percentile")
+        InputRange,
+        msgspec.Meta(
+            description="range of the inputs of a layer: minmax, mse, kl, a percentile, or the moving average of the "
+            "ends of each batch"
+        ),
     ] = "mse"
+    input_codes: Annotated[Codes, msgspec.Meta(description="as weight_codes, of inputs")] = "affine"
+    powers_of_two: Annotated[bool, msgspec.Meta(description="all scales are powers of two, so that shifts do")] = False
     inputs: Annotated[
-        bool, msgspec.Meta(description="put the inputs of layers on 8 bits too; otherwise only storage gets smaller")
+        bool, msgspec.Meta(description="put the inputs of layers on a grid too; otherwise only storage gets smaller")
     ] = True
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
@@ -84,19 +92,34 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             if not np.prod(site.shape):
                 skipped.append(Skip(site.name, "it has no values"))
                 continue
-            found = self._inputs(subject, site, evidence) if self.inputs else None
-            dynamic = _dynamic(subject, site)
-            bits = self._bits(multiplied=dynamic or isinstance(found, Grid))
+            axis = None if before.shared or self.weight_scales == "tensor" else channel_axis(subject, site)
+            group = 0 if axis is None else group_size(site, self._group)
+            found = self._inputs(subject, site, group, evidence) if self.inputs else None
+            dynamic = not group and _dynamic(subject, site)
+            bits = self._bits(multiplied=dynamic or (isinstance(found, Grid) and found.bits == 8))
             if before.grid is not None and before.grid.bits < bits:
                 skipped.append(Skip(site.name, f"it is on {before.grid.bits} bits already"))
                 continue
-            axis = None if before.shared else channel_axis(subject, site)
-            grids[site.name] = self._weights(subject, site, bits, axis)
+            signed = self.weight_codes == "symmetric" or before.hash is not None
+            form = Form(bits, self.weight_range, signed, self.powers_of_two)
+            grids[site.name] = weight_grid(subject, site, form, axis, group)
+            notes = [] if group or axis is None else self._why_no_groups(site)
             if isinstance(found, Grid):
                 inputs[site.name] = found
             elif found is not None and not dynamic:
-                skipped.append(Skip(site.name, f"stored in {bits} bits, multiplied in float: {found}"))
+                notes.insert(0, f"stored in {bits} bits, multiplied in float: {found}")
+            skipped += [Skip(site.name, "; ".join(notes))] if notes else []
         return Plan(self.tag, constraints=grids, activations=inputs, skipped=tuple(skipped))
+
+    @property
+    def _group(self) -> int:
+        return self.weight_scales if isinstance(self.weight_scales, int) else 0
+
+    def _why_no_groups(self, site: Site) -> list[str]:
+        row = int(np.prod(site.shape[1:]))
+        if not self._group or row <= self._group:
+            return []
+        return [f"one scale per channel, for its rows of {row} weights are no equal groups of about {self._group}"]
 
     def _bits(self, *, multiplied: bool) -> int:
         """Return the width of a weight's codes; what is only stored in integers cannot saturate."""
@@ -104,18 +127,12 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             return self.weight_bits
         return read_cpu().weight_bits if multiplied else 8
 
-    def _weights(self, subject: Subject, site: Site, bits: int, axis: int | None) -> Grid:
-        weight = live_weight(subject, site.name).detach().cpu().float()
-        if not bool(torch.isfinite(weight).all()):
-            raise ModelError(f"{site.name}: a weight is not finite, so it cannot be put on a grid")
-        rows = weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)
-        levels = choose_levels(_array(rows), self.weight_range, partial(symmetric, bits=bits))
-        return _grid(levels, bits=bits, signed=True, axis=axis)
-
-    def _inputs(self, subject: Subject, site: Site, evidence: Evidence | None) -> Grid | str:
+    def _inputs(self, subject: Subject, site: Site, group: int, evidence: Evidence | None) -> Grid | str:
         """Return the grid of the site's input, or why it gets none."""
         if site.kind not in _INTEGER_KINDS:
             return f"the target has no integer operator for {site.kind.replace('_', ' ')} weights"
+        if group:
+            return f"its sums would need a scale after every {group} products"
         reason = why_no_input_grid(subject.model, site)
         if reason is not None:
             return reason
@@ -126,9 +143,11 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             )
         if site.name in evidence.unread and site.name not in evidence.ranges:
             return f"calibration saw no input: {evidence.unread[site.name]}"
-        ends, sample = evidence.range(site.name), evidence.samples(site.name)
-        levels = choose_levels(sample.reshape(1, -1), self.input_range, partial(affine, bits=8), ends)
-        return _grid(levels, bits=8, signed=False, axis=None)
+        signed = self.input_codes == "symmetric"
+        make = partial(symmetric if signed else affine, bits=self.input_bits, powers=self.powers_of_two)
+        ends, average = evidence.range(site.name), evidence.average_range(site.name)
+        levels = choose_input_levels(evidence.samples(site.name), self.input_range, make, ends, average)
+        return grid_of(levels, self.input_bits, signed=signed)
 
 
 def _dynamic(subject: Subject, site: Site) -> bool:
@@ -143,12 +162,3 @@ def channel_axis(subject: Subject, site: Site) -> int | None:
         module = subject.model.get_submodule(site.owners[0].module)
         return 1 if getattr(module, "groups", 1) == 1 else None
     return None if site.kind == "other" else 0
-
-
-def _array(rows: torch.Tensor) -> Array:
-    return np.ascontiguousarray(rows.numpy(), np.float32)
-
-
-def _grid(levels: Levels, *, bits: int, signed: bool, axis: int | None) -> Grid:
-    scale, zero = torch.from_numpy(levels.scale), torch.from_numpy(levels.zero)
-    return Grid(scale, zero, bits, signed, axis) if axis is not None else Grid(scale[0], zero[0], bits, signed)

@@ -234,7 +234,7 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
 def _there(weight: Tensor, mask: Mask | None) -> Tensor:
     """Return which values are not zero: what the mask keeps, in its own memory, where that is the same."""
     if mask is not None:
-        pairs = zip(weight.reshape(-1).split(_CHUNK), mask.keep.reshape(-1).split(_CHUNK), strict=True)
+        pairs = zip(torch.split(weight.reshape(-1), _CHUNK), torch.split(mask.keep.reshape(-1), _CHUNK), strict=True)
         if all(torch.equal(values != 0, kept) for values, kept in pairs):
             return mask.keep
     return weight != 0
