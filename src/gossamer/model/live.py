@@ -273,7 +273,7 @@ def _access(attribute: str) -> property:
         return found
 
     def assign(module: nn.Module, value: Tensor) -> None:
-        module.parametrizations[attribute].right_inverse(value)  # type: ignore[index, operator]
+        module.parametrizations[attribute].right_inverse(value)  # type: ignore[index, union-attr]
 
     return property(value, assign)
 
