@@ -137,6 +137,10 @@ def test_built_in_recipes_are_valid_and_named_after_their_files(name: str):
         ),
         ("name='x'\n[[step]]\ntrain = 3", ["step 1, train", "table", "3"]),
         (
+            "name='x'\n[[step]]\nmethod='share.soft'\n[step.train]\nepochs=1\noptimizer='sgd'",
+            ["step 1", "share.soft, optimizer", "wanted adamw, got sgd"],
+        ),
+        (
             "name='x'\n[[step]]\n[step.train]\nepochs=1\n[step.schedule]\nbegin=0.5\nend=0.2",
             ["step 1, schedule", "begin", "0.2"],
         ),

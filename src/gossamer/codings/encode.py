@@ -50,11 +50,11 @@ def encode(hint: Coding | Array, *, effort: Effort = "best", structured: bool = 
         CodingError: the hint's parts do not fit together, or its dtype is unknown.
     """
     tree = Dense(hint) if isinstance(hint, np.ndarray | np.generic) else hint
-    by_parts = isinstance(tree, Sparse) and prod(shape(tree)) > _SMALL and _fits(tree)
-    size = prod(shape(tree)) if by_parts else view(tree).size
+    parts = tree if isinstance(tree, Sparse) and prod(shape(tree)) > _SMALL and _fits(tree) else None
+    size = view(tree).size if parts is None else prod(shape(tree))
     keep = structured and isinstance(tree, Affine | Codebook | Sparse | Hash | Reshape) and size > 0
     found = best([_along(tree, effort)] if keep else _options(tree, size, effort)).build()
-    if not (_same_parts(found, tree) if by_parts else same_bits(view(found), view(tree))):
+    if not (same_bits(view(found), view(tree)) if parts is None else _same_parts(found, parts)):
         raise CodingError("the tree chosen by encode does not decode to its array; please report this with the array")
     return found
 
@@ -63,9 +63,9 @@ def _fits(tree: Sparse) -> bool:
     return int(np.count_nonzero(view(tree.support))) == prod(shape(tree.values))
 
 
-def _same_parts(found: Coding, wanted: Coding) -> bool:
+def _same_parts(found: Coding, wanted: Sparse) -> bool:
     """Return whether two trees decode to the same; where both are sparse, without the zeros of either."""
-    if not (isinstance(found, Sparse) and isinstance(wanted, Sparse)) or dtype(found) != dtype(wanted):
+    if not isinstance(found, Sparse) or dtype(found) != dtype(wanted):
         return same_bits(view(found), view(wanted))
     pairs = ((found.support, wanted.support), (found.values, wanted.values))
     return all(same_bits(view(one), view(other)) for one, other in pairs)

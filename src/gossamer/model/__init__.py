@@ -8,7 +8,6 @@ from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan
 from gossamer.model.coupling import Group, Slice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
 from gossamer.model.evidence import Activity, Evidence, Mean, Moment
-from gossamer.model.finite import all_finite
 from gossamer.model.folding import foldable
 from gossamer.model.freeze import Frozen, freeze, to_artifact
 from gossamer.model.graph import Graph, Node, Unseen
@@ -19,6 +18,7 @@ from gossamer.model.load import Loaded, load
 from gossamer.model.method import Method, Revise, always_moved, choose
 from gossamer.model.mixture import Components, Mixture, Rates, own_rates
 from gossamer.model.nearest import nearest_center
+from gossamer.model.parts import all_finite, in_parts
 from gossamer.model.penalty import Penalty, Ramped, StepContext
 from gossamer.model.plan import Plan, Skip
 from gossamer.model.site import Owner, Site, find_sites
@@ -84,6 +84,7 @@ __all__ = [
     "foldable",
     "freeze",
     "hidden_weight",
+    "in_parts",
     "live_weight",
     "load",
     "nearest_center",

@@ -45,6 +45,9 @@ class Method(Settings, frozen=True, kw_only=True, tag_field="method", tag="metho
     in_training: ClassVar[bool] = False
     """Whether it acts by the training of its own step, so that a step without one would do nothing."""
 
+    trained_by: ClassVar[str | None] = None
+    """The only optimizer by which its step may train, or None for any."""
+
     identity: ClassVar[Mapping[str, Any] | None] = None
     """Settings at which the method changes nothing (strength zero), or None if it has no such point."""
 

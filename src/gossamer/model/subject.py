@@ -14,10 +14,10 @@ from gossamer.model.constraint import Constraints, Grid
 from gossamer.model.copying import copy_inputs, copy_module
 from gossamer.model.coupling import Group, Unseen, find_groups
 from gossamer.model.edits import Edit
-from gossamer.model.finite import all_finite
 from gossamer.model.graph import Graph
 from gossamer.model.input_grid import input_grids, take_input_grid
 from gossamer.model.live import Live, bake, live_parts, stub
+from gossamer.model.parts import all_finite
 from gossamer.model.penalty import Penalty
 from gossamer.model.plan import Skip
 from gossamer.model.run import run_example

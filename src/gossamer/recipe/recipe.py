@@ -53,11 +53,7 @@ class Step:
             raise RecipeError(
                 "a step needs a method, a training, or both", hint="give it method = ... or a train table"
             )
-        if self.method is not None and self.method.in_training and self.train is None:
-            raise RecipeError(
-                f"{self.name}: acts while its step trains, and the step has no train table",
-                hint="give the step a train table",
-            )
+        self._check_training()
         if self.rewind is not None and self.train is None:
             raise RecipeError(f"{self.name}: weights are rewound to be trained again, and the step has no train table")
         if self.seek is not None:
@@ -81,6 +77,19 @@ class Step:
             raise RecipeError(
                 f"{self.name}: the schedule's initial is {self.schedule.initial}, more than {self.method.ramped()} "
                 f"({final}), which it ends at"
+            )
+
+    def _check_training(self) -> None:
+        if self.method is not None and self.method.in_training and self.train is None:
+            raise RecipeError(
+                f"{self.name}: acts while its step trains, and the step has no train table",
+                hint="give the step a train table",
+            )
+        wanted = None if self.method is None else self.method.trained_by
+        if wanted is not None and self.train is not None and self.train.optimizer != wanted:
+            raise RecipeError(
+                f"{self.name}, optimizer: wanted {wanted}, got {self.train.optimizer}, by which it does not settle",
+                hint=f'write optimizer = "{wanted}", or leave it out',
             )
 
     def _check_seek(self) -> None:

@@ -11,9 +11,20 @@ from torch import Tensor, nn
 from gossamer.errors import EvidenceError, ModelError, SettingError
 from gossamer.methods.prune.pattern import Few, parse
 from gossamer.methods.prune.ranking import Scope, Scored, masks
-from gossamer.model import Evidence, Layout, Mask, Method, Plan, Reading, Site, Skip, Subject, all_finite, hidden_weight
-
-_CHUNK = 1 << 20
+from gossamer.model import (
+    Evidence,
+    Layout,
+    Mask,
+    Method,
+    Plan,
+    Reading,
+    Site,
+    Skip,
+    Subject,
+    all_finite,
+    hidden_weight,
+    in_parts,
+)
 
 Scores = Mapping[str, Tensor | str]
 """By site: one score per weight, not negative, or the reason why there is none."""
@@ -132,7 +143,7 @@ def weight_of(subject: Subject, site: str) -> Tensor:
 
 def above_zero(scores: Tensor, weight: Tensor) -> Tensor:
     """Return ``scores`` with zero where, and only where, the weight is zero."""
-    pairs = zip(torch.split(scores.reshape(-1), _CHUNK), torch.split(weight.reshape(-1), _CHUNK), strict=True)
+    pairs = zip(in_parts(scores), in_parts(weight), strict=True)
     if all(torch.equal(score > 0, value != 0) and not bool((score < 0).any()) for score, value in pairs):
         return scores
     least = torch.finfo(scores.dtype).tiny

@@ -34,12 +34,12 @@ from gossamer.model import (
     Skip,
     Subject,
     all_finite,
+    in_parts,
     live_weight,
     nearest_center,
     trains,
 )
 
-_CHUNK = 1 << 20
 Scope = Literal["layer", "global"] | Annotated[int, msgspec.Meta(ge=1)]
 
 
@@ -234,7 +234,7 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
 def _there(weight: Tensor, mask: Mask | None) -> Tensor:
     """Return which values are not zero: what the mask keeps, in its own memory, where that is the same."""
     if mask is not None:
-        pairs = zip(torch.split(weight.reshape(-1), _CHUNK), torch.split(mask.keep.reshape(-1), _CHUNK), strict=True)
+        pairs = zip(in_parts(weight), in_parts(mask.keep), strict=True)
         if all(torch.equal(values != 0, kept) for values, kept in pairs):
             return mask.keep
     return weight != 0

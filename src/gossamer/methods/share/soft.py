@@ -55,6 +55,7 @@ class Soft(Method, frozen=True, tag="share.soft"):
     """
 
     in_training: ClassVar[bool] = True
+    trained_by: ClassVar[str | None] = "adamw"
     identity: ClassVar[Mapping[str, Any] | None] = MappingProxyType({"tau": 0.0})
 
     tau: Annotated[
