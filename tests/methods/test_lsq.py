@@ -12,8 +12,9 @@ from gossamer.methods.quantize import Lsq, PostTraining
 from gossamer.methods.quantize.lsq import first_steps
 from gossamer.model import Grid, Plan, Subject, apply, freeze, live_weight, settle
 from gossamer.model.learned import learned_snap
-from gossamer.recipe import Recipe, Step, run
+from gossamer.recipe import Step
 from gossamer.recipe.evidence import Collector
+from gossamer.recipe.state import load_subject, save_subject
 from gossamer.recipe.step import perform
 from gossamer.task import Task, evaluate
 from gossamer.train import Training
@@ -114,14 +115,14 @@ def test_zeros_of_a_mask_stay_zero(trained, task, tmp_path):
         assert not live_weight(done.subject, name)[~held.mask.keep].any()
 
 
-def test_a_run_keeps_the_steps_of_inputs(trained, task, tmp_path):
-    recipe = Recipe(name="t", steps=(Step(method=Lsq(bits=3), train=settings(epochs=1)),))
-    result = run(recipe, trained, task, tmp_path / "run")
-    assert {grid.bits for grid in result.subject.activations.values()} == {8}
-    again = run(recipe, trained, task, tmp_path / "run")
-    for name, grid in result.subject.activations.items():
-        assert torch.equal(grid.scale, again.subject.activations[name].scale)
-    assert set(freeze(again.subject).activations) == set(trained.sites)
+def test_a_journal_keeps_the_steps_of_inputs(trained, task, tmp_path):
+    done = trained_by(trained, task, tmp_path, Lsq(bits=3), epochs=1)
+    save_subject(tmp_path, done.subject, trained)
+    again = load_subject(tmp_path, trained)
+    for name, grid in done.subject.activations.items():
+        assert torch.equal(grid.scale, again.activations[name].scale)
+        assert torch.equal(live_weight(done.subject, name), live_weight(again, name))
+    assert set(freeze(again).activations) == set(trained.sites)
 
 
 def test_batch_norms_are_measured_anew(tmp_path):
