@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from gossamer.calibrate.uses import plain_kernels
 from gossamer.errors import EvidenceError
-from gossamer.methods.quantize.post_training import PostTraining, WeightBits, _grid
+from gossamer.methods.quantize.post_training import PostTraining, WeightBits
 from gossamer.methods.quantize.ranges import Range, choose_levels
 from gossamer.methods.quantize.reconstruct import Data, InputStep, Part, Settings, learn
 from gossamer.methods.quantize.rounding import Rounding
@@ -126,7 +126,8 @@ class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
             return grid
         bits, rows = int(self.input_bits), evidence.samples(site).reshape(1, -1)
         levels = choose_levels(rows, self.input_range, partial(affine, bits=bits), evidence.range(site))
-        return _grid(levels, bits=bits, signed=False, axis=None)
+        scale, zero = torch.from_numpy(levels.scale), torch.from_numpy(levels.zero)
+        return Grid(scale[0], zero[0], bits, signed=False)
 
 
 @dataclass
@@ -197,9 +198,8 @@ class _Repair:
                 put_input_grid(self.rounded, self.subject.sites[site], self.inputs[site])
 
     def _data(self, unit: Unit, *, originals: bool, loss: Loss | None) -> Data:
-        run = {"batched": unit.batched}
-        before = watched(self.original, self.examples, unit.stages, unit.calls, loss=loss, **run)
-        after = watched(self.rounded, self.examples, unit.stages, unit.calls, outputs=False, **run)
+        before = watched(self.original, self.examples, unit, loss=loss)
+        after = watched(self.rounded, self.examples, unit, outputs=False)
         weights = _weights(before.gradients) if loss is not None else ()
         return Data(after.inputs, before.inputs if originals else (), before.outputs, weights)
 

@@ -135,7 +135,7 @@ def learn(part: Part, data: Data, settings: Settings, generator: torch.Generator
         if beta is not None:
             loss = loss + settings.penalty * sum(undecided(r.h, beta) for r in part.roundings.values())
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         rates.step()
 

@@ -87,7 +87,8 @@ def layer_unit(subject: Subject, site: str, path: str, calls: int) -> Unit:
     node = _only(subject, lambda node: site in node.sites) if calls == 1 else None
     if node is None or node.module != path:
         return Unit((path,), sites, None, calls, batched)
-    stages, after = (path,), _reader(subject, node)
+    stages: tuple[str, ...] = (path,)
+    after = _reader(subject, node)
     if after is not None and after.op == "aten.batch_norm" and after.module and _once(subject, after):
         stages = (path, after.module)
         after = _reader(subject, after)
