@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import Progress
 from torch import Tensor
 
 from gossamer.errors import EvidenceError
@@ -78,6 +79,7 @@ class Evidence:
         unread: why a site has no inputs recorded, or which of its uses could not be read.
         kept: the first batches, as many as fit in bounded memory, if examples were asked for. Not saved.
         loss: what maps (outputs, targets) to a scalar, if calibration was given it. Not saved.
+        progress: bars to which a method that takes long adds one. Not saved.
     """
 
     kinds: frozenset[str]
@@ -96,6 +98,7 @@ class Evidence:
     unread: Mapping[str, str] = field(default_factory=dict)
     kept: tuple[Example, ...] = ()
     loss: Callable[[Any, Any], Tensor] | None = None
+    progress: Progress | None = None
 
     def second_moment(self, site: str) -> tuple[Moment, ...]:
         """Return the second moments of the inputs of ``site``, one per part of it that has inputs of its own.

@@ -4,13 +4,15 @@ Grids are those of plain post-training quantization. Each part is then given the
 rounded so far, and learns to make of them what it makes in the model that is not rounded (`reconstruct`).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import torch
+from rich.progress import Progress
 from torch import Tensor, nn
 
 from gossamer.calibrate.uses import plain_kernels
@@ -84,10 +86,10 @@ class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
                 else:
                     skipped.append(Skip(site, f"rounded to the nearest: {reason}"))
             units = sorted(self.units(subject, layers, repair.calls), key=lambda unit: repair.order(unit.sites[0][1]))
-            for number, unit in enumerate(units):
-                keeps = {site: held.get(site, Constraints()).keep for site, _ in unit.sites}
-                generator = torch.Generator().manual_seed(self.seed + number)
-                repair.mend(unit, keeps, self.settings(), generator, self.loss(evidence))
+            with _bar(evidence.progress, self.tag, len(units) * self.iterations) as advance:
+                for number, unit in enumerate(units):
+                    generator = torch.Generator().manual_seed(self.seed + number)
+                    repair.mend(unit, self.settings(), generator, self.loss(evidence), advance)
         return replace(plain, tensors=repair.values, activations=repair.inputs, skipped=tuple(skipped))
 
     def units(self, subject: Subject, layers: Mapping[str, str], calls: Mapping[str, int]) -> Sequence[Unit]:
@@ -175,21 +177,21 @@ class _Repair:
     def mend(
         self,
         unit: Unit,
-        keeps: Mapping[str, Tensor | None],
         settings: Settings,
         generator: torch.Generator,
         loss: Loss | None,
+        advance: Callable[[], None],
     ) -> None:
         """Learn the rounding of ``unit`` and put it into the rounded model."""
         data = self._data(unit, originals=settings.drop > 0, loss=loss)
         weights = {site: live_weight(self.subject, site) for site, _ in unit.sites}
-        keep = {site: None if kept is None else kept.cpu() for site, kept in keeps.items()}
-        roundings = {site: Rounding(weight, self.grids[site], keep[site]) for site, weight in weights.items()}
+        keep = {site: held.keep for site, held in self.subject.constraints.items()}
+        roundings = {site: Rounding(weight, self.grids[site], keep.get(site)) for site, weight in weights.items()}
         steps = {
             site: InputStep(self.inputs[site], settings.drop, generator) for site in roundings if site in self.inputs
         }
         modules = [copy_module(self.original.get_submodule(path)).cpu().float() for path in unit.stages]
-        learn(Part(unit, modules, roundings, steps), data, settings, generator)
+        learn(Part(unit, modules, roundings, steps), data, settings, generator, advance)
         for site, rounding in roundings.items():
             self.values[site] = rounding.hard.to(weights[site])
             _fill(self.rounded, site, self.values[site])
@@ -202,6 +204,19 @@ class _Repair:
         after = watched(self.rounded, self.examples, unit, outputs=False)
         weights = _weights(before.gradients) if loss is not None else ()
         return Data(after.inputs, before.inputs if originals else (), before.outputs, weights)
+
+
+@contextmanager
+def _bar(progress: Progress | None, name: str, total: int) -> Iterator[Callable[[], None]]:
+    """Add a bar to ``progress`` for the time being, and give what moves it on by one."""
+    if progress is None:
+        yield lambda: None
+        return
+    bar = progress.add_task(name, total=total)
+    try:
+        yield lambda: progress.advance(bar)
+    finally:
+        progress.remove_task(bar)
 
 
 def _weights(gradients: Sequence[Tensor]) -> list[Tensor]:

@@ -117,8 +117,8 @@ class Part:
         return out
 
 
-def learn(part: Part, data: Data, settings: Settings, generator: torch.Generator) -> None:
-    """Train the roundings of ``part``, and its input steps if ``settings`` say so."""
+def learn(part: Part, data: Data, settings: Settings, generator: torch.Generator, advance: Callable[[], None]) -> None:
+    """Train the roundings of ``part``, and its input steps if ``settings`` say so; calls ``advance`` at each step."""
     groups: list[dict[str, Any]] = [{"params": [r.v for r in part.roundings.values()], "lr": settings.lr}]
     if settings.steps and part.steps:
         groups.append({"params": [step.log_step for step in part.steps.values()], "lr": STEP_RATE})
@@ -138,6 +138,7 @@ def learn(part: Part, data: Data, settings: Settings, generator: torch.Generator
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         rates.step()
+        advance()
 
 
 def _half_cosine(done: float) -> float:
