@@ -20,8 +20,7 @@ class AdaRound(LearnedRounding, frozen=True, tag="quantize.adaround"):
 
     Linear layers and convolutions learn; other weights are rounded to the nearest, and the plan says why. Inputs of
     layers are put on a grid too, as by ``quantize.post_training``. Nothing else of the model changes, and no label is
-    read. Takes a second of a processor for some ten million multiply-accumulates of a layer, a thousand steps and a
-    batch of 32; a tenth of the steps gives most of the gain.
+    read. A hundred steps for every layer of a ResNet-20 on 28×28 images take about a minute of one core.
     """
 
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"iterations": 5})

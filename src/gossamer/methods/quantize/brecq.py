@@ -32,7 +32,7 @@ class Brecq(LearnedRounding, frozen=True, tag="quantize.brecq"):
 
     Blocks are modules whose own forward adds up two branches; a layer in none of them learns by itself, and what is
     neither linear nor a convolution is rounded to the nearest, as the plan says. Steps of the inputs of layers learn
-    along. Takes half as long again as ``quantize.adaround``, and the gradients of one pass over the examples per block.
+    along. Takes about a quarter longer than ``quantize.adaround``.
     """
 
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"iterations": 5})
