@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from rich.progress import Progress
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from gossamer.calibrate.curvature import Curvatures, one_finite
 from gossamer.calibrate.depth import BlockDepth, block_patterns
@@ -20,11 +21,14 @@ from gossamer.calibrate.inputs import Inputs
 from gossamer.calibrate.units import UnitActivity, UnitTaylor
 from gossamer.calibrate.uses import Unread, Use, Watch, Weights, plain_kernels
 from gossamer.errors import EvidenceError
-from gossamer.model.evidence import KINDS, Evidence
+from gossamer.model.evidence import KINDS, Evidence, Example
 from gossamer.model.subject import Subject, plain_copy
 from gossamer.task import Batch
 
 Loss = Callable[[Any, Any], Tensor]
+
+EXAMPLES = 1 << 28
+"""Bytes of batches that are kept at most when examples are needed, the first batch in any case."""
 
 
 def calibrate(
@@ -74,9 +78,12 @@ def calibrate(
             curved.see(found)
 
     device = next((weight.device for weight in weights.values()), torch.device("cpu"))
+    examples = _Examples() if "examples" in wanted else None
     count, graded = 0, bool(gradients.weights) or curved is not None
     for args, kwargs, targets in checked_batches(batches, device, "calibrating", progress):
         inputs.batch = count
+        if examples is not None:
+            examples.add((args, kwargs, targets))
         with (
             plain_kernels(),
             torch.set_grad_enabled(graded),
@@ -109,7 +116,23 @@ def calibrate(
         taylors={group: total / count for group, total in taylor.totals.items()},
         depths={block: total / count for block, total in depth.totals.items()},
         unread={site: "no batch used it" for site in weights if not inputs.saw(site)} | inputs.unread,
+        kept=() if examples is None else tuple(examples.kept),
+        loss=loss,
     )
+
+
+class _Examples:
+    """The first batches, until they are too many bytes."""
+
+    def __init__(self) -> None:
+        self.kept: list[Example] = []
+        self.bytes = 0
+
+    def add(self, example: Example) -> None:
+        tensors = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
+        self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        if not self.kept or self.bytes <= EXAMPLES:
+            self.kept.append(example)
 
 
 class _Gradients:

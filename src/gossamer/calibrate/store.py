@@ -19,7 +19,7 @@ _FORMAT = "gossamer evidence 1"
 
 
 def save_evidence(path: str | Path, evidence: Evidence) -> None:
-    """Write ``evidence`` to ``path``."""
+    """Write ``evidence`` to ``path``, without its examples and its loss."""
     arrays: dict[str, Tensor] = {}
 
     def put(tensor: Tensor) -> str:
@@ -32,7 +32,7 @@ def save_evidence(path: str | Path, evidence: Evidence) -> None:
 
     document = {
         "format": _FORMAT,
-        "kinds": sorted(evidence.kinds),
+        "kinds": sorted(evidence.kinds - {"examples"}),
         "batches": evidence.batches,
         "moments": {
             site: [part(each.layout, each.total, each.count) for each in moments]

@@ -7,7 +7,7 @@ from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask,
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.coupling import Group, Slice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
-from gossamer.model.evidence import Activity, Evidence, Mean, Moment
+from gossamer.model.evidence import Activity, Evidence, Example, Mean, Moment
 from gossamer.model.folding import foldable
 from gossamer.model.freeze import Frozen, freeze, to_artifact
 from gossamer.model.graph import Graph, Node, Unseen
@@ -37,6 +37,7 @@ __all__ = [
     "Drop",
     "Edit",
     "Evidence",
+    "Example",
     "Fold",
     "Frozen",
     "Graph",

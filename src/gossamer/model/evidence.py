@@ -3,22 +3,27 @@
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
 equal. Kinds: ``second_moment``, ``mean``, ``range``, ``gradient`` and ``curvature`` of sites, ``activity`` and
 ``taylor`` of groups of units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern
-names); a method names those it uses in ``needs``. Beside them, the rise of the loss under each trial that a method asks
-for (``Method.trials``).
+names), and ``examples``, some of the batches themselves for methods that run the model; a method names those it uses in
+``needs``. Beside them, the rise of the loss under each trial that a method asks for (``Method.trials``).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.progress import Progress
 from torch import Tensor
 
 from gossamer.errors import EvidenceError
 from gossamer.model.layout import Layout
 
-KINDS: Final = frozenset({"second_moment", "mean", "range", "gradient", "curvature", "activity", "taylor", "depth"})
+KINDS: Final = frozenset(
+    {"second_moment", "mean", "range", "gradient", "curvature", "activity", "taylor", "depth", "examples"}
+)
+Example = tuple[tuple[Any, ...], Mapping[str, Any], Any]
+"""What a model is called with, by position and by keyword, and the targets."""
 T = TypeVar("T")
 
 
@@ -72,6 +77,9 @@ class Evidence:
         kinds: kinds of evidence that were asked for.
         batches: number of batches seen.
         unread: why a site has no inputs recorded, or which of its uses could not be read.
+        kept: the first batches, as many as fit in bounded memory, if examples were asked for. Not saved.
+        loss: what maps (outputs, targets) to a scalar, if calibration was given it. Not saved.
+        progress: bars to which a method that takes long adds one. Not saved.
     """
 
     kinds: frozenset[str]
@@ -90,6 +98,9 @@ class Evidence:
     depths: Mapping[str, float] = field(default_factory=dict)
     rises: Mapping[str, float] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
+    kept: tuple[Example, ...] = ()
+    loss: Callable[[Any, Any], Tensor] | None = None
+    progress: Progress | None = None
 
     def second_moment(self, site: str) -> tuple[Moment, ...]:
         """Return the second moments of the inputs of ``site``, one per part of it that has inputs of its own.
@@ -216,6 +227,20 @@ class Evidence:
                 f"no trial {trial!r} was measured", hint="measure those a method asks for with gossamer.calibrate.tried"
             )
         return self.rises[trial]
+
+    def examples(self) -> tuple[Example, ...]:
+        """Return batches that calibration saw, for a method that runs copies of the model on them.
+
+        Raises:
+            EvidenceError: not collected.
+        """
+        if not self.kept:
+            have = ", ".join(sorted(self.kinds)) or "nothing"
+            raise EvidenceError(
+                f"no examples were kept: calibration was asked for {have}",
+                hint="calibrate with needs including 'examples'; they are not saved with evidence",
+            )
+        return self.kept
 
     def has(self, kind: str) -> bool:
         """Return whether evidence of ``kind`` was asked for."""

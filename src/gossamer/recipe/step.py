@@ -80,6 +80,8 @@ def perform(
         GossamerError: the method, the plan or the training fails.
     """
     evidence = None if step.method is None else collector.of(step.method, subject, progress)
+    if evidence is not None:
+        evidence = replace(evidence, progress=progress)
     found = ""
     if step.seek is not None and step.method is not None:
         method = sought(step.seek, step.method, subject, task, evidence, progress=progress)

@@ -1,7 +1,9 @@
 """Quantization: values on uniform levels of few bits."""
 
+from gossamer.methods.quantize.adaround import AdaRound
 from gossamer.methods.quantize.binary_connect import BinaryConnect
 from gossamer.methods.quantize.bnn import Bnn
+from gossamer.methods.quantize.brecq import Brecq
 from gossamer.methods.quantize.dorefa import DoReFa
 from gossamer.methods.quantize.half import Half
 from gossamer.methods.quantize.lsq import Lsq
@@ -16,6 +18,8 @@ from gossamer.model import Method
 
 METHODS: tuple[type[Method], ...] = (
     PostTraining,
+    AdaRound,
+    Brecq,
     Mixed,
     Half,
     Lsq,
@@ -31,8 +35,10 @@ METHODS: tuple[type[Method], ...] = (
 
 __all__ = [
     "METHODS",
+    "AdaRound",
     "BinaryConnect",
     "Bnn",
+    "Brecq",
     "DoReFa",
     "Half",
     "Lsq",
