@@ -36,10 +36,10 @@ WeightBits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
 
 class PostTraining(Method, frozen=True, tag="quantize.post_training"):
-    """Put weights on a grid of integers, one scale per output channel, and the inputs of their layers on one too.
+    """Put weights on a grid of integers, and the inputs of their layers on one too.
 
-    A site whose values are shared gets one scale for all of them, so that they stay shared; on the target it is
-    multiplied in floating point.
+    A weight has one scale per output channel, or one in all. A site whose values are shared gets one scale for all
+    of them, so that they stay shared; on the target it is multiplied in floating point.
 
     Linear layers and convolutions then multiply in integers on the target. Recurrent, embedding, attention and
     transposed convolution weights are stored as integers and multiplied in floating point; the plan says so.
@@ -54,8 +54,12 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             description="bits of a weight; auto: 8, or 7 on a processor whose sums of 8-bit products saturate"
         ),
     ] = "auto"
+    weight_scales: Annotated[
+        Literal["channel", "tensor"],
+        msgspec.Meta(description="one scale for each output channel of a weight, or one for all of it"),
+    ] = "channel"
     weight_range: Annotated[
-        Range, msgspec.Meta(description="range of the weights of a channel: minmax, mse, or a percentile")
+        Range, msgspec.Meta(description="range of the weights of a channel, or of all: minmax, mse, or a percentile")
     ] = "mse"
     input_range: Annotated[
         Range, msgspec.Meta(description="range of the inputs of a layer: minmax, mse, or a percentile")
@@ -86,7 +90,7 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             if before.grid is not None and before.grid.bits < bits:
                 skipped.append(Skip(site.name, f"it is on {before.grid.bits} bits already"))
                 continue
-            axis = None if before.shared else channel_axis(subject, site)
+            axis = None if before.shared or self.weight_scales == "tensor" else channel_axis(subject, site)
             grids[site.name] = self._weights(subject, site, bits, axis)
             if isinstance(found, Grid):
                 inputs[site.name] = found
