@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from gossamer.calibrate.curvature import Curvatures, one_finite
 from gossamer.calibrate.depth import BlockDepth, block_patterns
 from gossamer.calibrate.inputs import Inputs
+from gossamer.calibrate.shift import output_shifts
 from gossamer.calibrate.units import UnitActivity, UnitTaylor
 from gossamer.calibrate.uses import Unread, Use, Watch, Weights, plain_kernels
 from gossamer.errors import EvidenceError
@@ -74,6 +75,7 @@ def calibrate(
             curved.see(found)
 
     device = next((weight.device for weight in weights.values()), torch.device("cpu"))
+    kept: list[Batch] = []
     count, graded = 0, bool(gradients.weights) or curved is not None
     for args, kwargs, targets in checked_batches(batches, device, "calibrating", progress):
         inputs.batch = count
@@ -89,6 +91,8 @@ def calibrate(
             taylor.add(gradients.add(loss(outputs, targets), count))
         if loss is not None and depth.blocks:
             depth.add(Batch(args, kwargs, targets), loss, count)
+        if "shift" in wanted:
+            kept.append(Batch(args, kwargs, targets))  # looked at once for each layer
         count += 1
     if not count:
         raise EvidenceError("calibration was given no batches", hint="an iterator can be run through only once")
@@ -107,6 +111,7 @@ def calibrate(
         activities=activity.activities(),
         taylors={group: total / count for group, total in taylor.totals.items()},
         depths={block: total / count for block, total in depth.totals.items()},
+        shifts=output_shifts(subject, kept) if "shift" in wanted else {},
         unread={site: "no batch used it" for site in weights if not inputs.saw(site)} | inputs.unread,
     )
 

@@ -51,6 +51,7 @@ def save_evidence(path: str | Path, evidence: Evidence) -> None:
         "activities": {group: [put(one.mean), put(one.nonzero)] for group, one in evidence.activities.items()},
         "taylors": {group: put(tensor) for group, tensor in evidence.taylors.items()},
         "depths": evidence.depths,
+        "shifts": {site: put(tensor) for site, tensor in evidence.shifts.items()},
         "unread": evidence.unread,
     }
     save_file(arrays, str(path), metadata={"evidence": json.dumps(document)})
@@ -99,5 +100,6 @@ def _evidence(document: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Evid
         },
         taylors=tensors("taylors"),
         depths=document.get("depths", {}),
+        shifts={site: arrays[name] for site, name in document.get("shifts", {}).items()},
         unread=document["unread"],
     )

@@ -3,7 +3,7 @@
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
 equal. Kinds: ``second_moment``, ``mean``, ``range``, ``gradient`` and ``curvature`` of sites, ``activity`` and
 ``taylor`` of groups of units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern
-names); a method names those it uses in ``needs``.
+names), ``shift`` of what layers make on their grids; a method names those it uses in ``needs``.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,9 @@ from torch import Tensor
 from gossamer.errors import EvidenceError
 from gossamer.model.layout import Layout
 
-KINDS: Final = frozenset({"second_moment", "mean", "range", "gradient", "curvature", "activity", "taylor", "depth"})
+KINDS: Final = frozenset(
+    {"second_moment", "mean", "range", "gradient", "curvature", "activity", "taylor", "depth", "shift"}
+)
 T = TypeVar("T")
 
 
@@ -86,6 +88,7 @@ class Evidence:
     activities: Mapping[str, Activity] = field(default_factory=dict)
     taylors: Mapping[str, Tensor] = field(default_factory=dict)
     depths: Mapping[str, float] = field(default_factory=dict)
+    shifts: Mapping[str, Tensor] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
 
     def second_moment(self, site: str) -> tuple[Moment, ...]:
@@ -191,6 +194,16 @@ class Evidence:
             EvidenceError: not collected, or the module was not among the blocks.
         """
         return self._get("depth", self.depths, block)
+
+    def shift(self, site: str) -> Tensor:
+        """Return by how much grids move the mean of each channel that the layer of ``site`` makes, float32 (outputs,).
+
+        Layers that run before it are taken to be corrected by their own shifts already.
+
+        Raises:
+            EvidenceError: not collected, or the layer is on no grid or was not seen.
+        """
+        return self._get("shift", self.shifts, site)
 
     def has(self, kind: str) -> bool:
         """Return whether evidence of ``kind`` was asked for."""
