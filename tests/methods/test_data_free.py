@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from gossamer.errors import SettingError
 from gossamer.methods.quantize import DataFree, Equalize
 from gossamer.methods.quantize.beliefs import believed_inputs, clipped_normal
 from gossamer.methods.quantize.data_free import expected
@@ -110,3 +111,9 @@ def test_the_range_of_the_models_input_can_be_told(subject):
     plan = DataFree(model_input=(-1.0, 1.0)).plan(subject)
     grid = plan.activations["stem.0.weight"]
     assert float(grid.scale) == pytest.approx(2 / 255)
+
+
+@pytest.mark.parametrize("ends", [(1.0, -1.0), (0.0, math.inf)])
+def test_a_range_must_rise(ends):
+    with pytest.raises(SettingError, match="model_input"):
+        DataFree(model_input=ends)

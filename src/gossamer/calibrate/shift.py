@@ -27,6 +27,7 @@ _CONVOLUTIONS: Final = {
     nn.ConvTranspose2d: 2,
     nn.ConvTranspose3d: 3,
 }
+_LAYERS: Final = (nn.Linear, *_CONVOLUTIONS)
 
 
 class _EnoughError(Exception):
@@ -83,7 +84,7 @@ def output_shifts(subject: Subject, batches: Sequence[Batch]) -> dict[str, Tenso
         shifts[sites[path]] = shift.to("cpu", torch.float32)
         bias = rounded.get_submodule(path).bias
         if isinstance(bias, nn.Parameter):
-            bias -= shift.to(bias.dtype)
+            bias.sub_(shift.to(bias.dtype))
     return shifts
 
 
@@ -102,10 +103,11 @@ def without_grids(subject: Subject) -> nn.Module:
 
 def _sites(subject: Subject) -> dict[str, str]:
     """Return the sites whose layers are on a grid, by the path of the module."""
-    held, found = subject.constraints, {}
+    held = subject.constraints
+    found: dict[str, str] = {}
     for path, module in subject.model.named_modules():
         site = next((s for s in subject.sites.values() if f"{path}.weight".lstrip(".") in s.names), None)
-        if site is None or not isinstance(module, (nn.Linear, *_CONVOLUTIONS)):
+        if site is None or not isinstance(module, _LAYERS):
             continue
         hooks = module._forward_pre_hooks.values()  # noqa: SLF001  # torch lists hooks nowhere else
         grid = held[site.name].grid if site.name in held else None

@@ -57,13 +57,20 @@ class Belief:
 
     def plus(self, other: "Belief") -> "Belief":
         """Return what is believed of the sum with independent numbers."""
-        pairs = ((getattr(self, name), getattr(other, name)) for name in ("mean", "variance", "low", "high"))
-        return Belief(*(one + two for one, two in pairs), self.dim)
+        return Belief(
+            self.mean + other.mean,
+            self.variance + other.variance,
+            self.low + other.low,
+            self.high + other.high,
+            self.dim,
+        )
 
     def spread(self, times: int, dim: int) -> "Belief":
         """Return the belief where each channel has become ``times`` numbers in a row along ``dim``."""
-        parts = (self.mean, self.variance, self.low, self.high)
-        return Belief(*(part.repeat_interleave(times) for part in parts), dim)
+        mean, variance, low, high = (
+            part.repeat_interleave(times) for part in (self.mean, self.variance, self.low, self.high)
+        )
+        return Belief(mean, variance, low, high, dim)
 
 
 def clipped_normal(mean: Tensor, deviation: Tensor, low: float, high: float) -> tuple[Tensor, Tensor]:

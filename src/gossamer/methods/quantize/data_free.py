@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.errors import SettingError
 from gossamer.methods.quantize.beliefs import Belief, believed_inputs
 from gossamer.methods.quantize.bias_correction import bias_of, why_no_bias
 from gossamer.methods.quantize.chains import by_input
@@ -59,6 +60,14 @@ class DataFree(Method, frozen=True, tag="quantize.data_free"):
         Literal["unknown"] | tuple[float, float],
         msgspec.Meta(description="least and largest number that enters the model, if they are known"),
     ] = "unknown"
+
+    def __post_init__(self) -> None:
+        """Check the fields one by one, then the ends of the model's input."""
+        super().__post_init__()
+        if self.model_input != "unknown" and not -np.inf < self.model_input[0] < self.model_input[1] < np.inf:
+            raise SettingError(
+                f"{self.tag}: wanted two rising finite numbers for model_input, got {list(self.model_input)}"
+            )
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return the folds, new weights, grids and biases.

@@ -236,7 +236,7 @@ def _statistics(subject: Subject, folds: tuple[Fold, ...], path: str) -> Statist
     if norm is None:
         return None
     ones = torch.ones_like(norm.running_mean, dtype=torch.float64)  # type: ignore[arg-type]
-    weight, bias = (None if part is None else part.detach().double() for part in (norm.weight, norm.bias))  # type: ignore[operator,union-attr]
+    weight, bias = (None if part is None else part.detach().double() for part in (norm.weight, norm.bias))  # type: ignore[operator]
     return Statistics(0 * ones if bias is None else bias.clone(), ones if weight is None else weight.abs())
 
 
