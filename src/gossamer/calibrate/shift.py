@@ -27,7 +27,7 @@ _CONVOLUTIONS: Final = {
     nn.ConvTranspose2d: 2,
     nn.ConvTranspose3d: 3,
 }
-_LAYERS: Final = (nn.Linear, *_CONVOLUTIONS)
+_LAYERS: Final[tuple[type[nn.Module], ...]] = (nn.Linear, *_CONVOLUTIONS)
 
 
 class _EnoughError(Exception):
