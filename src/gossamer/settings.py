@@ -120,6 +120,8 @@ def _words(info: inspect.Type) -> str:
             said = ("a whole number" if isinstance(info, inspect.IntType) else "a number") + _range(info)
         case inspect.VarTupleType() | inspect.ListType():
             said = f"a list, each {_words(info.item_type)}"
+        case inspect.TupleType():
+            said = f"a list of {' and '.join(_words(part) for part in info.item_types)}"
         case inspect.UnionType():
             said = " or ".join(_words(part) for part in info.types if not isinstance(part, inspect.NoneType))
         case _:

@@ -196,6 +196,7 @@ def every_site_is_treated_or_skipped(method: type[Method], network: Awkward) -> 
             name in plan.constraints
             or name in plan.activations
             or name in plan.tensors
+            or any(f"{owner.module}.bias" in plan.tensors for owner in site.owners)
             or name in cut
             or any(name in getattr(penalty, "sites", subject.sites) for penalty in plan.penalties)
             or any(owner.module in split | folded for owner in site.owners)
@@ -226,7 +227,8 @@ def earlier_constraints_survive(first: type[Method], second: type[Method], netwo
     subject = subject_of(network)
     once = apply(subject, planned(setting(first), subject))
     held = once.constraints
-    did = held or once.activations or once.edits or once.penalties
+    silent = {*subject.sites} - {skip.site for skip in once.skipped}
+    did = held or once.activations or once.edits or once.penalties or not silent
     assert did or not _equal(_state(once.model), _state(subject.model)), "the first method did nothing"
     plan = planned(setting(second), once)
     twice = apply(once, plan)

@@ -45,6 +45,12 @@ class DropRecord(_Record, frozen=True, tag="drop"):
     module: str
 
 
+class UnclipRecord(_Record, frozen=True, tag="unclip"):
+    """A ReLU6 becomes a ReLU."""
+
+    module: str
+
+
 class GridRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The grid of a site's input: ``(code - zero) * scale``."""
 
@@ -54,7 +60,7 @@ class GridRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signed: bool
 
 
-_EDITS = {"split": SplitRecord, "fold": FoldRecord, "resize": ResizeRecord, "drop": DropRecord}
+_EDITS = {"split": SplitRecord, "fold": FoldRecord, "resize": ResizeRecord, "drop": DropRecord, "unclip": UnclipRecord}
 
 
 def check_records(

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from gossamer.calibrate.curvature import Curvatures, one_finite
 from gossamer.calibrate.depth import BlockDepth, block_patterns
 from gossamer.calibrate.inputs import Inputs
+from gossamer.calibrate.shift import output_shifts
 from gossamer.calibrate.units import UnitActivity, UnitTaylor
 from gossamer.calibrate.uses import Unread, Use, Watch, Weights, plain_kernels
 from gossamer.errors import EvidenceError
@@ -78,12 +79,11 @@ def calibrate(
             curved.see(found)
 
     device = next((weight.device for weight in weights.values()), torch.device("cpu"))
-    examples = _Examples() if "examples" in wanted else None
+    examples = _Examples(keeps=not wanted.isdisjoint({"examples", "shift"}))
     count, graded = 0, bool(gradients.weights) or curved is not None
     for args, kwargs, targets in checked_batches(batches, device, "calibrating", progress):
         inputs.batch = count
-        if examples is not None:
-            examples.add((args, kwargs, targets))
+        examples.add((args, kwargs, targets))
         with (
             plain_kernels(),
             torch.set_grad_enabled(graded),
@@ -115,23 +115,25 @@ def calibrate(
         activities=activity.activities(),
         taylors={group: total / count for group, total in taylor.totals.items()},
         depths={block: total / count for block, total in depth.totals.items()},
+        shifts=output_shifts(subject, [Batch(*one) for one in examples.kept]) if "shift" in wanted else {},
         unread={site: "no batch used it" for site in weights if not inputs.saw(site)} | inputs.unread,
-        kept=() if examples is None else tuple(examples.kept),
+        kept=tuple(examples.kept) if "examples" in wanted else (),
         loss=loss,
     )
 
 
 class _Examples:
-    """The first batches, until they are too many bytes."""
+    """The first batches, until they are too many bytes; none unless it keeps any."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, keeps: bool) -> None:
+        self.keeps = keeps
         self.kept: list[Example] = []
         self.bytes = 0
 
     def add(self, example: Example) -> None:
         tensors = [leaf for leaf in pytree.tree_leaves(example) if isinstance(leaf, Tensor)]
         self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
-        if not self.kept or self.bytes <= EXAMPLES:
+        if self.keeps and (not self.kept or self.bytes <= EXAMPLES):
             self.kept.append(example)
 
 

@@ -53,6 +53,7 @@ def save_evidence(path: str | Path, evidence: Evidence) -> None:
         "taylors": {group: put(tensor) for group, tensor in evidence.taylors.items()},
         "depths": evidence.depths,
         "rises": evidence.rises,
+        "shifts": {site: put(tensor) for site, tensor in evidence.shifts.items()},
         "unread": evidence.unread,
     }
     save_file(arrays, str(path), metadata={"evidence": json.dumps(document)})
@@ -103,5 +104,6 @@ def _evidence(document: Mapping[str, Any], arrays: Mapping[str, Tensor]) -> Evid
         taylors=tensors("taylors"),
         depths=document.get("depths", {}),
         rises=document.get("rises", {}),
+        shifts={site: arrays[name] for site, name in document.get("shifts", {}).items()},
         unread=document["unread"],
     )

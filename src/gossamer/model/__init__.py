@@ -6,7 +6,7 @@ from gossamer.model.codebook import Codebook, codes_dtype
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice, signed_bits
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
 from gossamer.model.coupling import Group, Slice
-from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
+from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, Unclip, edit_from_dict, edit_to_dict
 from gossamer.model.evidence import Activity, Evidence, Example, Mean, Moment
 from gossamer.model.folding import foldable
 from gossamer.model.freeze import Frozen, freeze, to_artifact
@@ -70,6 +70,7 @@ __all__ = [
     "Subject",
     "Tanh",
     "Ternary",
+    "Unclip",
     "Unseen",
     "all_finite",
     "always_moved",

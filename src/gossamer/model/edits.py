@@ -2,7 +2,8 @@
 
 ``Split`` puts two thin layers in place of one ``nn.Linear`` (low rank); ``Fold`` dissolves a re-parametrised or
 normalising layer into the weights it acts on; ``Cut`` takes units (channels, hidden units, heads) away, and what it
-came to is recorded as ``Resize``; ``Drop`` takes a whole module out, whose input goes on in place of its output.
+came to is recorded as ``Resize``; ``Drop`` takes a whole module out, whose input goes on in place of its output;
+``Unclip`` takes the upper bound off a ReLU6.
 """
 
 from collections.abc import Mapping
@@ -82,7 +83,14 @@ class Drop:
     module: str
 
 
-Edit = Split | Fold | Cut | Resize | Drop
+@dataclass(frozen=True, slots=True)
+class Unclip:
+    """Replace the ``nn.ReLU6`` at ``module`` by an ``nn.ReLU``, at every path that leads to it."""
+
+    module: str
+
+
+Edit = Split | Fold | Cut | Resize | Drop | Unclip
 
 
 def edit_to_dict(edit: Edit) -> dict[str, Any]:
@@ -96,7 +104,7 @@ def edit_from_dict(data: Mapping[str, Any]) -> Edit:
     Raises:
         PlanError: the data names no known edit or has wrong fields.
     """
-    kinds: dict[str, type[Edit]] = {"split": Split, "fold": Fold, "cut": Cut, "resize": Resize, "drop": Drop}
+    kinds: dict[str, type[Edit]] = {kind.__name__.lower(): kind for kind in (Split, Fold, Cut, Resize, Drop, Unclip)}
     fields = {key: value for key, value in data.items() if key != "edit"}
     kind = kinds.get(str(data.get("edit")))
     if kind is None or not set(fields) <= set(kind.__dataclass_fields__):

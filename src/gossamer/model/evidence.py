@@ -3,8 +3,9 @@
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
 equal. Kinds: ``second_moment``, ``mean``, ``range``, ``gradient`` and ``curvature`` of sites, ``activity`` and
 ``taylor`` of groups of units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern
-names), and ``examples``, some of the batches themselves for methods that run the model; a method names those it uses in
-``needs``. Beside them, the rise of the loss under each trial that a method asks for (``Method.trials``).
+names), ``shift`` of what layers make on their grids, and ``examples``, some of the batches themselves for methods that
+run the model; a method names those it uses in ``needs``. Beside them, the rise of the loss under each trial that a
+method asks for (``Method.trials``).
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +21,7 @@ from gossamer.errors import EvidenceError
 from gossamer.model.layout import Layout
 
 KINDS: Final = frozenset(
-    {"second_moment", "mean", "range", "gradient", "curvature", "activity", "taylor", "depth", "examples"}
+    {"second_moment", "mean", "range", "gradient", "curvature", "activity", "taylor", "depth", "shift", "examples"}
 )
 Example = tuple[tuple[Any, ...], Mapping[str, Any], Any]
 """What a model is called with, by position and by keyword, and the targets."""
@@ -97,6 +98,7 @@ class Evidence:
     taylors: Mapping[str, Tensor] = field(default_factory=dict)
     depths: Mapping[str, float] = field(default_factory=dict)
     rises: Mapping[str, float] = field(default_factory=dict)
+    shifts: Mapping[str, Tensor] = field(default_factory=dict)
     unread: Mapping[str, str] = field(default_factory=dict)
     kept: tuple[Example, ...] = ()
     loss: Callable[[Any, Any], Tensor] | None = None
@@ -241,6 +243,16 @@ class Evidence:
                 hint="calibrate with needs including 'examples'; they are not saved with evidence",
             )
         return self.kept
+
+    def shift(self, site: str) -> Tensor:
+        """Return by how much grids move the mean of each channel that the layer of ``site`` makes, float32 (outputs,).
+
+        Layers that run before it are taken to be corrected by their own shifts already.
+
+        Raises:
+            EvidenceError: not collected, or the layer is on no grid or was not seen.
+        """
+        return self._get("shift", self.shifts, site)
 
     def has(self, kind: str) -> bool:
         """Return whether evidence of ``kind`` was asked for."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Grid, Hash, Mask, Splice
-from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, edit_from_dict, edit_to_dict
+from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, Unclip, edit_from_dict, edit_to_dict
 from gossamer.model.latent import Binary, Tanh, Ternary, latent_from_dict, latent_to_dict, level_count
 from gossamer.model.mixture import Mixture, Rates
 from gossamer.model.penalty import Penalty
@@ -62,7 +62,7 @@ class Plan:
         names: list[str] = []
         for edit in self.edits:
             match edit:
-                case Split() | Fold() | Drop():
+                case Split() | Fold() | Drop() | Unclip():
                     names.append(edit.module)
                 case Cut():
                     names += [name for name, _ in edit.keep]

@@ -13,7 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm, remove_spectral_norm
 from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from gossamer.errors import ModelError
-from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split
+from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, Unclip
 from gossamer.model.live import Live
 from gossamer.model.resize import shrink
 from gossamer.model.site import owned_parameters
@@ -41,6 +41,8 @@ def perform(model: nn.Module, edit: Edit) -> None:
             shrink(model, edit)
         case Drop():
             _drop(model, edit)
+        case Unclip():
+            _unclip(model, edit)
         case Cut():
             raise ModelError("a cut needs the groups of a subject; what it came to is a resize, which can be replayed")
 
@@ -152,6 +154,13 @@ def _fold_parametrization(model: nn.Module, edit: Fold) -> None:
     value.requires_grad_(trains)
     if isinstance(module, nn.RNNBase) and not parametrize.is_parametrized(module):
         module._init_flat_weights()  # noqa: SLF001
+
+
+def _unclip(model: nn.Module, edit: Unclip) -> None:
+    module = module_at(model, edit.module, edit)
+    if type(module) is not nn.ReLU6:
+        raise ModelError(f"{edit}: {edit.module} is {type(module).__name__}, not ReLU6")
+    replace_module(model, module, nn.ReLU(inplace=module.inplace).train(module.training))
 
 
 def why_no_fold(model: nn.Module, edit: Fold) -> str | None:

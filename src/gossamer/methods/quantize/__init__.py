@@ -1,10 +1,13 @@
 """Quantization: values on uniform levels of few bits."""
 
 from gossamer.methods.quantize.adaround import AdaRound
+from gossamer.methods.quantize.bias_correction import BiasCorrection
 from gossamer.methods.quantize.binary_connect import BinaryConnect
 from gossamer.methods.quantize.bnn import Bnn
 from gossamer.methods.quantize.brecq import Brecq
+from gossamer.methods.quantize.data_free import DataFree
 from gossamer.methods.quantize.dorefa import DoReFa
+from gossamer.methods.quantize.equalize import Equalize
 from gossamer.methods.quantize.half import Half
 from gossamer.methods.quantize.lsq import Lsq
 from gossamer.methods.quantize.mixed import Mixed
@@ -18,6 +21,9 @@ from gossamer.model import Method
 
 METHODS: tuple[type[Method], ...] = (
     PostTraining,
+    Equalize,
+    BiasCorrection,
+    DataFree,
     AdaRound,
     Brecq,
     Mixed,
@@ -36,10 +42,13 @@ METHODS: tuple[type[Method], ...] = (
 __all__ = [
     "METHODS",
     "AdaRound",
+    "BiasCorrection",
     "BinaryConnect",
     "Bnn",
     "Brecq",
+    "DataFree",
     "DoReFa",
+    "Equalize",
     "Half",
     "Lsq",
     "Mixed",

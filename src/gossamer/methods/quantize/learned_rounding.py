@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from gossamer.calibrate.uses import plain_kernels
 from gossamer.errors import EvidenceError
-from gossamer.methods.quantize.post_training import PostTraining, WeightBits
+from gossamer.methods.quantize.post_training import PostTraining
 from gossamer.methods.quantize.ranges import Range, choose_levels
 from gossamer.methods.quantize.reconstruct import Data, InputStep, Part, Settings, learn
 from gossamer.methods.quantize.rounding import Rounding
@@ -28,7 +28,7 @@ from gossamer.model import Constraints, Evidence, Example, Grid, Method, Plan, S
 from gossamer.model.copying import copy_module
 from gossamer.model.input_grid import put_input_grid
 
-InputBits = Annotated[int, msgspec.Meta(ge=2, le=8)]
+FewBits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
 
 class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
@@ -36,9 +36,9 @@ class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
 
     needs: ClassVar[frozenset[str]] = frozenset({"range", "examples"})
 
-    weight_bits: Annotated[WeightBits, msgspec.Meta(description="bits of a weight")] = 4
+    weight_bits: Annotated[FewBits, msgspec.Meta(description="bits of a weight")] = 4
     input_bits: Annotated[
-        InputBits | Literal["float"], msgspec.Meta(description="bits of the inputs of layers, or float for no grid")
+        FewBits | Literal["float"], msgspec.Meta(description="bits of the inputs of layers, or float for no grid")
     ] = 8
     weight_range: Annotated[
         Range, msgspec.Meta(description="range of the weights of a channel: minmax, mse, or a percentile")

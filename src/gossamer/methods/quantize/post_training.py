@@ -29,10 +29,10 @@ Codes = Literal["symmetric", "affine"]
 
 
 class PostTraining(Method, frozen=True, tag="quantize.post_training"):
-    """Put weights on a grid of integers, one scale per output channel, and the inputs of their layers on one too.
+    """Put weights on a grid of integers, and the inputs of their layers on one too.
 
-    A site whose values are shared gets one scale for all of them, so that they stay shared; on the target it is
-    multiplied in floating point.
+    A weight has one scale per output channel, or one in all. A site whose values are shared gets one scale for all
+    of them, so that they stay shared; on the target it is multiplied in floating point.
 
     Linear layers and convolutions then multiply in integers on the target, with inputs of 8 bits, weights of 8 bits or
     less and scales per channel or tensor. Recurrent layers do so without an input grid: the target quantizes inputs and
@@ -52,7 +52,7 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
         ),
     ] = "auto"
     weight_range: Annotated[
-        Range, msgspec.Meta(description="range of the weights of a channel: minmax, mse, or a percentile")
+        Range, msgspec.Meta(description="range of the weights of a channel, or of all: minmax, mse, or a percentile")
     ] = "mse"
     weight_codes: Annotated[
         Codes, msgspec.Meta(description="symmetric: signed, 0 is zero; affine: unsigned, with a zero of their own")
