@@ -32,7 +32,7 @@ METHODS: dict[str, Method] = {
         weight_bits=bits, weight_scales=scales, inputs=False
     )
     for bits in (8, 4, 3, 2)
-    for scales in ("tensor", "channel", 32)
+    for scales in ("channel", 32)
 }
 
 
