@@ -62,7 +62,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     found: dict[str, Any] = {
-        "note": "Bytes of the weights-only file, the main metric on validation and test data; groups are of 32 at most.",
+        "note": "Bytes of the weights-only file, main metric on validation and test data; groups of 32 at most.",
         "command": f"python benchmarks/weight_only.py {' '.join(given.networks)}",
         "commit": commit(),
         "machine": machine(),
