@@ -312,7 +312,8 @@ def _other(result: Mapping[str, Any]) -> Iterator[str]:
     yield "; ".join(origin) + "." if origin else ""
     plain = {key: value for key, value in result.items() if key not in ABOUT}
     listed = {key: value for key, value in plain.items() if isinstance(value, list) and _uniform(value)}
-    yield table(("figure", "value"), list(_flat({key: value for key, value in plain.items() if key not in listed})))
+    single = list(_flat({key: value for key, value in plain.items() if key not in listed}))
+    yield table(("figure", "value"), single) if single else ""
     for key, entries in listed.items():
         rows = [tuple(text for _, text in _flat(entry)) for entry in entries]
         yield f"### {key.replace('_', ' ').capitalize()}"

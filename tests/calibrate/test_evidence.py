@@ -119,8 +119,8 @@ def test_round_trip_through_a_file(tmp_path):
     path = tmp_path / "evidence.safetensors"
     save_evidence(path, evidence)
     back = load_evidence(path)
-    assert (back.kinds, back.batches, back.ranges, back.unread) == (
-        evidence.kinds, evidence.batches, evidence.ranges, evidence.unread,
+    assert (back.kinds, back.batches, back.ranges, back.averages, back.unread) == (
+        evidence.kinds, evidence.batches, evidence.ranges, evidence.averages, evidence.unread,
     )  # fmt: skip
     for site in ("0.weight", "2.weight"):
         (a,), (b,) = evidence.second_moment(site), back.second_moment(site)
