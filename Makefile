@@ -54,6 +54,7 @@ bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results (takes 
 	$(BIN)/python benchmarks/clustering.py
 	$(BIN)/python benchmarks/vgg16.py
 	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/speed_int8.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -c constraints.txt torch-pruning
 	$(BIN)/python benchmarks/torch_pruning.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check zstandard==0.25.0 brotli==1.2.1 pybind11

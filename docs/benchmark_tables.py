@@ -14,6 +14,7 @@ OWN = (
     "reference.json",
     "int8.json",
     "latency.json",
+    "speed_int8.json",
     "torch_pruning.json",
     "rate_distortion.json",
     "quantization.json",
@@ -45,6 +46,7 @@ def everything() -> str:
     parts += ["## 8-bit integers on ONNX Runtime", _int8()]
     parts += ["## 8-bit accuracy beside other tools", *_quantization()]
     parts += ["## Latency of networks cut to half", *_latency()]
+    parts += ["## Speed of 8-bit networks", *_speed()]
     parts += ["## Cutting beside Torch-Pruning", *_torch_pruning()]
     parts += ["## Quantization without training, beside NNCodec", *_rate_distortion()]
     parts += ["## The coder alone, beside other compressors", *_codecs()]
@@ -182,6 +184,50 @@ def _latency() -> Iterator[str]:
             f"{one['ratio_least']:.2f} to {one['ratio_most']:.2f}",
             f"{one['bar']}",
             f"{100 * one['cut_quartiles_apart']:.0f} %",
+            f"{one['load']:.1f}",
+            one["commit"],
+        )
+        for one in result["networks"]
+    ]
+    yield table(head, rows)
+
+
+def _speed() -> Iterator[str]:
+    result = _result("speed_int8")
+    if not result:
+        yield NONE
+        return
+    yield (
+        "fp32, `quantize.post_training` with default settings, and the runtime's own quantizer (`quantize_static` per "
+        "channel, `quantize_dynamic` for LSTM and GRU) on initial weights: one sample a run, one process per graph, "
+        "taking turns. `ratio` is the median over repeats with new processes, each a ratio of medians to fp32; beside "
+        "it the least and the most of them. LSTM and GRU are two layers of 650 units over 32 steps."
+    )
+    yield _origin(result)
+    head = (
+        "network",
+        "fp32",
+        "ours",
+        "ratio",
+        "least to most",
+        "wanted",
+        "its own",
+        "file",
+        "operators",
+        "load",
+        "commit",
+    )
+    rows = [
+        (
+            one["network"],
+            f"{one['fp32_ms']:.2f} ms",
+            f"{one['ours_ms']:.2f} ms",
+            f"{one['ratio']:.2f}",
+            f"{one['ratio_least']:.2f} to {one['ratio_most']:.2f}",
+            f"{one['bar']}",
+            "none" if one["peer_ratio"] is None else f"{one['peer_ratio']:.2f}",
+            f"{one['onnx_ratio']:.3f}",
+            ", ".join(one["operators"]),
             f"{one['load']:.1f}",
             one["commit"],
         )

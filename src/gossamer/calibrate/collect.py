@@ -115,7 +115,7 @@ def calibrate(
         activities=activity.activities(),
         taylors={group: total / count for group, total in taylor.totals.items()},
         depths={block: total / count for block, total in depth.totals.items()},
-        shifts=output_shifts(subject, [Batch(*one) for one in examples.kept]) if "shift" in wanted else {},
+        shifts=output_shifts(subject, examples.batches()) if "shift" in wanted else {},
         unread={site: "no batch used it" for site in weights if not inputs.saw(site)} | inputs.unread,
         kept=tuple(examples.kept) if "examples" in wanted else (),
         loss=loss,
@@ -135,6 +135,10 @@ class _Examples:
         self.bytes += sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         if self.keeps and (not self.kept or self.bytes <= EXAMPLES):
             self.kept.append(example)
+
+    def batches(self) -> list[Batch]:
+        """Return what was kept, as batches."""
+        return [Batch(args, dict(kwargs), targets) for args, kwargs, targets in self.kept]
 
 
 class _Gradients:

@@ -22,25 +22,28 @@ def export(
 ) -> None:
     """Write a file's ONNX model.
 
-    The file must be self-contained. Weights in 8 bits stay so, multiplied as integers where the graph allows it.
+    The file must be self-contained. Weights in 8 bits stay so, multiplied as integers where the graph allows it. The
+    graph that the runtime makes of it is read: a layer that it does not multiply in integers is listed.
     """
     writable(output, suffixes=[".onnx"], inputs=[file])
     from gossamer.artifact import load
     from gossamer.artifact.files import write_file
-    from gossamer.targets import lower_artifact
+    from gossamer.targets import lower_artifact, not_integer
 
     artifact = load(file)
     with about(file):
         lowered = lower_artifact(artifact, quantized=not floats)
+        missed = not_integer(lowered.proto, lowered.integer) if lowered.integer else []
+    reasons = [*lowered.reasons, *missed]
+    integer = [site for site in lowered.integer if site not in {reason.what for reason in missed}]
     data = lowered.proto.SerializeToString()
     write_file(output, [data])
     if as_json:
-        reasons = [str(reason) for reason in lowered.reasons]
-        print_json({"onnx": output, "bytes": len(data), "integer": lowered.integer, "float": reasons})
+        print_json({"onnx": output, "bytes": len(data), "integer": integer, "float": [str(each) for each in reasons]})
         return
     console = stdout()
     console.print(f"{output}: {count_bytes(len(data))}", markup=False, soft_wrap=True)
-    if lowered.integer:
-        console.print(f"in integers: {', '.join(lowered.integer)}", markup=False, soft_wrap=True)
-    for reason in lowered.reasons:
+    if integer:
+        console.print(f"in integers: {', '.join(integer)}", markup=False, soft_wrap=True)
+    for reason in reasons:
         console.print(f"in floats: {reason}", markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gossamer.targets.agreement import Agreement, agreements
     from gossamer.targets.calls import arrays_of
     from gossamer.targets.convert import Runner, compare, frozen_graph, lower_frozen, to_onnx
     from gossamer.targets.cpu import Cpu, read_cpu
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from gossamer.targets.work import Work, count_work, total_macs
 
 __all__ = [
+    "Agreement",
     "Cpu",
     "Energy",
     "Latency",
@@ -35,6 +37,7 @@ __all__ = [
     "Target",
     "Timing",
     "Work",
+    "agreements",
     "arrays_of",
     "assemble",
     "compare",
@@ -59,6 +62,7 @@ __all__ = [
 _HOME = {
     name: module
     for module, names in {
+        "agreement": ("Agreement", "agreements"),
         "calls": ("arrays_of",),
         "convert": ("Runner", "compare", "frozen_graph", "lower_frozen", "to_onnx"),
         "cpu": ("Cpu", "read_cpu"),

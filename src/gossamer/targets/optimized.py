@@ -39,7 +39,7 @@ def operators_of(proto: onnx.ModelProto, sites: Iterable[str], *, cpu: Cpu | Non
         for name in node.input:
             if name.endswith((":scale", ":zero")):
                 continue
-            for site in _sites(name, found):
+            for site in sites_of(name, found):
                 if node.op_type not in found[site]:
                     found[site].append(node.op_type)
     return {site: ",".join(operators) for site, operators in found.items()}
@@ -54,7 +54,7 @@ def not_integer(proto: onnx.ModelProto, sites: Iterable[str], *, cpu: Cpu | None
     ]
 
 
-def _sites(name: str, known: Collection[str]) -> list[str]:
+def sites_of(name: str, known: Collection[str]) -> list[str]:
     """Return the sites whose values the constant ``name`` holds: one, or several that were joined by ``+``."""
     stem = name.partition(":")[0]
     if "+" in stem and all(part in known for part in stem.split("+")):

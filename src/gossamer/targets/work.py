@@ -15,10 +15,11 @@ from onnx import helper, numpy_helper
 
 from gossamer.codings.nodes import Array
 from gossamer.targets.session import Inputs, feed
-from gossamer.targets.wiring import attribute
+from gossamer.targets.wiring import all_nodes, attribute, reads
 
 _MOVES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant", "Shape"})
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_GATES = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
+_OWN_BYTES = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulNBits"})
 _UNRULED = frozenset({"Einsum", "Attention", "DeformConv", "QLinearConv", "QLinearMatMul"})
 
 
@@ -75,17 +76,19 @@ def _work(
     constants: dict[str, Array],
     origin: dict[str, str],
 ) -> Work:
-    read = [origin.get(name, name) for name in node.input if name]
+    read = [origin.get(name, name) for name in reads(node) if name]
     weights = sum(constants[name].nbytes for name in read if name in constants)
     moved = 0
     if node.op_type not in _MOVES:
         moved = sum(_bytes(arrays[name]) for name in (*read, *node.output) if name in arrays and name not in constants)
     widths = [arrays[name][1].itemsize * 8 for name in read[:2] if name in arrays]
-    bits = max(widths, default=32)
+    bits = 8 if any(step.op_type in _OWN_BYTES for step in all_nodes([node])) else max(widths, default=32)
     return Work(node.output[0], node.op_type, _macs(node, arrays), bits, weights, moved)
 
 
-def _macs(node: onnx.NodeProto, arrays: dict[str, tuple[tuple[int, ...], Any]]) -> int | None:
+def _macs(  # noqa: PLR0911  # one per operator
+    node: onnx.NodeProto, arrays: dict[str, tuple[tuple[int, ...], Any]]
+) -> int | None:
     def shape(name: str) -> tuple[int, ...]:
         return arrays[name][0]
 
@@ -96,13 +99,26 @@ def _macs(node: onnx.NodeProto, arrays: dict[str, tuple[tuple[int, ...], Any]]) 
     if node.op_type == "Gemm":
         inner = shape(node.input[0])[0 if attribute(node, "transA", 0) else 1]
         return math.prod(shape(node.output[0])) * inner
-    if node.op_type in {"MatMul", "MatMulInteger"}:
+    if node.op_type in {"MatMul", "MatMulInteger", "DynamicQuantizeMatMul"}:
         return math.prod(shape(node.output[0])) * shape(node.input[0])[-1]
     if node.op_type in _GATES:
         steps, batch, _ = shape(node.input[0])
         per_step = math.prod(shape(node.input[1])) + math.prod(shape(node.input[2]))
         return steps * batch * per_step
+    if node.op_type in {"MatMulNBits", "Scan"}:
+        return _lowered_macs(node, arrays)
     return None if node.op_type in _UNRULED else 0
+
+
+def _lowered_macs(node: onnx.NodeProto, arrays: dict[str, tuple[tuple[int, ...], Any]]) -> int | None:
+    """Return the work of blocks of 4 bits, or of a recurrent loop; None for any other loop."""
+    if node.op_type == "MatMulNBits":
+        return math.prod(arrays[node.output[0]][0]) * int(attribute(node, "K", 0))
+    matrices = [step.input[1] for step in all_nodes([node]) if step.op_type == "DynamicQuantizeMatMul"]
+    if not matrices:
+        return None
+    steps, batch, _ = arrays[node.output[1]][0]
+    return steps * batch * sum(math.prod(arrays[name][0]) for name in matrices)
 
 
 def _values(proto: onnx.ModelProto, inputs: Inputs) -> dict[str, tuple[tuple[int, ...], Any]]:

@@ -1,0 +1,183 @@
+"""How far a lowered model is from the simulated one, site by site, in quantization steps.
+
+At a site with an input grid the codes that the runtime's integer kernels read are compared with the codes that the
+grid gives in the live model: 0 where both round the same way, 1 where a value fell on the other side of a rounding
+border. A recurrent layer has no stored grid; there its outputs are compared, and so are the outputs of the graph, in
+steps of 8 bits over their range.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import msgspec
+import numpy as np
+import onnx
+import torch
+from onnx import helper
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from gossamer.codings.nodes import Array
+from gossamer.errors import TargetError
+from gossamer.model import Subject
+from gossamer.model.input_grid import InputGrid
+from gossamer.model.run import evaluation
+from gossamer.targets.calls import arrays_of
+from gossamer.targets.lower import Lowered
+from gossamer.targets.optimized import sites_of
+from gossamer.targets.products import integer_products
+from gossamer.targets.session import open_session, run_session
+from gossamer.targets.wiring import all_nodes
+
+OUTPUTS = "outputs"
+"""What stands for the outputs of the graph among the sites."""
+
+
+class Agreement(msgspec.Struct, frozen=True, kw_only=True):
+    """The lowered model beside the simulated one at one place.
+
+    Attributes:
+        site: name of the weight, or ``outputs`` for those of the graph.
+        compared: ``input``, in steps of the site's grid; or ``output``, in steps of 8 bits over the range of it.
+        steps: the largest difference.
+        differing: share of values that are half a step or more apart.
+    """
+
+    site: str
+    compared: str
+    steps: float
+    differing: float
+
+
+def agreements(
+    subject: Subject, lowered: Lowered, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+) -> tuple[Agreement, ...]:
+    """Return how far ``lowered`` is from ``subject`` at the sites that it multiplies in integers, and at the outputs.
+
+    Recurrent layers that are given packed sequences are compared at the outputs of the graph only.
+
+    Args:
+        subject: the live model that was frozen and lowered.
+        lowered: what it became.
+        args: inputs.
+        kwargs: keyword inputs.
+
+    Raises:
+        TargetError: the inputs do not fit, or a site is read another number of times than in the live model.
+    """
+    simulated, outputs = _simulated(subject.model, args, dict(kwargs or {}))
+    places = _places(lowered)
+    names = [value.name for value in lowered.proto.graph.output]
+    found = _run(lowered.proto, [name for values in places.values() for name in values], args, kwargs)
+    listed = []
+    for site, wanted in simulated.items():
+        if site not in places:
+            continue
+        if len(places[site]) != len(wanted):
+            raise TargetError(f"{site}: read {len(wanted)} times by the model and {len(places[site])} by its graph")
+        pairs = [(_like(found[name], right), right) for name, right in zip(places[site], wanted, strict=True)]
+        listed.append(_compare(site, "input" if site in subject.activations else "output", pairs))
+    listed.append(_compare(OUTPUTS, "output", list(zip([found[name] for name in names], outputs, strict=True))))
+    return tuple(listed)
+
+
+def _simulated(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, list[Array]], list[Array]]:
+    """Return codes of inputs by site, outputs of recurrent layers by their last matrix, and outputs of the model."""
+    seen: dict[str, list[Array]] = {}
+    handles = []
+    for path, module in model.named_modules():
+        if any(isinstance(hook, InputGrid) for hook in module._forward_pre_hooks.values()):  # noqa: SLF001
+            handles.append(module.register_forward_pre_hook(partial(_note_codes, seen), with_kwargs=True))
+        elif isinstance(module, nn.RNNBase):
+            handles.append(module.register_forward_hook(partial(_note_output, seen, path)))
+    try:
+        with evaluation(model), torch.no_grad():
+            outputs = model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return seen, [leaf.double().cpu().numpy() for leaf in pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+
+
+def _note_codes(seen: dict[str, list[Array]], module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+    """Take down the codes of an input that its grid has just snapped."""
+    value = given[0] if given else named["input"]
+    for hook in module._forward_pre_hooks.values():  # noqa: SLF001  # torch lists hooks nowhere else
+        if isinstance(hook, InputGrid):
+            scale, zero = hook.grid.scale.double(), hook.grid.zero.double()
+            codes = torch.round(value.detach().cpu().double() / scale) + zero
+            seen.setdefault(hook.site, []).append(codes.numpy())
+
+
+def _note_output(seen: dict[str, list[Array]], path: str, module: nn.RNNBase, _given: Any, result: Any) -> None:
+    y = result[0]
+    if isinstance(y, Tensor) and y.ndim == 3:
+        site = f"{path}.weight_hh_l{module.num_layers - 1}".lstrip(".")
+        value = y.transpose(0, 1) if module.batch_first else y
+        seen.setdefault(site, []).append(value.detach().cpu().double().numpy())
+
+
+def _places(lowered: Lowered) -> dict[str, list[str]]:
+    """Return, for each site in integers, the values of the graph that hold its input's codes or its output."""
+    graph = lowered.proto.graph
+    makers = {name: node for node in graph.node for name in node.output}
+    found: dict[str, list[str]] = {}
+    for node in integer_products(lowered.proto):
+        value, weight = node.input[0], node.input[1]
+        while weight in makers:
+            weight = makers[weight].input[0]
+        maker = makers.get(value)
+        codes = maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else value
+        for site in sites_of(weight, lowered.integer):
+            found.setdefault(site, []).append(codes)
+    for node in graph.node:
+        if node.op_type == "DynamicQuantizeLSTM":
+            for site in sites_of(node.input[2], lowered.integer):
+                found.setdefault(site, []).append(node.output[0])
+        elif node.op_type == "Scan":
+            inner = [step for step in all_nodes([node]) if step.op_type == "DynamicQuantizeMatMul"]
+            for site in sites_of(inner[0].input[1], lowered.integer) if inner else ():
+                found.setdefault(site, []).append(_end_of_loop(graph, node.output[1]))
+    return found
+
+
+def _end_of_loop(graph: onnx.GraphProto, y: str) -> str:
+    """Return the value (time, directions, batch, hidden) that the outputs ``y`` of one direction end in."""
+    for node in graph.node:
+        if y in node.input and node.op_type in {"ReverseSequence", "Unsqueeze", "Concat"}:
+            y = node.output[0]
+    return y
+
+
+def _run(
+    proto: onnx.ModelProto, names: list[str], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
+) -> dict[str, Array]:
+    """Return the outputs of ``proto`` and the values ``names`` inside it; exposing codes keeps products fused."""
+    exposed = onnx.ModelProto()
+    exposed.CopyFrom(proto)
+    have = {value.name for value in proto.graph.output}
+    exposed.graph.output.extend(
+        helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(names) if name not in have
+    )
+    return run_session(open_session(exposed), arrays_of(proto, args, kwargs))
+
+
+def _like(found: Array, wanted: Array) -> Array:
+    """Return ``found`` in the form of ``wanted``: y of a recurrent operator has an axis of directions."""
+    if found.ndim == wanted.ndim + 1:
+        found = found.transpose(0, 2, 1, 3)
+    return found.reshape(wanted.shape)
+
+
+def _compare(site: str, compared: str, pairs: list[tuple[Array, Array]]) -> Agreement:
+    steps, differing, count = 0.0, 0, 0
+    for found, wanted in pairs:
+        span = 1.0 if compared == "input" else (float(np.ptp(wanted)) if wanted.size else 0.0) / 255 or 1.0
+        gaps = np.abs(found.astype(np.float64) - wanted) / span
+        steps = max(steps, float(gaps.max(initial=0.0)))
+        differing += int((gaps >= 0.5).sum())
+        count += gaps.size
+    return Agreement(site=site, compared=compared, steps=steps, differing=differing / max(count, 1))

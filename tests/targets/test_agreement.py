@@ -1,0 +1,64 @@
+"""The lowered model beside the simulated one, in quantization steps."""
+
+import pytest
+import torch
+from torch import nn
+
+from gossamer.calibrate import calibrate
+from gossamer.methods.quantize import PostTraining
+from gossamer.model import Subject, apply, freeze
+from gossamer.targets import agreements, dynamic, lower_frozen
+from gossamer.targets.export import export
+
+
+def compared(model, x):
+    subject = Subject.of(model.eval(), x)
+    evidence = calibrate(subject, [((x,), {}, None)], PostTraining.needs)
+    live = apply(subject, PostTraining().plan(subject, evidence))
+    frozen = freeze(live)
+    lowered = lower_frozen(frozen, export(frozen.model, (x,)))
+    return {found.site: found for found in agreements(live, lowered, (x,))}, lowered
+
+
+class Branches(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.norm, self.fc = nn.BatchNorm2d(8), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.a(x))
+        return self.fc((x + torch.relu(self.norm(self.b(x)))).mean((2, 3)))
+
+
+class Sequence(nn.Module):
+    def __init__(self, kind):
+        super().__init__()
+        self.rnn = getattr(nn, kind)(6, 16, 2, batch_first=True, bidirectional=True)
+        self.fc = nn.Linear(32, 5)
+
+    def forward(self, x):
+        return self.fc(self.rnn(x)[0])
+
+
+def test_sites_with_grids_read_the_same_codes():
+    torch.manual_seed(0)
+    found, lowered = compared(Branches(), torch.randn(4, 3, 9, 9))
+    assert set(found) == {*lowered.integer, "outputs"} == {"a.weight", "b.weight", "fc.weight", "outputs"}
+    assert found["a.weight"].steps == 0
+    assert max(found[site].steps for site in lowered.integer) <= 1
+    assert found["outputs"].steps <= 1
+    assert {found[site].compared for site in lowered.integer} == {"input"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_recurrent_layers_are_compared_by_their_outputs(kind, monkeypatch):
+    monkeypatch.setattr(dynamic, "LEAST", dict.fromkeys(dynamic.LEAST, 1))
+    torch.manual_seed(0)
+    found, lowered = compared(Sequence(kind), torch.randn(3, 5, 6))
+    assert set(found) == {"rnn.weight_hh_l1", "fc.weight", "outputs"}
+    assert len(lowered.integer) == 9
+    assert found["rnn.weight_hh_l1"].compared == "output"
+    assert found["rnn.weight_hh_l1"].steps <= 2
+    assert found["fc.weight"].steps <= 2
