@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gossamer.model.constraint import Grid
-from gossamer.model.learned import learned_snap, step_of
+from gossamer.model.learned import learned_snap, positive, step_of
 from gossamer.model.site import Site
 from gossamer.model.straight import straight_through_snap
 
@@ -44,7 +44,7 @@ class InputGrid:
     @property
     def grid(self) -> Grid:
         """The grid as it is at this moment."""
-        return self._grid if self.log_scale is None else replace(self._grid, scale=self.log_scale.detach().exp())
+        return self._grid if self.log_scale is None else replace(self._grid, scale=positive(self.log_scale.detach()))
 
     def settle(self) -> None:
         """Make final what training could change."""

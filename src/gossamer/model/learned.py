@@ -20,6 +20,8 @@ from torch import Tensor
 
 from gossamer.model.constraint import along, codes_range, dequantize, quantize
 
+_FAR = 80.0  # exp of it is within float32, and so is exp of minus it
+
 
 def step_of(log_step: Tensor, count: int, bits: int, *, signed: bool = True) -> Tensor:
     """Return the step, float32; the gradient of its logarithm is scaled as the module says.
@@ -31,8 +33,13 @@ def step_of(log_step: Tensor, count: int, bits: int, *, signed: bool = True) -> 
         signed: whether codes may be negative.
     """
     most = max(codes_range(bits, signed=signed)[1], 1)
-    step: Tensor = _Scaled.apply(log_step, 1 / math.sqrt(max(count, 1) * most)).exp()  # type: ignore[no-untyped-call]
-    return step
+    scaled: Tensor = _Scaled.apply(log_step, 1 / math.sqrt(max(count, 1) * most))  # type: ignore[no-untyped-call]
+    return positive(scaled)
+
+
+def positive(log_step: Tensor) -> Tensor:
+    """Return the step of a logarithm: positive and finite even where training has gone astray."""
+    return log_step.clamp(-_FAR, _FAR).exp()
 
 
 def learned_snap(value: Tensor, step: Tensor, zero: Tensor | None = None, **grid: Any) -> Tensor:

@@ -22,7 +22,7 @@ from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
 from gossamer.model.copying import lazy_copy
 from gossamer.model.latent import Binary, Tanh, Ternary
-from gossamer.model.learned import learned_snap, noisy, step_of
+from gossamer.model.learned import learned_snap, noisy, positive, step_of
 from gossamer.model.levels import LiveLatent, settled
 from gossamer.model.mixture import Mix, Mixture
 from gossamer.model.recurrent import let_weights_live, restore_weights
@@ -135,7 +135,7 @@ class Live(nn.Module):
             trained = self.centers.requires_grad
             codebook = Codebook(lazy_copy(self.codes), centers, trained, shared, starts, self.tie, self.width)
         if self.log_scale is not None:
-            scale = self.log_scale.detach().exp()
+            scale = positive(self.log_scale.detach())
             zero = torch.zeros_like(scale) if self.zero is None else self.zero.clone()
             grid = Grid(scale, zero, self.bits, self.signed, self.axis, trained=True, noise=self.noise)
         elif self.scale is not None and self.zero is not None:
