@@ -93,7 +93,7 @@ def test_the_file_holds_half_a_byte_per_weight(rng):
     proto = graph([node("Gemm", "x w", "y", transB=1)], {"x": ("batch", 256)}, ("y",))
     lowered = fill(proto, {"w": weight}, {}, quantized=True)
     sizes = {tensor.name: numpy_helper.to_array(tensor).nbytes for tensor in lowered.proto.graph.initializer}
-    assert sizes == {"w:codes": 256 * 128, "w:scale": 256 * 2 * 4}
+    assert sizes == {"w:block:codes": 256 * 128, "w:block:scale": 256 * 2 * 4}
 
 
 def test_what_does_not_fit_says_why(rng, monkeypatch):

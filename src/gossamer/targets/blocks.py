@@ -134,13 +134,13 @@ def _stored(wiring: Wiring, site: str, blocks: Blocks, size: int) -> list[str]:
     zero = (blocks.zero.astype(np.int16) + shift).astype(np.uint8)[:, group]
     codes = (blocks.codes.astype(np.int16) + shift).astype(np.uint8)
     names = [
-        wiring.constant(f"{site}:codes", pack(codes, size, zero[:, -1])),
-        wiring.constant(f"{site}:scale", np.ascontiguousarray(blocks.scale[:, group], np.float32)),
+        wiring.constant(f"{site}:block:codes", pack(codes, size, zero[:, -1])),
+        wiring.constant(f"{site}:block:scale", np.ascontiguousarray(blocks.scale[:, group], np.float32)),
     ]
     if (zero == 1 << _BITS - 1).all():  # the operator's own zero
         return names
     even = np.pad(zero, ((0, 0), (0, count % 2)))
-    return [*names, wiring.constant(f"{site}:zero", even[:, 0::2] | even[:, 1::2] << 4)]
+    return [*names, wiring.constant(f"{site}:block:zero", even[:, 0::2] | even[:, 1::2] << 4)]
 
 
 def _limits(blocks: Blocks | Weight) -> tuple[int, int]:

@@ -202,8 +202,12 @@ class _Repair:
     def _data(self, unit: Unit, *, originals: bool, loss: Loss | None) -> Data:
         before = watched(self.original, self.examples, unit, loss=loss)
         after = watched(self.rounded, self.examples, unit, outputs=False)
-        weights = _weights(before.gradients) if loss is not None else ()
-        return Data(after.inputs, before.inputs if originals else (), before.outputs, weights)
+        both = [min(len(x), len(y)) for x, y in zip(after.inputs, before.outputs, strict=True)]
+        inputs, firsts, targets, gradients = (
+            [part[:count] for part, count in zip(parts, both, strict=False)]
+            for parts in (after.inputs, before.inputs, before.outputs, before.gradients)
+        )
+        return Data(inputs, firsts if originals else (), targets, _weights(gradients) if loss is not None else ())
 
 
 @contextmanager

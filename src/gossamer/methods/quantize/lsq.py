@@ -104,7 +104,8 @@ class Lsq(Method, frozen=True, tag="quantize.lsq"):
         before = None if held is None else held.grid
         wanted = int(bits) if before is None else min(int(bits), before.bits)
         axis = channel_axis(subject, site) if self.channels else None
-        if before is not None and before.signed and (before.bits, before.axis) == (wanted, axis):
+        plain = before is not None and before.signed and before.scale.ndim < 2
+        if before is not None and plain and (before.bits, before.axis) == (wanted, axis):
             return Grid(before.scale, before.zero, wanted, axis=axis, trained=True)
         weight = live_weight(subject, site.name).cpu().float()
         rows = weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from gossamer.methods.quantize.rounding import Rounding, sharpness, undecided
 from gossamer.methods.quantize.units import Unit
 from gossamer.model import Grid
+from gossamer.model.learned import positive
 
 STEP_RATE = 1e-3
 """Learning rate of the logarithm of an input step, at first; it falls to nothing along half a cosine."""
@@ -68,11 +69,11 @@ class InputStep:
     @property
     def grid(self) -> Grid:
         """The grid with the step as it is."""
-        return replace(self.start, scale=self.log_step.detach().exp())
+        return replace(self.start, scale=positive(self.log_step.detach()))
 
     def __call__(self, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         """Return the inputs with the first one on the grid, but for what is dropped."""
-        x, step = args[0], self.log_step.exp()
+        x, step = args[0], positive(self.log_step)
         low, high = self.start.codes_range
         exact = x / step
         rounded = exact + (exact.round() - exact).detach()

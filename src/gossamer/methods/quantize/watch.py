@@ -109,11 +109,13 @@ class _Watch:
             self.seen.gradients.append(self._held(torch.zeros_like(end) if gradient is None else gradient))
 
     def _held(self, value: Tensor) -> Tensor:
-        """Return a copy of as many samples, evenly spread, as make no more than the most; one in any case."""
+        """Return as many samples as make no more than the most, one in any case, in an order that is the same for all.
+
+        So what is held of the inputs and of the outputs of a call begins with the same samples, whatever their sizes.
+        """
         plain = value.detach().to("cpu", torch.float32)
         if self.unit.batched is not None and plain.ndim < self.unit.batched:
             plain = plain.unsqueeze(0)
         room = max(1, self.most // max(1, plain[0].numel())) if len(plain) else 0
-        if len(plain) <= room:
-            return plain.clone()
-        return plain[torch.linspace(0, len(plain) - 1, room).long()]
+        order = torch.randperm(len(plain), generator=torch.Generator().manual_seed(0))
+        return plain[order[:room]]
