@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from graphs.build import graph, grid, levels, node, snap
 
-from gossamer.codings import Affine, Codebook, Dense, Hash, Sparse, decode
+from gossamer.codings import Affine, Codebook, Dense, Hash, Reshape, Sparse, decode
 from gossamer.targets import fill, not_integer, open_session, operators_of, run_session
 
 
@@ -209,3 +209,13 @@ def test_a_wide_grid_stays_in_float(rng):
     lowered = fill(proto, {"w": coding}, {"w": grid(0.1, 0)}, quantized=True)
     assert "more than 8 bits" in str(lowered.reasons[0])
     np.testing.assert_allclose(run(lowered.proto, np.ones((1, 2), np.float32)), [[0.0]], atol=1e-5)
+
+
+def test_a_weight_with_a_scale_for_each_group_is_told_to_stay_in_float():
+    codes = np.arange(8, dtype=np.int8).reshape(4, 2)
+    groups = Affine(Dense(codes), Dense(np.ones(4, np.float32)), Dense(np.zeros(4, np.int32)), 0)
+    weight = Reshape(groups, (2, 4))
+    made = graph([node("MatMul", "x w", "y")], {"x": [1, 2]}, ["y"])
+    done = fill(made, {"w": weight}, {}, quantized=True)
+    assert done.integer == ()
+    assert [reason.what for reason in done.reasons] == ["w"]

@@ -14,7 +14,7 @@ from onnx import numpy_helper
 
 from gossamer.artifact import Artifact
 from gossamer.artifact.records import check_records
-from gossamer.codings import Coding, decode, dtype
+from gossamer.codings import Coding, Reshape, decode, dtype
 from gossamer.codings.nodes import Array
 from gossamer.errors import CodingError, TargetError
 from gossamer.targets.levels import input_levels, weight_levels
@@ -116,7 +116,7 @@ def fill(
             found = weight_levels(tensors[name])
             if not isinstance(found, str):
                 weights[name] = found
-            elif name in activations:
+            elif name in activations or isinstance(tensors[name], Reshape):
                 reasons.append(Reason(name, found))
         for site, grid in activations.items():
             levels = input_levels(grid)
@@ -128,7 +128,8 @@ def fill(
     lowered = lower(proto, constants, weights, {site: inputs[site] for site in inputs if site in weights})
     known = {reason.what for reason in reasons}
     further = (reason for reason in lowered.reasons if reason.what not in known)
-    return Lowered(lowered.proto, lowered.integer, (*reasons, *further))
+    integer = tuple(site for site in lowered.integer if site not in known)
+    return Lowered(lowered.proto, integer, (*reasons, *further))
 
 
 def _floats(name: str, coding: Coding) -> Array:

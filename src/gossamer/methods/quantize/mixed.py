@@ -64,7 +64,11 @@ class Mixed(Method, frozen=True, tag="quantize.mixed"):
         Range, msgspec.Meta(description="range of the inputs of a layer: minmax, mse, or a percentile")
     ] = "mse"
     inputs: Annotated[
-        bool, msgspec.Meta(description="put the inputs of layers on 8 bits too; otherwise only storage gets smaller")
+        bool,
+        msgspec.Meta(
+            description="put the inputs of layers on 8 bits too; otherwise only storage gets smaller, and the target "
+            "multiplies in integers where it quantizes inputs as they come: recurrent layers, linear ones of 4 bits"
+        ),
     ] = True
 
     @property

@@ -72,7 +72,11 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     input_codes: Annotated[Codes, msgspec.Meta(description="as weight_codes, of inputs")] = "affine"
     powers_of_two: Annotated[bool, msgspec.Meta(description="all scales are powers of two, so that shifts do")] = False
     inputs: Annotated[
-        bool, msgspec.Meta(description="put the inputs of layers on a grid too; otherwise only storage gets smaller")
+        bool,
+        msgspec.Meta(
+            description="put the inputs of layers on a grid too; otherwise only storage gets smaller, and the target "
+            "multiplies in integers where it quantizes inputs as they come: recurrent layers, linear ones of 4 bits"
+        ),
     ] = True
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
