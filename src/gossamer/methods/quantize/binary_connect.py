@@ -16,19 +16,20 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import msgspec
+from torch import Tensor
 
-from gossamer.methods.quantize.few import Ends, Norms, ScaleStart, few_levels, first_scale
-from gossamer.model import Binary, Evidence, Method, Plan, Subject
+from gossamer.methods.quantize.few import FewLevels, ScaleStart, first_scale
+from gossamer.model import Binary, Site, Subject
 
 
-class BinaryConnect(Method, frozen=True, tag="quantize.binary_connect"):
+class BinaryConnect(FewLevels, frozen=True, tag="quantize.binary_connect"):
     """Train with weights of one bit, a fixed size with a sign.
 
     Acts while its step trains; then the signs are what the weights are, and they stay. Zeros of a mask stay zero
     beside the two levels. What is shared, on a grid or does not train is left alone.
     """
 
-    in_training: ClassVar[bool] = True
+    clips: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"drawn": False})
 
     drawn: Annotated[
@@ -37,26 +38,8 @@ class BinaryConnect(Method, frozen=True, tag="quantize.binary_connect"):
     scale: Annotated[
         ScaleStart, msgspec.Meta(description="size of a weight: the mean at the start, by Glorot's formula, or 1")
     ] = "mean"
-    ends: Ends = "same"
-    reset_norms: Norms = False
 
-    def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
-        """Return the binary rule of each chosen site that trains; no real weight changes.
-
-        Raises:
-            PatternError: a pattern matches no site.
-            ModelError: a weight is not finite.
-        """
-        del evidence
-        found = few_levels(
-            subject,
-            self.chosen(subject),
-            self.ends,
-            lambda _, weight: Binary(first_scale(weight, self.scale), drawn=self.drawn),
-        )
-        return found.plan(self.tag, clips=True)
-
-    def conclusion(self, subject: Subject) -> Plan | None:
-        """Return the wish for statistics of batch norms measured anew, if that is set."""
-        del subject
-        return Plan(self.tag, reset_norms=True) if self.reset_norms else None
+    def rule(self, subject: Subject, site: Site, weight: Tensor) -> Binary:
+        """Return the rule of a fixed scale."""
+        del subject, site
+        return Binary(first_scale(weight, self.scale), drawn=self.drawn)

@@ -16,12 +16,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from gossamer.methods.quantize.few import Ends, Norms, few_inputs, few_levels, first_scale
+from torch import Tensor
+
+from gossamer.methods.quantize.few import Few, FewLevels, first_scale
+from gossamer.methods.quantize.norms import Norms
 from gossamer.methods.quantize.treatable import first_of
-from gossamer.model import Binary, Evidence, Method, Plan, Subject
+from gossamer.model import Binary, Site, Subject
 
 
-class Bnn(Method, frozen=True, tag="quantize.bnn"):
+class Bnn(FewLevels, frozen=True, tag="quantize.bnn"):
     """Train with weights and inputs of one bit.
 
     Acts while its step trains; then the signs are what the weights are, and they stay. Inputs that take both signs,
@@ -30,29 +33,17 @@ class Bnn(Method, frozen=True, tag="quantize.bnn"):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
-    in_training: ClassVar[bool] = True
+    clips: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"ends": "same"})
 
-    ends: Ends = "same"
     reset_norms: Norms = True
 
-    def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
-        """Return the binary rule of each chosen site that trains, and grids for inputs; no real weight changes.
+    def rule(self, subject: Subject, site: Site, weight: Tensor) -> Binary:
+        """Return the rule whose scale is the mean size."""
+        del subject, site
+        return Binary(first_scale(weight, "mean"))
 
-        Raises:
-            PatternError: a pattern matches no site.
-            EvidenceError: the ranges of inputs were not collected.
-            ModelError: a weight is not finite.
-        """
-        found = few_levels(
-            subject, self.chosen(subject), self.ends, lambda _, weight: Binary(first_scale(weight, "mean"))
-        )
+    def input_bits_of(self, subject: Subject, found: Few) -> Mapping[str, int]:
+        """Return one bit, and 8 for the first layer and for the ends that have 8 themselves."""
         first = first_of(subject)
-        bits = {name: 8 if name in first else 1 for name in found.latents} | dict.fromkeys(found.grids, 8)
-        few_inputs(found, subject, evidence, bits)
-        return found.plan(self.tag, clips=True)
-
-    def conclusion(self, subject: Subject) -> Plan | None:
-        """Return the wish for statistics of batch norms measured anew, if that is set."""
-        del subject
-        return Plan(self.tag, reset_norms=True) if self.reset_norms else None
+        return {name: 8 if name in first else 1 for name in found.latents} | dict.fromkeys(found.grids, 8)

@@ -17,14 +17,15 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import torch
+from torch import Tensor
 
-from gossamer.methods.quantize.few import Ends, Norms, few_inputs, few_levels
-from gossamer.model import Evidence, Grid, Method, Plan, Subject, Tanh
+from gossamer.methods.quantize.few import Ends, Few, FewLevels
+from gossamer.model import Evidence, Grid, Site, Subject, Tanh
 
 Bits = Annotated[int, msgspec.Meta(ge=1, le=8)]
 
 
-class DoReFa(Method, frozen=True, tag="quantize.dorefa"):
+class DoReFa(FewLevels, frozen=True, tag="quantize.dorefa"):
     """Train weights and inputs on a few even levels.
 
     Acts while its step trains; then each weight keeps its level. What is shared, on a grid or does not train is left
@@ -32,7 +33,6 @@ class DoReFa(Method, frozen=True, tag="quantize.dorefa"):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
-    in_training: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"ends": "same"})
 
     bits: Annotated[Bits, msgspec.Meta(description="bits of a weight")] = 2
@@ -44,32 +44,24 @@ class DoReFa(Method, frozen=True, tag="quantize.dorefa"):
         msgspec.Meta(description="how far levels reach: by the weights and inputs there are, or to 1 as in the paper"),
     ] = "measured"
     ends: Ends = "float"
-    reset_norms: Norms = False
 
-    def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
-        """Return the rule of each chosen site that trains, and grids for inputs; no real weight changes.
+    def rule(self, subject: Subject, site: Site, weight: Tensor) -> Tanh:
+        """Return the rule of even levels."""
+        del subject, site
+        return Tanh(self.bits, weight.abs().max().tanh() if self.reach == "measured" else torch.tensor(1.0))
 
-        Raises:
-            PatternError: a pattern matches no site.
-            EvidenceError: the ranges of inputs were not collected.
-            ModelError: a weight is not finite.
-        """
-        found = few_levels(
-            subject, self.chosen(subject), self.ends, lambda _, weight: Tanh(self.bits, self._scale(weight))
-        )
-        if self.input_bits != "float":
-            bits = dict.fromkeys(found.latents, self.input_bits) | dict.fromkeys(found.grids, 8)
-            few_inputs(found, subject, evidence, bits)
-            if self.reach == "one":
-                step = torch.tensor(1 / (2**self.input_bits - 1))
-                unit = Grid(step, torch.tensor(0), self.input_bits, signed=False)
-                found.inputs |= dict.fromkeys(found.inputs.keys() & found.latents.keys(), unit)
-        return found.plan(self.tag)
-
-    def _scale(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight.abs().max().tanh() if self.reach == "measured" else torch.tensor(1.0)
-
-    def conclusion(self, subject: Subject) -> Plan | None:
-        """Return the wish for statistics of batch norms measured anew, if that is set."""
+    def input_bits_of(self, subject: Subject, found: Few) -> Mapping[str, int]:
+        """Return the bits of inputs, and 8 for the ends that have 8 themselves."""
         del subject
-        return Plan(self.tag, reset_norms=True) if self.reset_norms else None
+        if self.input_bits == "float":
+            return {}
+        return dict.fromkeys(found.latents, self.input_bits) | dict.fromkeys(found.grids, 8)
+
+    def decided(self, subject: Subject, evidence: Evidence | None) -> Few:
+        """Return what is decided, with inputs between 0 and 1 if levels reach to 1."""
+        found = super().decided(subject, evidence)
+        if self.reach == "one" and self.input_bits != "float":
+            step = torch.tensor(1 / (2**self.input_bits - 1))
+            unit = Grid(step, torch.tensor(0), self.input_bits, signed=False)
+            found.inputs |= dict.fromkeys(found.inputs.keys() & found.latents.keys(), unit)
+        return found

@@ -1,9 +1,8 @@
 """What binary, ternary and few-bit training have in common: who is treated, how the ends are, what inputs get."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -12,19 +11,16 @@ from torch import Tensor
 
 from gossamer.errors import ModelError
 from gossamer.methods.quantize.inputs import first_input_grid
+from gossamer.methods.quantize.norms import RemeasuresNorms
 from gossamer.methods.quantize.post_training import channel_axis
-from gossamer.methods.quantize.ranges import choose_levels
 from gossamer.methods.quantize.treatable import ends_of, why_untreated
-from gossamer.methods.quantize.uniform import symmetric
+from gossamer.methods.quantize.weights import Form, weight_grid
 from gossamer.model import Binary, Evidence, Grid, Plan, Site, Skip, StepContext, Subject, Tanh, Ternary, live_weight
 from gossamer.model.live import live_parts
 
 Ends = Annotated[
     Literal["same", "int8", "float"],
     msgspec.Meta(description="the first and the last layer: as the others, on 8 bits, or left alone"),
-]
-Norms = Annotated[
-    bool, msgspec.Meta(description="measure the statistics of batch norms anew once the step has trained")
 ]
 ScaleStart = Literal["mean", "glorot", "one"]
 Latent = Binary | Ternary | Tanh
@@ -52,34 +48,63 @@ class Few:
         )
 
 
-def few_levels(subject: Subject, sites: Iterable[Site], ends: str, make: Callable[[Site, Tensor], Latent]) -> Few:
-    """Return rules for ``sites`` that can train, and what the ``ends`` get.
+class FewLevels(RemeasuresNorms, frozen=True, tag="quantize.few_levels"):
+    """Base of the methods that train real weights behind a few levels."""
 
-    Args:
-        subject: the model.
-        sites: those to treat.
-        ends: see `Ends`.
-        make: returns the rule of a site from it and its weight, on the CPU.
+    clips: ClassVar[bool] = False
+    """Whether real weights stay between the levels."""
 
-    Raises:
-        ModelError: a weight is not finite.
-    """
-    found = Few()
-    apart = ends_of(subject) if ends != "same" else frozenset[str]()
-    for site in sites:
-        held = subject.constraints.get(site.name)
+    ends: Ends = "same"
+
+    def rule(self, subject: Subject, site: Site, weight: Tensor) -> Latent:
+        """Return the rule of ``site``, whose ``weight`` is on the CPU."""
+        raise NotImplementedError(f"{type(self).__name__} must define rule")
+
+    def input_bits_of(self, subject: Subject, found: Few) -> Mapping[str, int]:
+        """Return the bits of the inputs that get a grid, by site: none here."""
+        del subject, found
+        return {}
+
+    def decided(self, subject: Subject, evidence: Evidence | None) -> Few:
+        """Return rules for the chosen sites that can train, what the ends get, and grids for inputs.
+
+        Raises:
+            PatternError: a pattern matches no site.
+            EvidenceError: inputs get grids, and their ranges were not collected.
+            ModelError: a weight is not finite.
+        """
+        found = Few()
+        apart = ends_of(subject) if self.ends != "same" else frozenset[str]()
+        for site in self.chosen(subject):
+            reason = self._why_not(subject, site, apart)
+            if reason is not None:
+                found.skipped.append(Skip(site.name, reason))
+            elif site.name in apart:
+                found.grids[site.name] = weight_grid(subject, site, Form(8, "mse"), channel_axis(subject, site))
+            else:
+                found.latents[site.name] = self.rule(subject, site, live_weight(subject, site.name).cpu().float())
+        few_inputs(found, subject, evidence, self.input_bits_of(subject, found))
+        return found
+
+    def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
+        """Return the rule of each chosen site that trains, and grids for inputs; no real weight changes.
+
+        Raises:
+            PatternError: a pattern matches no site.
+            EvidenceError: inputs get grids, and their ranges were not collected.
+            ModelError: a weight is not finite.
+        """
+        return self.decided(subject, evidence).plan(self.tag, clips=self.clips)
+
+    def _why_not(self, subject: Subject, site: Site, apart: Container[str]) -> str | None:
+        """Return why ``site`` is left alone, or None if it is not."""
         reason = why_untreated(subject, site.name)
-        if reason is None and held is not None and held.grid is not None:
-            reason = "it is on a grid already"
-        if reason is None and ends == "float" and site.name in apart:
-            reason = "it is the first or the last layer"
         if reason is not None:
-            found.skipped.append(Skip(site.name, reason))
-        elif site.name in apart:
-            found.grids[site.name] = _eight_bits(subject, site)
-        else:
-            found.latents[site.name] = make(site, live_weight(subject, site.name).cpu().float())
-    return found
+            return reason
+        held = subject.constraints.get(site.name)
+        if held is not None and held.grid is not None:
+            return "it is on a grid already"
+        return "it is the first or the last layer" if self.ends == "float" and site.name in apart else None
 
 
 def few_inputs(found: Few, subject: Subject, evidence: Evidence | None, bits: Mapping[str, int]) -> None:
@@ -152,17 +177,6 @@ class Clip:
             rule = None if live.latent is None else live.latent.rule
             if isinstance(rule, Binary) and rule.scale is not None:
                 real.data.clamp_(-float(rule.scale), float(rule.scale))
-
-
-def _eight_bits(subject: Subject, site: Site) -> Grid:
-    axis = channel_axis(subject, site)
-    weight = live_weight(subject, site.name).cpu().float()
-    rows = weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)
-    scale = torch.from_numpy(
-        choose_levels(np.ascontiguousarray(rows.numpy(), np.float32), "mse", partial(symmetric, bits=8)).scale
-    )
-    scale = scale if axis is not None else scale[0]
-    return Grid(scale, torch.zeros_like(scale), 8, axis=axis)
 
 
 def _mixed(sample: np.ndarray) -> bool:

@@ -9,15 +9,13 @@ zero point here.
 By default steps start where rounding alone has the least squared error, which is what quantization after training
 gives, and inputs that are on a grid of as many bits go on from it.
 
-Batch norms train as ever, on statistics of quantized layers. Weights near the middle between two levels go on changing
-sides, and running averages lag behind them; so statistics are measured anew once the step has trained (Nagel,
-Fournarakis, Bondarenko and Blankevoort, "Overcoming Oscillations in Quantization-Aware Training", ICML 2022, arXiv
-2203.11086, section 3.1).
+Batch norms train as ever, on statistics of quantized layers, which are measured anew once the step has trained
+(`norms`).
 """
 
 import math
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -27,16 +25,16 @@ import torch
 from torch import Tensor
 
 from gossamer.methods.quantize.inputs import first_input_grid
+from gossamer.methods.quantize.norms import Norms, RemeasuresNorms
 from gossamer.methods.quantize.post_training import channel_axis
-from gossamer.methods.quantize.ranges import choose_levels
 from gossamer.methods.quantize.treatable import ends_of, why_untreated
-from gossamer.methods.quantize.uniform import symmetric
-from gossamer.model import Evidence, Grid, Method, Plan, Site, Skip, Subject, live_weight
+from gossamer.methods.quantize.weights import Form, weight_grid
+from gossamer.model import Evidence, Grid, Plan, Site, Skip, Subject, live_weight
 
 Bits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
 
-class Lsq(Method, frozen=True, tag="quantize.lsq"):
+class Lsq(RemeasuresNorms, frozen=True, tag="quantize.lsq"):
     """Train weights, and the inputs of their layers, on levels whose steps train too.
 
     Acts while its step trains, from weights that are trained already. Afterwards the steps of inputs are fixed; those
@@ -44,7 +42,6 @@ class Lsq(Method, frozen=True, tag="quantize.lsq"):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
-    in_training: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"bits": 4})
 
     bits: Annotated[Bits, msgspec.Meta(description="bits of a weight")] = 4
@@ -62,9 +59,7 @@ class Lsq(Method, frozen=True, tag="quantize.lsq"):
         Literal["mse", "mean"],
         msgspec.Meta(description="where steps start: at the least squared error, or by the mean as in the paper"),
     ] = "mse"
-    reset_norms: Annotated[
-        bool, msgspec.Meta(description="measure the statistics of batch norms anew once the step has trained")
-    ] = True
+    reset_norms: Norms = True
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return grids with trained steps for the chosen sites, and for the inputs of their layers.
@@ -94,11 +89,6 @@ class Lsq(Method, frozen=True, tag="quantize.lsq"):
                 skipped.append(Skip(site.name, f"its inputs stay as they are: {found}"))
         return Plan(self.tag, constraints=weights, activations=inputs, skipped=tuple(skipped))
 
-    def conclusion(self, subject: Subject) -> Plan | None:
-        """Return the wish for statistics of batch norms measured anew."""
-        del subject
-        return Plan(self.tag, reset_norms=True) if self.reset_norms else None
-
     def _weights(self, subject: Subject, site: Site, bits: int | str) -> Grid:
         held = subject.constraints.get(site.name)
         before = None if held is None else held.grid
@@ -107,10 +97,11 @@ class Lsq(Method, frozen=True, tag="quantize.lsq"):
         plain = before is not None and before.signed and before.scale.ndim < 2
         if before is not None and plain and (before.bits, before.axis) == (wanted, axis):
             return Grid(before.scale, before.zero, wanted, axis=axis, trained=True)
+        if self.start == "mse":
+            return replace(weight_grid(subject, site, Form(wanted, "mse"), axis), trained=True)
         weight = live_weight(subject, site.name).cpu().float()
         rows = weight.reshape(1, -1) if axis is None else weight.movedim(axis, 0).flatten(1)
-        scale = first_steps(rows, wanted) if self.start == "mean" else _least_squares(rows, wanted)
-        scale = scale if axis is not None else scale[0]
+        scale = first_steps(rows, wanted) if axis is not None else first_steps(rows, wanted)[0]
         return Grid(scale, torch.zeros_like(scale), wanted, axis=axis, trained=True)
 
     def _inputs(self, subject: Subject, site: Site, evidence: Evidence | None, bits: int | str) -> Grid | str:
@@ -133,8 +124,3 @@ def first_steps(rows: Tensor, bits: int) -> Tensor:
     mean = some.sum(1) / (some > 0).sum(1).clamp_min(1)
     step = 2 * mean / math.sqrt(2 ** (bits - 1) - 1)
     return torch.where(step > torch.finfo(torch.float32).tiny, step, 1.0).float()
-
-
-def _least_squares(rows: Tensor, bits: int) -> Tensor:
-    array = np.ascontiguousarray(rows.numpy(), np.float32)
-    return torch.from_numpy(choose_levels(array, "mse", partial(symmetric, bits=bits)).scale)

@@ -11,20 +11,20 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import msgspec
+from torch import Tensor
 
-from gossamer.methods.quantize.few import Ends, Norms, few_levels, own_axis
-from gossamer.model import Evidence, Method, Plan, Subject
+from gossamer.methods.quantize.few import FewLevels, own_axis
+from gossamer.model import Site, Subject
 from gossamer.model import Ternary as Rule
 
 
-class Ternary(Method, frozen=True, tag="quantize.ternary"):
+class Ternary(FewLevels, frozen=True, tag="quantize.ternary"):
     """Train with weights of three levels: a size with a sign, or zero.
 
     Acts while its step trains; then each weight keeps its level. What is shared, on a grid or does not train is left
     alone.
     """
 
-    in_training: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"threshold": 0.7})
 
     threshold: Annotated[
@@ -33,26 +33,8 @@ class Ternary(Method, frozen=True, tag="quantize.ternary"):
     channels: Annotated[
         bool, msgspec.Meta(description="a threshold and a size for every output channel, not one for all of a weight")
     ] = False
-    ends: Ends = "same"
-    reset_norms: Norms = False
 
-    def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
-        """Return the ternary rule of each chosen site that trains; no real weight changes.
-
-        Raises:
-            PatternError: a pattern matches no site.
-            ModelError: a weight is not finite.
-        """
-        del evidence
-        found = few_levels(
-            subject,
-            self.chosen(subject),
-            self.ends,
-            lambda site, _: Rule(self.threshold, axis=own_axis(subject, site) if self.channels else None),
-        )
-        return found.plan(self.tag)
-
-    def conclusion(self, subject: Subject) -> Plan | None:
-        """Return the wish for statistics of batch norms measured anew, if that is set."""
-        del subject
-        return Plan(self.tag, reset_norms=True) if self.reset_norms else None
+    def rule(self, subject: Subject, site: Site, weight: Tensor) -> Rule:
+        """Return the rule whose threshold and size follow the real weights."""
+        del weight
+        return Rule(self.threshold, axis=own_axis(subject, site) if self.channels else None)

@@ -17,18 +17,17 @@ import msgspec
 import torch
 from torch import Tensor
 
-from gossamer.methods.quantize.few import Ends, Norms, few_levels
-from gossamer.model import Evidence, Method, Plan, Subject, Ternary, live_weight
+from gossamer.methods.quantize.few import Ends, FewLevels
+from gossamer.model import Evidence, Plan, Site, Subject, Ternary, live_weight
 
 
-class TrainedTernary(Method, frozen=True, tag="quantize.trained_ternary"):
+class TrainedTernary(FewLevels, frozen=True, tag="quantize.trained_ternary"):
     """Train with weights of three levels, of which two have sizes that train.
 
     Acts while its step trains; then each weight keeps its level, whose size goes on training if later steps train.
     What is shared, on a grid or does not train is left alone.
     """
 
-    in_training: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"ends": "same"})
 
     threshold: Annotated[
@@ -36,7 +35,11 @@ class TrainedTernary(Method, frozen=True, tag="quantize.trained_ternary"):
         msgspec.Meta(ge=0.0, lt=1.0, description="what is smaller becomes zero, in shares of the largest weight"),
     ] = 0.05
     ends: Ends = "float"
-    reset_norms: Norms = False
+
+    def rule(self, subject: Subject, site: Site, weight: Tensor) -> Ternary:
+        """Return the rule with the sizes that training starts with."""
+        del subject, site
+        return Ternary(self.threshold, first_sizes(weight, self.threshold))
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return the ternary rule of each chosen site that trains, and its real weights divided by the largest.
@@ -45,21 +48,10 @@ class TrainedTernary(Method, frozen=True, tag="quantize.trained_ternary"):
             PatternError: a pattern matches no site.
             ModelError: a weight is not finite.
         """
-        del evidence
-        found = few_levels(
-            subject,
-            self.chosen(subject),
-            self.ends,
-            lambda _, weight: Ternary(self.threshold, first_sizes(weight, self.threshold)),
-        )
+        found = self.decided(subject, evidence)
         weights = {name: live_weight(subject, name) for name in found.latents}
         normalised = {name: weight / weight.abs().max() for name, weight in weights.items()}
         return found.plan(self.tag, tensors=normalised)
-
-    def conclusion(self, subject: Subject) -> Plan | None:
-        """Return the wish for statistics of batch norms measured anew, if that is set."""
-        del subject
-        return Plan(self.tag, reset_norms=True) if self.reset_norms else None
 
 
 def first_sizes(weight: Tensor, threshold: float) -> Tensor:

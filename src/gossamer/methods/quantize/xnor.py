@@ -16,12 +16,13 @@ from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 import msgspec
+from torch import Tensor
 
-from gossamer.methods.quantize.few import Ends, Norms, few_inputs, few_levels, own_axis
-from gossamer.model import Binary, Evidence, Method, Plan, Subject
+from gossamer.methods.quantize.few import Ends, Few, FewLevels, own_axis
+from gossamer.model import Binary, Site, Subject
 
 
-class Xnor(Method, frozen=True, tag="quantize.xnor"):
+class Xnor(FewLevels, frozen=True, tag="quantize.xnor"):
     """Train with weights of one bit that have the mean size of their filter.
 
     Acts while its step trains; then the signs are what the weights are, and the sizes go on training if later steps
@@ -29,29 +30,17 @@ class Xnor(Method, frozen=True, tag="quantize.xnor"):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
-    in_training: ClassVar[bool] = True
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"ends": "same", "inputs": True})
 
     inputs: Annotated[bool, msgspec.Meta(description="put inputs of layers on one bit too")] = False
     ends: Ends = "float"
-    reset_norms: Norms = False
 
-    def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
-        """Return the binary rule of each chosen site that trains, and grids for inputs; no real weight changes.
+    def rule(self, subject: Subject, site: Site, weight: Tensor) -> Binary:
+        """Return the rule with a scale for every filter."""
+        del weight
+        return Binary(axis=own_axis(subject, site))
 
-        Raises:
-            PatternError: a pattern matches no site.
-            EvidenceError: the ranges of inputs were not collected.
-            ModelError: a weight is not finite.
-        """
-        found = few_levels(
-            subject, self.chosen(subject), self.ends, lambda site, _: Binary(axis=own_axis(subject, site))
-        )
-        if self.inputs:
-            few_inputs(found, subject, evidence, dict.fromkeys(found.latents, 1) | dict.fromkeys(found.grids, 8))
-        return found.plan(self.tag)
-
-    def conclusion(self, subject: Subject) -> Plan | None:
-        """Return the wish for statistics of batch norms measured anew, if that is set."""
+    def input_bits_of(self, subject: Subject, found: Few) -> Mapping[str, int]:
+        """Return one bit, and 8 for the ends that have 8 themselves, if inputs are asked for."""
         del subject
-        return Plan(self.tag, reset_norms=True) if self.reset_norms else None
+        return dict.fromkeys(found.latents, 1) | dict.fromkeys(found.grids, 8) if self.inputs else {}
