@@ -115,7 +115,6 @@ class DataFree(Method, frozen=True, tag="quantize.data_free"):
             kinds=frozenset({"range"}),
             batches=0,
             ranges=ranges,
-            averages=ranges,
             sampled={site: np.array(ends, np.float32) for site, ends in ranges.items()},
             unread={site: "no batch norm tells what enters it" for site in subject.sites if site not in ranges},
         )

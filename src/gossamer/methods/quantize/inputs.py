@@ -1,13 +1,12 @@
 """Input grids for training: the levels of a layer's inputs, from an earlier grid or from what calibration saw."""
 
+from dataclasses import replace
 from functools import partial
 
-import numpy as np
-import torch
-
 from gossamer.errors import EvidenceError
-from gossamer.methods.quantize.ranges import Range, choose_levels
-from gossamer.methods.quantize.uniform import affine
+from gossamer.methods.quantize.ranges import InputRange, Range, choose_input_levels
+from gossamer.methods.quantize.uniform import affine, symmetric
+from gossamer.methods.quantize.weights import grid_of
 from gossamer.model import Evidence, Grid, Site, Subject, why_no_input_grid
 
 
@@ -44,7 +43,22 @@ def first_input_grid(
         )
     if site.name in evidence.unread and site.name not in evidence.ranges:
         return f"calibration saw none: {evidence.unread[site.name]}"
-    sample, ends = evidence.samples(site.name), evidence.range(site.name)
-    levels = choose_levels(np.asarray(sample, np.float32).reshape(1, -1), how, partial(affine, bits=bits), ends)
-    scale, zero = torch.from_numpy(levels.scale)[0], torch.from_numpy(levels.zero)[0]
-    return Grid(scale, zero, bits, signed=False, trained=trained)
+    return replace(seen_grid(evidence, site.name, bits, how), trained=trained)
+
+
+def seen_grid(
+    evidence: Evidence, site: str, bits: int, how: InputRange, *, signed: bool = False, powers: bool = False
+) -> Grid:
+    """Return the grid of the inputs that calibration saw.
+
+    Args:
+        evidence: with ``range`` of the site.
+        site: whose inputs are meant.
+        bits: width of the codes.
+        how: how the range is chosen.
+        signed: codes about zero, not unsigned ones with a zero of their own.
+        powers: whether the scale is a power of two.
+    """
+    make = partial(symmetric if signed else affine, bits=bits, powers=powers)
+    ends = evidence.average_range(site) if how == "average" else evidence.range(site)
+    return grid_of(choose_input_levels(evidence.samples(site), how, make, ends), bits, signed=signed)

@@ -6,7 +6,6 @@ unless told otherwise.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -15,9 +14,9 @@ import numpy as np
 from torch import nn
 
 from gossamer.errors import EvidenceError
-from gossamer.methods.quantize.ranges import InputRange, Range, choose_input_levels
-from gossamer.methods.quantize.uniform import affine, symmetric
-from gossamer.methods.quantize.weights import Form, grid_of, group_size, weight_grid
+from gossamer.methods.quantize.inputs import seen_grid
+from gossamer.methods.quantize.ranges import InputRange, Range
+from gossamer.methods.quantize.weights import Form, group_size, weight_grid
 from gossamer.model import Constraints, Evidence, Grid, Method, Plan, Site, Skip, Subject, why_no_input_grid
 from gossamer.targets import read_cpu
 
@@ -147,11 +146,14 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             )
         if site.name in evidence.unread and site.name not in evidence.ranges:
             return f"calibration saw no input: {evidence.unread[site.name]}"
-        signed = self.input_codes == "symmetric"
-        make = partial(symmetric if signed else affine, bits=self.input_bits, powers=self.powers_of_two)
-        ends, average = evidence.range(site.name), evidence.average_range(site.name)
-        levels = choose_input_levels(evidence.samples(site.name), self.input_range, make, ends, average)
-        return grid_of(levels, self.input_bits, signed=signed)
+        return seen_grid(
+            evidence,
+            site.name,
+            self.input_bits,
+            self.input_range,
+            signed=self.input_codes == "symmetric",
+            powers=self.powers_of_two,
+        )
 
 
 def _dynamic(subject: Subject, site: Site) -> bool:

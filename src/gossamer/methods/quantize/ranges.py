@@ -47,7 +47,6 @@ def choose_input_levels(
     how: InputRange,
     levels: Callable[[Array, Array], Levels],
     ends: tuple[float, float],
-    average: tuple[float, float],
 ) -> Levels:
     """Return the levels of the inputs of a layer, one row of them.
 
@@ -55,11 +54,10 @@ def choose_input_levels(
         sample: some of the inputs, 1-d.
         how: how the range is chosen.
         levels: the levels that two ends give.
-        ends: the smallest and the largest input.
-        average: the moving average of the smallest and the largest input of each batch.
+        ends: the smallest and the largest input; for ``average``, the moving averages of those of each batch.
     """
     if how == "average":
-        return levels(*(np.array([end], np.float32) for end in average))
+        return levels(*(np.array([end], np.float32) for end in ends))
     if how != "kl":
         return choose_levels(sample.reshape(1, -1), how, levels, ends)
     low, high = (np.array([end], np.float32) for end in ends)
