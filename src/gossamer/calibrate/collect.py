@@ -15,6 +15,7 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from gossamer.bars import bar
 from gossamer.calibrate.curvature import Curvatures, one_finite
 from gossamer.calibrate.depth import BlockDepth, block_patterns
 from gossamer.calibrate.inputs import Inputs
@@ -197,8 +198,7 @@ def checked_batches(
         EvidenceError: a batch is not (args, kwargs, targets).
     """
     total = len(batches) if isinstance(batches, Sized) else None
-    bar = None if progress is None else progress.add_task(what, total=total)
-    try:
+    with bar(progress, what, total) as advance:
         for index, batch in enumerate(batches):
             match batch:
                 case (tuple() | list() as args, Mapping() as kwargs, targets):
@@ -208,8 +208,4 @@ def checked_batches(
                         f"calibration batch {index}: wanted (args, kwargs, targets), got {type(batch).__name__}",
                         hint="args is a tuple of positional inputs and kwargs a dict of keyword inputs",
                     )
-            if progress is not None and bar is not None:
-                progress.advance(bar)
-    finally:
-        if progress is not None and bar is not None:
-            progress.remove_task(bar)
+            advance()

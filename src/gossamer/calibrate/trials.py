@@ -14,6 +14,7 @@ import torch
 from rich.progress import Progress
 from torch import Tensor
 
+from gossamer.bars import bar
 from gossamer.calibrate.collect import checked_batches
 from gossamer.errors import EvidenceError
 from gossamer.model import Evidence, Plan, Subject, apply
@@ -52,13 +53,10 @@ def tried(
         raise EvidenceError("trials were given no batches", hint="an iterator can be run through only once")
     before = _outputs(subject, held)
     rises = {}
-    bar = None if progress is None else progress.add_task("measuring sensitivity", total=len(trials))
-    for name, plan in trials.items():
-        rises[name] = _rise(apply(subject, plan), held, before, loss)
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
+    with bar(progress, "measuring sensitivity", len(trials)) as advance:
+        for name, plan in trials.items():
+            rises[name] = _rise(apply(subject, plan), held, before, loss)
+            advance()
     known = evidence or Evidence(kinds=frozenset(), batches=len(held))
     return replace(known, rises={**known.rises, **rises})
 

@@ -56,6 +56,15 @@ class Plan:
         found = self.constraints.get(site, ())
         return found if isinstance(found, tuple) else (found,)
 
+    def only(self, site: str) -> "Plan":
+        """Return what it decides for the values of ``site`` and for its input, no edit and no other tensor."""
+        return Plan(
+            self.method,
+            constraints={site: self.constraints[site]} if site in self.constraints else {},
+            tensors={site: self.tensors[site]} if site in self.tensors else {},
+            activations={site: self.activations[site]} if site in self.activations else {},
+        )
+
     @property
     def edited(self) -> tuple[str, ...]:
         """What the edits change: paths of modules and names of groups."""

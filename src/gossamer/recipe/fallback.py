@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 import msgspec
 from rich.progress import Progress
 
+from gossamer.bars import bar
 from gossamer.calibrate import tried
 from gossamer.errors import RecipeError
 from gossamer.model import Evidence, Method, Plan, Skip, Subject
@@ -77,18 +78,15 @@ def fallen_back(
     if _will_do(excess(carry(plan))):
         return plan
     sites = tuple(dict.fromkeys((*plan.constraints, *plan.activations)))
-    alone = {site: _only(plan, site) for site in sites}
+    alone = {site: plan.only(site) for site in sites}
     measured = tried(subject, alone, collector.batches(), loss=task.loss, progress=progress)
     guilty = sorted(sites, key=measured.rise, reverse=True)
-    bar = None if progress is None else progress.add_task("falling back", total=len(guilty))
-    for count in range(1, len(guilty) + 1):
-        left = _without(method, plan, guilty[:count], subject, evidence)
-        will_do = _will_do(excess(carry(left)))
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-            progress.update(bar, visible=not will_do)
-        if will_do:
-            return _told(left, {site: measured.rise(site) for site in guilty[:count]}, fallback, task)
+    with bar(progress, "falling back", len(guilty)) as advance:
+        for count in range(1, len(guilty) + 1):
+            left = _without(method, plan, guilty[:count], subject, evidence)
+            if _will_do(excess(carry(left))):
+                return _told(left, {site: measured.rise(site) for site in guilty[:count]}, fallback, task)
+            advance()
     raise RecipeError(
         f"{method.tag}: costs more than {fallback.drop:g} of {task.main} even with no site left to fall back",
         hint="allow more",
@@ -104,16 +102,6 @@ def _told(plan: Plan, rises: Mapping[str, float], fallback: Fallback, task: Task
 
 def _will_do(over: float) -> bool:
     return over <= 0  # which NaN is not
-
-
-def _only(plan: Plan, site: str) -> Plan:
-    """Return what ``plan`` does to one site."""
-    return Plan(
-        plan.method,
-        constraints={site: plan.constraints[site]} if site in plan.constraints else {},
-        tensors={site: plan.tensors[site]} if site in plan.tensors else {},
-        activations={site: plan.activations[site]} if site in plan.activations else {},
-    )
 
 
 def _without(method: Method, plan: Plan, sites: Sequence[str], subject: Subject, evidence: Evidence | None) -> Plan:

@@ -21,6 +21,7 @@ import msgspec
 from rich.progress import Progress
 
 from gossamer.artifact import dumps
+from gossamer.bars import bar
 from gossamer.errors import RecipeError, SettingError
 from gossamer.model import Evidence, Method, Subject, apply, freeze, to_artifact
 from gossamer.settings import Settings
@@ -87,16 +88,13 @@ def sought(
     axis = _Axis(*(method.strengths or (0.0, 1.0)), falling=seek.drop is None)
     excess = excess_over(seek, subject, task)
     tried: dict[float, tuple[float, Method]] = {}
-    bar = None if progress is None else progress.add_task(f"seeking {field}", total=seek.trials)
-    for _ in range(seek.trials):
-        place = _next({at: over for at, (over, _) in tried.items()})
-        trial = msgspec.structs.replace(method, **{field: axis.strength(place)})
-        over = excess(apply(subject, trial.plan(subject, evidence)))
-        tried[place] = math.inf if math.isnan(over) else over, trial
-        if progress is not None and bar is not None:
-            progress.advance(bar)
-    if progress is not None and bar is not None:
-        progress.remove_task(bar)
+    with bar(progress, f"seeking {field}", seek.trials) as advance:
+        for _ in range(seek.trials):
+            place = _next({at: over for at, (over, _) in tried.items()})
+            trial = msgspec.structs.replace(method, **{field: axis.strength(place)})
+            over = excess(apply(subject, trial.plan(subject, evidence)))
+            tried[place] = math.inf if math.isnan(over) else over, trial
+            advance()
     curve = _monotone({at: over for at, (over, _) in tried.items()})
     will_do = [at for at, (over, _) in tried.items() if over <= 0 and curve[at] <= 0]
     if not will_do:

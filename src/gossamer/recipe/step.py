@@ -89,7 +89,7 @@ def perform(
         found = f"{method.strength} {getattr(method, str(method.strength)):.3g}"
     plan = _plan(step, subject, evidence)
     if step.fallback is not None and step.method is not None and plan is not None:
-        carry = partial(_carried_out, subject, collector)
+        carry = partial(carried_out, subject, collector)
         plan = fallen_back(
             step.fallback,
             step.method,
@@ -101,7 +101,7 @@ def perform(
             carry=carry,
             progress=progress,
         )
-    new = subject.copy() if plan is None else _carried_out(subject, collector, plan)
+    new = subject.copy() if plan is None else carried_out(subject, collector, plan)
     if plan is not None and (plan.constraints or plan.edits or plan.tensors or plan.activations):
         collector.forget()
     if step.train is None:
@@ -114,15 +114,14 @@ def perform(
     result = train(new, task, step.train, schedule=changes, settled=settled, folder=folder, progress=progress)
     concluded = None if step.method is None else step.method.conclusion(new)
     if concluded is not None:
-        new = apply(new, concluded)
-    if concluded is not None and concluded.reset_norms:
-        new = reset_batch_norm(new, collector.batches())
+        new = carried_out(new, collector, concluded)
     settle(new)
     collector.forget()
     return Done(replace(new, penalties=subject.penalties), plan, len(result.history), ())
 
 
-def _carried_out(subject: Subject, collector: Collector, plan: Plan) -> Subject:
+def carried_out(subject: Subject, collector: Collector, plan: Plan) -> Subject:
+    """Return ``subject`` with ``plan`` applied, and batch norms measured anew if it asks for that."""
     new = apply(subject, plan)
     return reset_batch_norm(new, collector.batches()) if plan.reset_norms else new
 

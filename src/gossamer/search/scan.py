@@ -14,14 +14,13 @@ import msgspec
 from rich.progress import Progress
 
 from gossamer.artifact import Artifact, load, save, stored_bytes
-from gossamer.calibrate import reset_batch_norm
 from gossamer.errors import RecipeError, SettingError
 from gossamer.figure import decode, encode
-from gossamer.model import Method, Plan, Subject, apply, freeze, to_artifact
+from gossamer.model import Method, Plan, Subject, freeze, to_artifact
 from gossamer.recipe import methods
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.journal import fingerprint, write
-from gossamer.recipe.step import at
+from gossamer.recipe.step import at, carried_out
 from gossamer.targets import OnnxRuntime, arrays_of, assemble, frozen_graph
 from gossamer.task import Task, evaluate
 
@@ -242,9 +241,7 @@ class _Work:
         alone = {self.method.picks: (literal(name),)}
         method = msgspec.structs.replace(at(self.method, strength), **alone)
         plan = method.plan(self.subject, self.collector.of(method, self.subject))
-        changed = apply(self.subject, plan)
-        if plan.reset_norms:
-            changed = reset_batch_norm(changed, self.collector.batches())
+        changed = carried_out(self.subject, self.collector, plan)
         return self._measured(name, strength, changed, _reason(plan, name))
 
     def _measured(self, name: str, strength: float, subject: Subject, skipped: str = "") -> Entry:

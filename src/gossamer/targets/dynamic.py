@@ -89,10 +89,9 @@ class Recurrent:
         if why is not None:
             return f"{why}; stored in 8 bits, multiplied in float"
         inputs, recurrent = (stack(self.wiring, node.input[index], self.weights) for index in (1, 2))
-        for matrix in (inputs, recurrent):
-            if isinstance(matrix, str):
-                return f"{matrix}; stored in 8 bits, multiplied in float"
-        assert isinstance(inputs, Stacked) and isinstance(recurrent, Stacked)  # noqa: S101, PT018
+        if isinstance(inputs, str) or isinstance(recurrent, str):
+            lacking = inputs if isinstance(inputs, str) else recurrent
+            return f"{lacking}; stored in 8 bits, multiplied in float"
         return inputs, recurrent
 
 

@@ -151,7 +151,7 @@ def _body(way: _Way, matrix: list[str], scanned: list[str]) -> onnx.GraphProto:
     stem, hidden = f"{way.stem}:step", way.hidden
     h, after = f"{stem}:h", f"{stem}:next"
     slices = [f"{stem}:{index}" for index in range(len(scanned))]
-    product = [h, *matrix[:3], *matrix[3:]]
+    product = [h, *matrix]
     nodes = [helper.make_node("DynamicQuantizeMatMul", product, [f"{stem}:total"], domain=MICROSOFT)]
     nodes += _gru(stem, hidden, slices, after) if way.kind == "GRU" else _rnn(stem, way.activation, slices, after)
     y = f"{stem}:y"

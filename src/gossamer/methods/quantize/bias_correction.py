@@ -58,12 +58,16 @@ def why_no_bias(subject: Subject, site: Site) -> str | None:
         return f"the bias of {type(subject.model.get_submodule(path)).__name__} is not corrected"
     if not isinstance(getattr(subject.model.get_submodule(path), "bias", None), nn.Parameter):
         return "its layer has no bias to correct"
-    name = f"{path}.bias".lstrip(".")
-    owners = next((one.owners for one in find_sites(subject.model, every=True).values() if name in one.names), ())
-    held = subject.constraints
-    if len(owners) > 1 or len(site.owners) > 1 or name in held:
+    if not owns_bias(subject, site) or f"{path}.bias".lstrip(".") in subject.constraints:
         return "its weight or bias is not its own, or constrained"
     return None
+
+
+def owns_bias(subject: Subject, site: Site) -> bool:
+    """Return whether neither the weight of ``site`` nor the bias beside it, if there is one, has another owner."""
+    name = f"{site.owners[0].module}.bias".lstrip(".")
+    owners = next((one.owners for one in find_sites(subject.model, every=True).values() if name in one.names), ())
+    return len(owners) <= 1 and len(site.owners) == 1
 
 
 def bias_of(subject: Subject, site: Site) -> tuple[str, Tensor]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.errors import ModelError
+from gossamer.methods.quantize.bias_correction import owns_bias
 from gossamer.methods.quantize.chains import Pair, by_input, find_pairs
 from gossamer.model import (
     Constraints,
@@ -33,7 +34,6 @@ from gossamer.model import (
     Subject,
     Unclip,
     apply,
-    find_sites,
     foldable,
     live_weight,
 )
@@ -213,11 +213,7 @@ def _why_not(subject: Subject, site: Site) -> str | None:
     held = subject.constraints.get(site.name, Constraints())
     if held.shared or held.grid is not None or held.mixture is not None:
         return "its values are shared or on a grid already"
-    bias = f"{site.owners[0].module}.bias"
-    owners = next((one.owners for one in find_sites(subject.model, every=True).values() if bias in one.names), ())
-    if len(site.owners) > 1 or len(owners) > 1:
-        return "its weight or bias is not its own"
-    return None
+    return None if owns_bias(subject, site) else "its weight or bias is not its own"
 
 
 def _layer(subject: Subject, site: Site, made: Statistics | None) -> Layer:

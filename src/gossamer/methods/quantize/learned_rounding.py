@@ -4,24 +4,21 @@ Grids are those of plain post-training quantization. Each part is then given the
 rounded so far, and learns to make of them what it makes in the model that is not rounded (`reconstruct`).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import torch
-from rich.progress import Progress
 from torch import Tensor, nn
 
+from gossamer.bars import bar
 from gossamer.calibrate.uses import plain_kernels
 from gossamer.errors import EvidenceError
 from gossamer.methods.quantize.post_training import PostTraining
-from gossamer.methods.quantize.ranges import Range, choose_levels
+from gossamer.methods.quantize.ranges import Range
 from gossamer.methods.quantize.reconstruct import Data, InputStep, Part, Settings, learn
 from gossamer.methods.quantize.rounding import Rounding
-from gossamer.methods.quantize.uniform import affine
 from gossamer.methods.quantize.units import Unit, layer_path, layer_unit, ordered_calls
 from gossamer.methods.quantize.watch import Loss, watched
 from gossamer.model import Constraints, Evidence, Example, Grid, Method, Plan, Skip, Subject, live_weight, plain_copy
@@ -86,7 +83,7 @@ class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
                 else:
                     skipped.append(Skip(site, f"rounded to the nearest: {reason}"))
             units = sorted(self.units(subject, layers, repair.calls), key=lambda unit: repair.order(unit.sites[0][1]))
-            with _bar(evidence.progress, self.tag, len(units) * self.iterations) as advance:
+            with bar(evidence.progress, self.tag, len(units) * self.iterations) as advance:
                 for number, unit in enumerate(units):
                     generator = torch.Generator().manual_seed(self.seed + number)
                     repair.mend(unit, self.settings(), generator, self.loss(evidence), advance)
@@ -118,18 +115,10 @@ class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
             weight_bits=self.weight_bits,
             weight_range=self.weight_range,
             input_range=self.input_range,
+            input_bits=8 if self.input_bits == "float" else self.input_bits,
             inputs=self.input_bits != "float",
         ).plan(subject, evidence)
-        inputs = {site: self._input_grid(site, grid, evidence) for site, grid in plain.activations.items()}
-        return replace(plain, method=self.tag, activations=inputs)
-
-    def _input_grid(self, site: str, grid: Grid, evidence: Evidence) -> Grid:
-        if self.input_bits in {"float", grid.bits}:
-            return grid
-        bits, rows = int(self.input_bits), evidence.samples(site).reshape(1, -1)
-        levels = choose_levels(rows, self.input_range, partial(affine, bits=bits), evidence.range(site))
-        scale, zero = torch.from_numpy(levels.scale), torch.from_numpy(levels.zero)
-        return Grid(scale[0], zero[0], bits, signed=False)
+        return replace(plain, method=self.tag)
 
 
 @dataclass
@@ -208,19 +197,6 @@ class _Repair:
             for parts in (after.inputs, before.inputs, before.outputs, before.gradients)
         )
         return Data(inputs, firsts if originals else (), targets, _weights(gradients) if loss is not None else ())
-
-
-@contextmanager
-def _bar(progress: Progress | None, name: str, total: int) -> Iterator[Callable[[], None]]:
-    """Add a bar to ``progress`` for the time being, and give what moves it on by one."""
-    if progress is None:
-        yield lambda: None
-        return
-    bar = progress.add_task(name, total=total)
-    try:
-        yield lambda: progress.advance(bar)
-    finally:
-        progress.remove_task(bar)
 
 
 def _weights(gradients: Sequence[Tensor]) -> list[Tensor]:

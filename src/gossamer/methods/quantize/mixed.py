@@ -81,7 +81,7 @@ class Mixed(Method, frozen=True, tag="quantize.mixed"):
         if self.measure != "loss":
             return {}
         plans = self._plans(subject, evidence)
-        return {_trial(site, width): _only(plan, site) for width, plan in plans.items() for site in plan.constraints}
+        return {_trial(site, width): plan.only(site) for width, plan in plans.items() for site in plan.constraints}
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return a grid of its own width for every chosen site that is not left as it is.
@@ -133,12 +133,6 @@ class Mixed(Method, frozen=True, tag="quantize.mixed"):
         (grid,) = (part for part in plan.on(site) if isinstance(part, Grid))
         rule = by_trace if self.measure == "trace" else by_curvature
         return rule(grid.snap(weight) - weight, evidence.second_moment(site), evidence.curvature(site))
-
-
-def _only(plan: Plan, site: str) -> Plan:
-    """Return what ``plan`` decides for one site."""
-    inputs = {site: plan.activations[site]} if site in plan.activations else {}
-    return Plan(plan.method, constraints={site: plan.constraints[site]}, activations=inputs)
 
 
 def _trial(site: str, width: int) -> str:
