@@ -69,14 +69,19 @@ def test_a_matmul_reads_its_weight_transposed(rng):
     np.testing.assert_allclose(run(lowered.proto, x), x @ decode(weight).T, atol=0.01)
 
 
+def test_packing_whole_bytes():
+    assert pack(np.array([[1, 2, 3]], np.uint8), 2, np.array([128]), bits=8).tolist() == [[[1, 2], [3, 128]]]
+
+
+@pytest.mark.parametrize("bits", [4, 8])
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize(("columns", "size"), [(96, 32), (200, 64), (130, 128)])
-def test_groups_with_zeros_of_their_own(rng, signed, columns, size):
-    count = -(-columns // size)
-    low = -8 if signed else 0
-    codes = rng.integers(low, low + 16, (6, columns)).astype(np.int8)
-    scale = rng.uniform(0.01, 0.05, (6, count)).astype(np.float32)
-    zero = rng.integers(low, low + 16, (6, count)).astype(np.int8)
+def test_groups_with_zeros_of_their_own(rng, signed, columns, size, bits):
+    count, levels = -(-columns // size), 1 << bits
+    low = -levels // 2 if signed else 0
+    codes = rng.integers(low, low + levels, (6, columns)).astype(np.int16)
+    scale = rng.uniform(0.16, 0.8, (6, count)).astype(np.float32) / levels
+    zero = rng.integers(low, low + levels, (6, count)).astype(np.int16)
     given = Blocks(codes, scale, zero, size)
     assert why_no_blocks(given) is None
     at = np.arange(columns) // size
@@ -97,8 +102,8 @@ def test_the_file_holds_half_a_byte_per_weight(rng):
 
 
 def test_what_does_not_fit_says_why(rng, monkeypatch):
-    wide = Blocks(np.array([[-9, 9]], np.int8), np.ones((1, 1), np.float32), np.zeros((1, 1), np.int8), 2)
-    assert why_no_blocks(wide) == "its codes and zeros span -9 to 9, more than 4 bits"
+    wide = Blocks(np.array([[-130, 126]], np.int16), np.ones((1, 1), np.float32), np.zeros((1, 1), np.int16), 2)
+    assert why_no_blocks(wide) == "its codes and zeros span -130 to 126, more than 8 bits"
     odd = Blocks(np.zeros((1, 20), np.int8), np.ones((1, 2), np.float32), np.zeros((1, 2), np.int8), 10)
     assert why_no_blocks(odd) == "its groups of 10 inputs are no blocks of 16, 32, 64 or 128"
     monkeypatch.setattr(blocks, "LEAST", 1 << 16)

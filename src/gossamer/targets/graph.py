@@ -17,6 +17,7 @@ from gossamer.artifact.records import check_records
 from gossamer.codings import Coding, Reshape, decode, dtype
 from gossamer.codings.nodes import Array
 from gossamer.errors import CodingError, TargetError
+from gossamer.targets.grouped import weight_groups
 from gossamer.targets.levels import input_levels, weight_levels
 from gossamer.targets.lower import Lowered, lower
 from gossamer.targets.reason import Reason
@@ -110,12 +111,15 @@ def fill(
     """
     own = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     names = sorted((missing_names(proto) | set(own)) & set(tensors))
-    weights, inputs, reasons = {}, {}, []
+    weights, inputs, groups, reasons = {}, {}, {}, []
     if quantized:
         for name in names:
             found = weight_levels(tensors[name])
+            grouped = weight_groups(tensors[name]) if name not in activations else None
             if not isinstance(found, str):
                 weights[name] = found
+            elif grouped is not None:
+                groups[name] = grouped
             elif name in activations or isinstance(tensors[name], Reshape):
                 reasons.append(Reason(name, found))
         for site, grid in activations.items():
@@ -125,7 +129,8 @@ def fill(
             elif site in weights:
                 reasons.append(Reason(site, levels))
     constants = {**own, **{name: _floats(name, tensors[name]) for name in names if name not in weights}}
-    lowered = lower(proto, constants, weights, {site: inputs[site] for site in inputs if site in weights})
+    used = {site: levels for site, levels in inputs.items() if site in weights}
+    lowered = lower(proto, constants, weights, used, groups=groups, otherwise=set(activations) - set(used))
     known = {reason.what for reason in reasons}
     further = (reason for reason in lowered.reasons if reason.what not in known)
     integer = tuple(site for site in lowered.integer if site not in known)

@@ -5,8 +5,9 @@ input has a grid too, the node that reads it gets quantised inputs, so that the 
 operator (Jacob et al. 2018, arXiv 1712.05877). What stays in floating point is listed with the reason.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -16,6 +17,7 @@ from gossamer.targets.blocks import Blocks, few_bits, lower_blocks
 from gossamer.targets.convolution import lower_convolution
 from gossamer.targets.dense import lower_product
 from gossamer.targets.dynamic import Recurrent
+from gossamer.targets.grouped import Grouped
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.quantized import Use, add_scale
 from gossamer.targets.reason import Reason
@@ -42,6 +44,9 @@ def lower(
     constants: Mapping[str, Array],
     weights: Mapping[str, Weight],
     inputs: Mapping[str, Levels],
+    *,
+    groups: Mapping[str, Blocks] = MappingProxyType({}),
+    otherwise: Container[str] = frozenset(),
 ) -> Lowered:
     """Return ``proto`` with 8-bit weights, and integer operators where the input of a weight has levels too.
 
@@ -50,8 +55,10 @@ def lower(
         constants: float arrays of the initializers, by name.
         weights: 8-bit levels of those weights that have them.
         inputs: levels of the inputs of sites.
+        groups: levels of weights with a scale for each group; ``constants`` has their floats too.
+        otherwise: sites whose inputs are on a grid that is not of 8 bits, so that they must not be put on another one.
     """
-    return _Lowering(proto, constants, weights, inputs).run()
+    return _Lowering(proto, constants, weights, inputs, groups=groups, otherwise=otherwise).run()
 
 
 class _Lowering:
@@ -63,16 +70,21 @@ class _Lowering:
         constants: Mapping[str, Array],
         weights: Mapping[str, Weight],
         inputs: Mapping[str, Levels],
+        *,
+        groups: Mapping[str, Blocks],
+        otherwise: Container[str],
     ) -> None:
         self.wiring = Wiring(proto, constants)
         self.weights = weights
         self.inputs = inputs
+        self.otherwise = otherwise
         self.sources: dict[str, tuple[str, bool]] = {name: (name, False) for name in weights}
         self.recurrent = Recurrent(self.wiring, weights)
-        self.replaced = self.recurrent.unread()
+        self.grouped = Grouped(self.wiring, groups)
+        self.replaced = self.recurrent.unread() | self.grouped.unread
         self.made: dict[tuple[str, bool], str] = {}
         self.integer: dict[str, None] = {}
-        self.reasons: dict[Reason, None] = {}
+        self.reasons: dict[Reason, None] = {Reason(site, why): None for site, why in self.grouped.reasons.items()}
 
     def run(self) -> Lowered:
         ends = self._quantized_values()
@@ -85,9 +97,10 @@ class _Lowering:
         return Lowered(proto, done, tuple(self.reasons))
 
     def _node(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> None:
-        if self.recurrent.takes(node):
-            self.integer |= dict.fromkeys(self.recurrent.write(node))
-            return
+        for kind in (self.recurrent, self.grouped):
+            if kind.takes(node):
+                self.integer |= dict.fromkeys(kind.write(node))
+                return
         found = [(index, *self.sources[name]) for index, name in enumerate(node.input) if name in self.sources]
         if not found:
             self.wiring.nodes.append(node)
@@ -107,7 +120,8 @@ class _Lowering:
 
     def _blocks(self, node: onnx.NodeProto, index: int, site: str, *, turned: bool) -> bool:
         """Lay ``node`` out for blocks of 4 bits if its weight has so few and that is possible; note the outcome."""
-        if index != 1 or node.op_type not in {"Gemm", "MatMul"} or not few_bits(self.weights[site]):
+        product = index == 1 and node.op_type in {"Gemm", "MatMul"} and site not in self.otherwise
+        if not product or not few_bits(self.weights[site]):
             return False
         blocks = Blocks.of_rows(self.weights[site])
         why = blocks if isinstance(blocks, str) else lower_blocks(self.wiring, node, site, blocks, turned=turned)

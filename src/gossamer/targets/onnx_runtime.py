@@ -85,7 +85,7 @@ class OnnxRuntime(msgspec.Struct, frozen=True, kw_only=True):
     def lowers(self, artifact: Artifact) -> list[Reason]:
         """Return what runs otherwise than it is stored: codings that are unfolded, products that stay in float."""
         lowered = lower_artifact(artifact, quantized=self.quantized)
-        listed = {reason.what for reason in lowered.reasons}
+        listed = {*lowered.integer, *(reason.what for reason in lowered.reasons)}
         unfolded = [
             Reason(name, f"stored as {describe(coding)}, runs as dense floats")
             for name, coding in artifact.tensors.items()
