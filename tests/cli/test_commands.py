@@ -190,6 +190,26 @@ def test_export_writes_onnx(folder, tmp_path):
     onnx.checker.check_model(onnx.load(tmp_path / "m.onnx"))
 
 
+def test_export_compares_with_the_simulation(folder, tmp_path):
+    (tmp_path / "net.py").write_text(MODEL)
+    (tmp_path / "int8.toml").write_text('name = "tiny8"\n[[step]]\nmethod = "quantize.post_training"\n')
+    spec, out, made = f"{tmp_path / 'net.py'}:build", tmp_path / "out.goss", tmp_path / "m.onnx"
+    given = [spec, "--data", "digits", "--recipe", tmp_path / "int8.toml", "-o", out, "--no-measure"]
+    assert invoke("compress", *given).exit_code == 0
+    shown = invoke("export", out, "-o", made, "--check", spec, "--json")
+    assert shown.exit_code == 0, shown.output
+    found = {one["site"]: one for one in json.loads(shown.stdout)["agreement"]}
+    assert set(found) == {"1.weight", "3.weight", "outputs"}
+    assert all(one["steps"] <= 1 for one in found.values())
+    assert found["1.weight"]["compared"] == "input"
+    table = invoke("export", out, "-o", made, "--check", spec)
+    assert "most steps" in table.stdout
+    other = invoke("export", out, "-o", made, "--check", "zoo:lenet5")
+    assert other.exit_code == 2
+    assert "does not fit" in other.stderr
+    assert "agreement" not in json.loads(invoke("export", out, "-o", made, "--json").stdout)
+
+
 def test_measure_two_files(folder):
     first = folder / "out.goss.run" / "step-00" / "self-contained.goss"
     shown = invoke("measure", first, folder / "out.goss", "--rounds", 1, "--json")

@@ -254,6 +254,9 @@ def test_what_is_multiplied_in_floats_after_all_is_said(subject, task, tmp_path)
     reason = "its shared values are not stored on a grid of integers"
     assert said == [f"Inputs are in 8 bits but products are taken in floats at 0.weight, 2.weight: {reason}."]
     assert not any("floats" in text for text in sentences(alone))
+    assert [one.site for one in alone.end.agreed] == ["0.weight", "2.weight"]
+    assert all(one.steps.value <= 1 for one in alone.end.agreed)
+    assert alone.start.agreed == after.end.agreed == ()
 
 
 def test_a_run_that_calibrates_on_more_samples_is_another(subject, task, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from gossamer.report import (
+    Agreed,
     Figure,
     Report,
     SiteState,
@@ -224,3 +225,32 @@ def test_tables_list_sites_that_an_edit_replaced():
         text = console.export_text()
     assert "380 B → -" in text
     assert "- → 30 B" in text
+
+
+def agreed(name: str, steps: float, differing: float) -> Agreed:
+    return Agreed(name, measured(steps, "step"), measured(differing, "share"))
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        ([("a", 0, 0.0), ("b", 0, 0.0)], "integer products read the same codes as the simulation at all 2 sites."),
+        (
+            [("a", 0, 0.0), ("b", 1, 0.25)],
+            "integer products read within one step of the simulation at all 2 sites (25.00% of the values off at most).",
+        ),
+        (
+            [("a", 2, 0.1), ("b", 1, 0.0), ("c", 3, 0.2), ("d", 2, 0.1), ("e", 9, 0.3)],
+            "inputs differ from the simulation by more than one step at e by 9, c by 3, a by 2 and 1 more.",
+        ),
+    ],
+)
+def test_how_far_the_target_is_from_the_simulation_is_said(found, said):
+    end = msgspec.structs.replace(state(100, 0.9), agreed=tuple(agreed(*one) for one in found))
+    assert f"On the target {said}" in sentences(report(step(1, end)))
+
+
+def test_why_the_target_was_not_compared_is_said():
+    end = msgspec.structs.replace(state(100, 0.9), uncompared="a: read twice")
+    expected = "What the target reads was not compared with the simulation: a: read twice."
+    assert expected in sentences(report(step(1, end)))

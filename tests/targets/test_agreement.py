@@ -7,7 +7,7 @@ from torch import nn
 from gossamer.calibrate import calibrate
 from gossamer.methods.quantize import PostTraining
 from gossamer.model import Subject, apply, freeze
-from gossamer.targets import agreements, dynamic, lower_frozen
+from gossamer.targets import agreements, blocks, dynamic, lower_frozen
 from gossamer.targets.export import export
 
 
@@ -49,6 +49,22 @@ def test_sites_with_grids_read_the_same_codes():
     assert max(found[site].steps for site in lowered.integer) <= 1
     assert found["outputs"].steps <= 1
     assert {found[site].compared for site in lowered.integer} == {"input"}
+
+
+@pytest.mark.parametrize("scales", ["channel", 32])
+def test_products_in_blocks_are_compared_before_the_bias(scales, monkeypatch):
+    monkeypatch.setattr(blocks, "LEAST", 1)
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 5, bias=False)).eval(), torch.randn(4, 64)
+    subject = Subject.of(model, x)
+    method = PostTraining(weight_bits=4, weight_scales=scales, inputs=False)
+    live = apply(subject, method.plan(subject))
+    frozen = freeze(live)
+    lowered = lower_frozen(frozen, export(frozen.model, (x,)))
+    found = {one.site: one for one in agreements(live, lowered, (x,))}
+    assert set(found) == {"0.weight", "2.weight", "outputs"}
+    assert {one.compared for one in found.values()} == {"output"}
+    assert 0 < max(one.steps for one in found.values()) < 2
 
 
 @pytest.mark.slow

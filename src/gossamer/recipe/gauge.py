@@ -12,8 +12,8 @@ from gossamer.artifact import Artifact, load, save, stored_bytes
 from gossamer.errors import TargetError
 from gossamer.figure import Figure, computed, measured
 from gossamer.model import Edit, Frozen, Subject, freeze, live_weight, plain_copy, to_artifact
-from gossamer.report import SiteState, Skipped, State
-from gossamer.targets import OnnxRuntime, arrays_of, assemble, frozen_graph, lower_artifact
+from gossamer.report import Agreed, SiteState, Skipped, State
+from gossamer.targets import OnnxRuntime, agreements, arrays_of, assemble, frozen_graph, lower_artifact
 from gossamer.task import Task, evaluate
 
 WEIGHTS_ONLY = "model.goss"
@@ -76,11 +76,11 @@ class Gauge:
         written = save(folder / WEIGHTS_ONLY, artifact)
         graph = graphs.of(subject, frozen) if self.graph or self.ship == "self-contained" else None
         whole = None
-        floats: tuple[Skipped, ...] = ()
+        there: dict[str, Any] = {}
         if isinstance(graph, bytes):
             complete = replace(artifact, graph=graph)
             whole = measured(save(folder / SELF_CONTAINED, complete), "B")
-            floats = _in_floats(complete)
+            there = _on_target(subject, complete)
         macs = subject.graph.macs
         return State(
             sites=site_states(subject, artifact),
@@ -90,7 +90,7 @@ class Gauge:
             refused=str(graph) if isinstance(graph, TargetError) else "",
             parameters=measured(parameters(subject)),
             macs=None if macs is None else computed(macs),
-            floats=floats,
+            **there,
         )
 
     def file(self, folder: Path, state: State) -> Path:
@@ -134,13 +134,23 @@ class Gauge:
         return [taken.get(name) for name in files]
 
 
-def _in_floats(artifact: Artifact) -> tuple[Skipped, ...]:
-    """Return the sites with input grids that the target does not multiply in integers."""
+def _on_target(subject: Subject, artifact: Artifact) -> dict[str, Any]:
+    """Return, for a state, which sites with input grids are multiplied in floats, and how far the others are off."""
     if not artifact.activations:
-        return ()
+        return {}
     lowered = lower_artifact(artifact)
     asked = set(artifact.activations) - set(lowered.integer)
-    return tuple(Skipped(reason.what, reason.why) for reason in lowered.reasons if reason.what in asked)
+    floats = tuple(Skipped(reason.what, reason.why) for reason in lowered.reasons if reason.what in asked)
+    try:
+        found = agreements(subject, lowered, subject.args, subject.kwargs)
+    except TargetError as error:
+        return {"floats": floats, "uncompared": error.message}
+    agreed = tuple(
+        Agreed(one.site, measured(one.steps, "step"), measured(one.differing, "share"))
+        for one in found
+        if one.compared == "input"
+    )
+    return {"floats": floats, "agreed": agreed}
 
 
 def metrics(subject: Subject, task: Task, split: Literal["validation", "test"]) -> dict[str, Figure]:

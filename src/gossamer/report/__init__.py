@@ -4,6 +4,7 @@ from gossamer.figure import Figure, computed, measured
 from gossamer.report.sentences import amount, sentences, step_sentences, summary
 from gossamer.report.sheet import Sheet
 from gossamer.report.structs import (
+    Agreed,
     Effect,
     Report,
     SiteState,
@@ -18,6 +19,7 @@ from gossamer.report.structs import (
 from gossamer.report.tables import render, show
 
 __all__ = [
+    "Agreed",
     "Effect",
     "Figure",
     "Report",

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from gossamer.figure import Figure
-from gossamer.report.structs import Report, Skipped, State, StepReport, effect
+from gossamer.report.structs import Agreed, Report, Skipped, State, StepReport, effect
 
 SCALES = {
     "B": ((1e6, "MB"), (1e3, "kB"), (1.0, "B")),
@@ -23,12 +23,29 @@ def sentences(report: Report) -> list[str]:
         said.append(f"No self-contained file could be written: {report.end.refused}.")
     if report.end.floats:
         said.append(f"Inputs are in 8 bits but products are taken in floats at {_grouped(report.end.floats)}.")
+    if report.end.agreed:
+        said.append(_agreement(report.end.agreed))
+    if report.end.uncompared:
+        said.append(f"What the target reads was not compared with the simulation: {report.end.uncompared}.")
     uncounted = sorted({name for state in _states(report) for name in state.uncounted})
     if uncounted:
         said.append(f"The energy leaves out operators without a rule: {', '.join(uncounted)}.")
     if report.steps:
         said.append(summary(report))
     return said
+
+
+def _agreement(agreed: Sequence[Agreed]) -> str:
+    """Return how far the inputs of integer products are from those of the simulation, the worst of them by name."""
+    far = sorted((one for one in agreed if one.steps.value > 1), key=lambda one: -one.steps.value)
+    differing = max(one.differing.value for one in agreed)
+    if not far:
+        most = "the same codes as" if not differing else "within one step of"
+        share = f" ({differing:.2%} of the values off at most)" if differing else ""
+        return f"On the target integer products read {most} the simulation at all {len(agreed)} sites{share}."
+    named = ", ".join(f"{one.site} by {one.steps.value:.0f}" for one in far[:3])
+    more = f" and {len(far) - 3} more" if len(far) > 3 else ""
+    return f"On the target inputs differ from the simulation by more than one step at {named}{more}."
 
 
 def _states(report: Report) -> tuple[State, ...]:

@@ -45,6 +45,20 @@ class Skipped(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Agreed(msgspec.Struct, frozen=True):
+    """How far what the target reads at a site is from what the simulation reads.
+
+    Attributes:
+        site: name of the site.
+        steps: the largest difference, in steps of the grid of its input.
+        differing: share of the values that are not the same.
+    """
+
+    site: str
+    steps: Figure
+    differing: Figure
+
+
 class State(msgspec.Struct, frozen=True, kw_only=True):
     """The whole subject at one moment.
 
@@ -62,6 +76,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
         memory: peak memory of the process that ran it.
         uncounted: operators of the target that multiply and are not counted in the energy.
         floats: sites with inputs in 8 bits that the target nevertheless multiplies in floats, each with the reason.
+        agreed: for the other sites with inputs in 8 bits, how far the target is from the simulation, on the example.
+        uncompared: why that could not be found out; empty if it could or there was nothing to compare.
     """
 
     sites: tuple[SiteState, ...]
@@ -77,6 +93,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     memory: Figure | None = None
     uncounted: tuple[str, ...] = ()
     floats: tuple[Skipped, ...] = ()
+    agreed: tuple[Agreed, ...] = ()
+    uncompared: str = ""
 
 
 class StepReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -2,8 +2,8 @@
 
 At a site with an input grid the codes that the runtime's integer kernels read are compared with the codes that the
 grid gives in the live model: 0 where both round the same way, 1 where a value fell on the other side of a rounding
-border. A recurrent layer has no stored grid; there its outputs are compared, and so are the outputs of the graph, in
-steps of 8 bits over their range.
+border. A recurrent layer and a linear one in blocks have no stored grid; there the outputs are compared (before the
+bias of a linear layer), and so are the outputs of the graph, in steps of 8 bits over their range.
 """
 
 from collections.abc import Mapping
@@ -32,6 +32,9 @@ from gossamer.targets.wiring import all_nodes
 
 OUTPUTS = "outputs"
 """What stands for the outputs of the graph among the sites."""
+
+_BY_OUTPUT = {"DynamicQuantizeLSTM": 2, "MatMulNBits": 1}
+"""Operators that are compared by their output, and which input has the weight's name."""
 
 
 class Agreement(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,7 +69,7 @@ def agreements(
     Raises:
         TargetError: the inputs do not fit, or a site is read another number of times than in the live model.
     """
-    simulated, outputs = _simulated(subject.model, args, dict(kwargs or {}))
+    simulated, outputs = _simulated(subject, args, dict(kwargs or {}))
     places = _places(lowered)
     names = [value.name for value in lowered.proto.graph.output]
     found = _run(lowered.proto, [name for values in places.values() for name in values], args, kwargs)
@@ -83,16 +86,20 @@ def agreements(
 
 
 def _simulated(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    subject: Subject, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[dict[str, list[Array]], list[Array]]:
-    """Return codes of inputs by site, outputs of recurrent layers by their last matrix, and outputs of the model."""
-    seen: dict[str, list[Array]] = {}
+    """Return codes of inputs or outputs by site, those of recurrent layers by their last matrix, and of the model."""
+    model, seen = subject.model, dict[str, list[Array]]()
+    names = {owner.name: site.name for site in subject.sites.values() for owner in site.owners}
     handles = []
     for path, module in model.named_modules():
         if any(isinstance(hook, InputGrid) for hook in module._forward_pre_hooks.values()):  # noqa: SLF001
             handles.append(module.register_forward_pre_hook(partial(_note_codes, seen), with_kwargs=True))
         elif isinstance(module, nn.RNNBase):
             handles.append(module.register_forward_hook(partial(_note_output, seen, path)))
+        elif isinstance(module, nn.Linear):
+            site = names.get(f"{path}.weight".lstrip("."), "")
+            handles.append(module.register_forward_hook(partial(_note_product, seen, site)))
     try:
         with evaluation(model), torch.no_grad():
             outputs = model(*args, **kwargs)
@@ -120,6 +127,11 @@ def _note_output(seen: dict[str, list[Array]], path: str, module: nn.RNNBase, _g
         seen.setdefault(site, []).append(value.detach().cpu().double().numpy())
 
 
+def _note_product(seen: dict[str, list[Array]], site: str, module: nn.Linear, _given: Any, result: Tensor) -> None:
+    product = result if module.bias is None else result - module.bias
+    seen.setdefault(site, []).append(product.detach().cpu().double().numpy())
+
+
 def _places(lowered: Lowered) -> dict[str, list[str]]:
     """Return, for each site in integers, the values of the graph that hold its input's codes or its output."""
     graph = lowered.proto.graph
@@ -134,8 +146,8 @@ def _places(lowered: Lowered) -> dict[str, list[str]]:
         for site in sites_of(weight, lowered.integer):
             found.setdefault(site, []).append(codes)
     for node in graph.node:
-        if node.op_type == "DynamicQuantizeLSTM":
-            for site in sites_of(node.input[2], lowered.integer):
+        if node.op_type in _BY_OUTPUT:
+            for site in sites_of(node.input[_BY_OUTPUT[node.op_type]], lowered.integer):
                 found.setdefault(site, []).append(node.output[0])
         elif node.op_type == "Scan":
             inner = [step for step in all_nodes([node]) if step.op_type == "DynamicQuantizeMatMul"]
@@ -167,7 +179,7 @@ def _run(
 
 def _like(found: Array, wanted: Array) -> Array:
     """Return ``found`` in the form of ``wanted``: y of a recurrent operator has an axis of directions."""
-    if found.ndim == wanted.ndim + 1:
+    if found.ndim == wanted.ndim + 1 == 4:
         found = found.transpose(0, 2, 1, 3)
     return found.reshape(wanted.shape)
 
