@@ -1,0 +1,95 @@
+"""How far networks lowered to ONNX Runtime are from their simulation, in quantization steps, site by site.
+
+    python benchmarks/agreement.py
+    python benchmarks/agreement.py lenet5 resnet20
+
+Each network of the zoo, with initial weights from seed 0 in evaluation mode, is put on 8 bits by quantize.post_training
+with default settings, calibrated on a few random inputs, and compared on its example (gossamer.targets.agreements). A
+site with an input grid counts the steps of that grid between the codes which the integer product reads and those of the
+simulation, a recurrent layer and the outputs of the network steps of 8 bits over their range. The size of the error is
+that of rounding, so no data set is needed. Results go to benchmarks/results/agreement.json.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from provenance import commit, machine
+from torch import Tensor
+
+from gossamer import zoo
+from gossamer.calibrate import calibrate
+from gossamer.errors import TargetError
+from gossamer.methods.quantize import PostTraining
+from gossamer.model import Subject, apply, freeze
+from gossamer.targets import agreements, lower_frozen, to_onnx
+
+RESULT = Path(__file__).resolve().parent / "results" / "agreement.json"
+LARGEST = 30_000_000
+"""Networks with more parameters are left out unless they are named."""
+
+
+def another(value: Tensor) -> Tensor:
+    """Return a random input of the same kind: normal numbers, or the tokens in another order."""
+    if value.is_floating_point():
+        return torch.randn_like(value)
+    return value.flatten()[torch.randperm(value.numel())].view(value.shape)
+
+
+def one(name: str, samples: int) -> dict[str, Any]:
+    """Return what is recorded of one network."""
+    started = time.monotonic()
+    torch.manual_seed(0)
+    model, args = zoo.build(name).eval(), zoo.example(name)
+    subject, method = Subject.of(model, *args), PostTraining()
+    given = [(tuple(another(part) for part in args), {}, None) for _ in range(samples)]
+    live = apply(subject, method.plan(subject, calibrate(subject, given, method.needs)))
+    frozen = freeze(live)
+    lowered = lower_frozen(frozen, to_onnx(frozen.model, args))
+    row: dict[str, Any] = {"network": name, "commit": commit()}
+    try:
+        found = agreements(live, lowered, args)
+    except TargetError as error:
+        return row | {"failed": error.message}
+    inputs = [one for one in found if one.compared == "input"]
+    layers = [one for one in found if one.compared == "output" and one.site != "outputs"]
+    return row | {
+        "sites": len(subject.sites),
+        "integer": len(lowered.integer),
+        "compared": len(inputs),
+        "steps": max((one.steps for one in inputs), default=0.0),
+        "differing": max((one.differing for one in inputs), default=0.0),
+        "recurrent_steps": max((one.steps for one in layers), default=None),
+        "output_steps": found[-1].steps,
+        "beyond": {one.site: [one.steps, one.differing] for one in found if one.steps > 1},
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def main() -> None:
+    """Compare the networks named, or all that are not too large."""
+    parser = argparse.ArgumentParser(description="Lowered networks beside their simulation, in quantization steps.")
+    parser.add_argument("networks", nargs="*", choices=[*zoo.names(), []], default=[])
+    parser.add_argument("--samples", type=int, default=8, help="random inputs to calibrate on")
+    given = parser.parse_args()
+    small = [name for name in zoo.names() if zoo.network(name).parameters <= LARGEST]
+    known = json.loads(RESULT.read_text())["networks"] if RESULT.exists() else []
+    rows = {row["network"]: row for row in known}
+    for name in given.networks or small:
+        row = rows[name] = one(name, given.samples)
+        record = {
+            "title": "Lowered networks beside their simulation",
+            "command": f"python benchmarks/agreement.py --samples {given.samples}",
+            "seed": 0,
+            "machine": machine(),
+            "networks": [rows[each] for each in zoo.names() if each in rows],
+        }
+        RESULT.write_text(json.dumps(record, indent=1) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()
