@@ -18,6 +18,7 @@ from gossamer.codings import Coding, Reshape, decode, dtype
 from gossamer.codings.nodes import Array
 from gossamer.errors import CodingError, TargetError
 from gossamer.targets.grouped import weight_groups
+from gossamer.targets.halves import halve
 from gossamer.targets.levels import input_levels, weight_levels
 from gossamer.targets.lower import Lowered, lower
 from gossamer.targets.reason import Reason
@@ -103,6 +104,8 @@ def fill(
 ) -> Lowered:
     """Return ``proto`` with the weights it reads taken from ``tensors``, in 8 bits where they and ``quantized`` allow.
 
+    Other weights are float32, stored in 16 bits where that and ``quantized`` allow (``halves.py``).
+
     Args:
         proto: a float graph, with or without weights.
         tensors: coding of each weight by the name the graph reads it under.
@@ -134,7 +137,7 @@ def fill(
     known = {reason.what for reason in reasons}
     further = (reason for reason in lowered.reasons if reason.what not in known)
     integer = tuple(site for site in lowered.integer if site not in known)
-    return Lowered(lowered.proto, integer, (*reasons, *further))
+    return Lowered(halve(lowered.proto) if quantized else lowered.proto, integer, (*reasons, *further))
 
 
 def _floats(name: str, coding: Coding) -> Array:

@@ -56,7 +56,7 @@ def count_work(proto: onnx.ModelProto, inputs: Inputs) -> tuple[Work, ...]:
     works = []
     for node in proto.graph.node:
         source = origin.get(node.input[0], node.input[0]) if node.input else ""
-        if node.op_type in {"DequantizeLinear", "Transpose"} and source in constants:
+        if node.op_type in {"DequantizeLinear", "Transpose", "Cast"} and source in constants:
             origin[node.output[0]] = source
         elif node.op_type == "DequantizeLinear":
             origin[node.output[0]] = node.input[0]
