@@ -6,8 +6,9 @@
 Each network of the zoo, with initial weights from seed 0 in evaluation mode, is put on 8 bits by quantize.post_training
 with default settings, calibrated on a few random inputs, and compared on its example (gossamer.targets.agreements). A
 site with an input grid counts the steps of that grid between the codes which the integer product reads and those of the
-simulation, a recurrent layer and the outputs of the network steps of 8 bits over their range. The size of the error is
-that of rounding, so no data set is needed. Results go to benchmarks/results/agreement.json.
+simulation, a recurrent layer and the outputs of the network steps of 8 bits over their range: once where the layers
+before read what they read in the simulation, and once, as "carried", where the lowered network runs by itself. Results
+go to benchmarks/results/agreement.json.
 """
 
 import argparse
@@ -62,8 +63,10 @@ def one(name: str, samples: int) -> dict[str, Any]:
         "compared": len(inputs),
         "steps": max((one.steps for one in inputs), default=0.0),
         "differing": max((one.differing for one in inputs), default=0.0),
+        "carried": max((one.carried for one in inputs), default=0.0),
         "recurrent_steps": max((one.steps for one in layers), default=None),
         "output_steps": found[-1].steps,
+        "output_carried": found[-1].carried,
         "beyond": {one.site: [one.steps, one.differing] for one in found if one.steps > 1},
         "seconds": round(time.monotonic() - started, 1),
     }

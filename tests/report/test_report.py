@@ -228,7 +228,7 @@ def test_tables_list_sites_that_an_edit_replaced():
 
 
 def agreed(name: str, steps: float, differing: float) -> Agreed:
-    return Agreed(name, measured(steps, "step"), measured(differing, "share"))
+    return Agreed(name, measured(steps, "step"), measured(differing, "share"), measured(9, "step"))
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,24 @@ def test_sites_with_grids_read_the_same_codes():
     assert {found[site].compared for site in lowered.integer} == {"input"}
 
 
+def test_what_a_layer_adds_is_told_from_what_it_was_given():
+    """The simulation's first bias is moved: the layer after reads other codes, and the one after that only follows."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*[nn.Linear(24, 24) for _ in range(3)]).eval(), torch.randn(8, 24)
+    subject = Subject.of(model, x)
+    evidence = calibrate(subject, [((x,), {}, None)], PostTraining.needs)
+    live = apply(subject, PostTraining().plan(subject, evidence))
+    frozen = freeze(live)
+    lowered = lower_frozen(frozen, export(frozen.model, (x,)))
+    with torch.no_grad():
+        live.model.get_submodule("0").bias += 0.3
+    first, second, third, end = agreements(live, lowered, (x,))
+    assert first.steps == first.carried == 0
+    assert second.steps == second.carried > 5
+    assert third.steps <= 1 < third.carried
+    assert end.steps < 0.1 < end.carried
+
+
 @pytest.mark.parametrize("scales", ["channel", 32])
 def test_products_in_blocks_are_compared_before_the_bias(scales, monkeypatch):
     monkeypatch.setattr(blocks, "LEAST", 1)

@@ -35,7 +35,8 @@ def export(
     The file must be self-contained. Weights in 8 bits stay so, multiplied as integers where the graph allows it. The
     graph that the runtime makes of it is read: a layer that it does not multiply in integers is listed. With --check
     the codes that integer products read are compared with those of the simulation: they differ by 0 steps, or by 1
-    where a value lies on a rounding border. Where inputs have no grid, outputs are compared, in steps of 8 bits.
+    where a value lies on a rounding border. Where inputs have no grid, outputs are compared, in steps of 8 bits. The
+    last column is what the differences come to as they are carried from layer to layer.
     """
     writable(output, suffixes=[".onnx"], inputs=[file])
     from gossamer.artifact import load
@@ -62,8 +63,10 @@ def export(
     for reason in reasons:
         console.print(f"in floats: {reason}", markup=False, soft_wrap=True)
     if agreed:
-        columns = ("site", "compared", "most steps", "half a step or more")
-        rows = ((one.site, one.compared, f"{one.steps:.2g}", f"{one.differing:.2%}") for one in agreed)
+        columns = ("site", "compared", "most steps", "half a step or more", "carried on")
+        rows = (
+            (one.site, one.compared, f"{one.steps:.2g}", f"{one.differing:.2%}", f"{one.carried:.2g}") for one in agreed
+        )
         console.print(table(columns, rows, left=("compared",)))
 
 

@@ -146,7 +146,7 @@ def _on_target(subject: Subject, artifact: Artifact) -> dict[str, Any]:
     except TargetError as error:
         return {"floats": floats, "uncompared": error.message}
     agreed = tuple(
-        Agreed(one.site, measured(one.steps, "step"), measured(one.differing, "share"))
+        Agreed(one.site, measured(one.steps, "step"), measured(one.differing, "share"), measured(one.carried, "step"))
         for one in found
         if one.compared == "input"
     )

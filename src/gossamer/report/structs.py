@@ -50,13 +50,16 @@ class Agreed(msgspec.Struct, frozen=True):
 
     Attributes:
         site: name of the site.
-        steps: the largest difference, in steps of the grid of its input.
-        differing: share of the values that are not the same.
+        steps: the largest difference where the layers before read what they read in the simulation, in steps of the
+            grid of its input.
+        differing: share of the values that are then not the same.
+        carried: the largest difference as those of all layers before add up.
     """
 
     site: str
     steps: Figure
     differing: Figure
+    carried: Figure
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):

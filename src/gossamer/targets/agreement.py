@@ -4,6 +4,10 @@ At a site with an input grid the codes that the runtime's integer kernels read a
 grid gives in the live model: 0 where both round the same way, 1 where a value fell on the other side of a rounding
 border. A recurrent layer and a linear one in blocks have no stored grid; there the outputs are compared (before the
 bias of a linear layer), and so are the outputs of the graph, in steps of 8 bits over their range.
+
+A value on the other side of a border moves all that is computed from it by a fraction of a step, so that in a deep
+network more and more values differ. What a layer itself adds is therefore measured apart: the graph is run a second
+time, in which every product reads the codes of the simulation.
 """
 
 from collections.abc import Mapping
@@ -43,14 +47,16 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         site: name of the weight, or ``outputs`` for those of the graph.
         compared: ``input``, in steps of the site's grid; or ``output``, in steps of 8 bits over the range of it.
-        steps: the largest difference.
-        differing: share of values that are half a step or more apart.
+        steps: the largest difference where the layers before read what they read in the simulation.
+        differing: share of values that are then half a step or more apart.
+        carried: the largest difference where the graph runs by itself, and differences add up from layer to layer.
     """
 
     site: str
     compared: str
     steps: float
     differing: float
+    carried: float
 
 
 def agreements(
@@ -71,18 +77,24 @@ def agreements(
     """
     simulated, outputs = _simulated(subject, args, dict(kwargs or {}))
     places = _places(lowered)
-    names = [value.name for value in lowered.proto.graph.output]
-    found = _run(lowered.proto, [name for values in places.values() for name in values], args, kwargs)
-    listed = []
+    simulated = {site: wanted for site, wanted in simulated.items() if site in places}
     for site, wanted in simulated.items():
-        if site not in places:
-            continue
         if len(places[site]) != len(wanted):
             raise TargetError(f"{site}: read {len(wanted)} times by the model and {len(places[site])} by its graph")
-        pairs = [(_like(found[name], right), right) for name, right in zip(places[site], wanted, strict=True)]
-        listed.append(_compare(site, "input" if site in subject.activations else "output", pairs))
-    listed.append(_compare(OUTPUTS, "output", list(zip([found[name] for name in names], outputs, strict=True))))
-    return tuple(listed)
+    inner = [name for values in places.values() for name in values]
+    alone = _run(lowered.proto, inner, arrays_of(lowered.proto, args, kwargs))
+    codes = {
+        name: value.reshape(alone[name].shape).astype(alone[name].dtype)
+        for site in simulated.keys() & subject.activations.keys()
+        for name, value in zip(places[site], simulated[site], strict=True)
+    }
+    led = _run(lowered.proto, inner, arrays_of(lowered.proto, args, kwargs), codes)
+    listed = [
+        _compare(site, "input" if site in subject.activations else "output", places[site], wanted, (led, alone))
+        for site, wanted in simulated.items()
+    ]
+    ends = [value.name for value in lowered.proto.graph.output]
+    return (*listed, _compare(OUTPUTS, "output", ends, outputs, (led, alone)))
 
 
 def _simulated(
@@ -165,16 +177,31 @@ def _end_of_loop(graph: onnx.GraphProto, y: str) -> str:
 
 
 def _run(
-    proto: onnx.ModelProto, names: list[str], args: tuple[Any, ...], kwargs: Mapping[str, Any] | None
+    proto: onnx.ModelProto, names: list[str], inputs: dict[str, Array], codes: Mapping[str, Array] | None = None
 ) -> dict[str, Array]:
-    """Return the outputs of ``proto`` and the values ``names`` inside it; exposing codes keeps products fused."""
+    """Return the outputs of ``proto`` and the values ``names`` inside it; exposing codes keeps products fused.
+
+    Args:
+        proto: a lowered graph.
+        names: values inside it.
+        inputs: by name.
+        codes: what nodes read in place of values inside.
+    """
     exposed = onnx.ModelProto()
     exposed.CopyFrom(proto)
     have = {value.name for value in proto.graph.output}
     exposed.graph.output.extend(
         helper.make_empty_tensor_value_info(name) for name in dict.fromkeys(names) if name not in have
     )
-    return run_session(open_session(exposed), arrays_of(proto, args, kwargs))
+    given = {f"{name}:given": array for name, array in (codes or {}).items()}
+    for name, array in given.items():
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        exposed.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
+    for node in exposed.graph.node:
+        for index, name in enumerate(node.input):
+            if f"{name}:given" in given:
+                node.input[index] = f"{name}:given"
+    return run_session(open_session(exposed), {**inputs, **given})
 
 
 def _like(found: Array, wanted: Array) -> Array:
@@ -184,12 +211,23 @@ def _like(found: Array, wanted: Array) -> Array:
     return found.reshape(wanted.shape)
 
 
-def _compare(site: str, compared: str, pairs: list[tuple[Array, Array]]) -> Agreement:
+def _compare(
+    site: str, compared: str, names: list[str], wanted: list[Array], runs: tuple[dict[str, Array], dict[str, Array]]
+) -> Agreement:
+    (steps, differing), (carried, _) = (
+        _difference([_like(run[name], right) for name, right in zip(names, wanted, strict=True)], wanted, compared)
+        for run in runs
+    )
+    return Agreement(site=site, compared=compared, steps=steps, differing=differing, carried=carried)
+
+
+def _difference(found: list[Array], wanted: list[Array], compared: str) -> tuple[float, float]:
+    """Return the largest difference in steps, and the share of values that are half a step or more apart."""
     steps, differing, count = 0.0, 0, 0
-    for found, wanted in pairs:
-        span = 1.0 if compared == "input" else (float(np.ptp(wanted)) if wanted.size else 0.0) / 255 or 1.0
-        gaps = np.abs(found.astype(np.float64) - wanted) / span
+    for left, right in zip(found, wanted, strict=True):
+        span = 1.0 if compared == "input" else (float(np.ptp(right)) if right.size else 0.0) / 255 or 1.0
+        gaps = np.abs(left.astype(np.float64) - right) / span
         steps = max(steps, float(gaps.max(initial=0.0)))
         differing += int((gaps >= 0.5).sum())
         count += gaps.size
-    return Agreement(site=site, compared=compared, steps=steps, differing=differing / max(count, 1))
+    return steps, differing / max(count, 1)
