@@ -67,7 +67,7 @@ def one(name: str, samples: int) -> dict[str, Any]:
         "recurrent_steps": max((one.steps for one in layers), default=None),
         "output_steps": found[-1].steps,
         "output_carried": found[-1].carried,
-        "beyond": {one.site: [one.steps, one.differing] for one in found if one.steps > 1},
+        "beyond_1_step": ", ".join(f"{one.site} {one.steps:.2g}" for one in found if one.steps > 1),
         "seconds": round(time.monotonic() - started, 1),
     }
 
