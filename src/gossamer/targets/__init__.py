@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from gossamer.targets.cpu import Cpu, read_cpu
     from gossamer.targets.graph import assemble, fill, graph_bytes, lower_artifact
     from gossamer.targets.horowitz import Energy, energy
+    from gossamer.targets.integers import why_in_floats, why_no_groups
     from gossamer.targets.lower import Lowered
     from gossamer.targets.onnx_runtime import Measurement, OnnxRuntime, Target
     from gossamer.targets.optimized import not_integer, operators_of
@@ -57,6 +58,8 @@ __all__ = [
     "run_session",
     "to_onnx",
     "total_macs",
+    "why_in_floats",
+    "why_no_groups",
 ]
 
 _HOME = {
@@ -68,6 +71,7 @@ _HOME = {
         "cpu": ("Cpu", "read_cpu"),
         "graph": ("assemble", "fill", "graph_bytes", "lower_artifact"),
         "horowitz": ("Energy", "energy"),
+        "integers": ("why_in_floats", "why_no_groups"),
         "lower": ("Lowered",),
         "onnx_runtime": ("Measurement", "OnnxRuntime", "Target"),
         "optimized": ("not_integer", "operators_of"),

@@ -74,10 +74,23 @@ def why_no_blocks(blocks: Blocks) -> str | None:
     if bits is None:
         low, high = _limits(blocks)
         return f"its codes and zeros span {low} to {high}, more than {_WIDTHS[-1]} bits"
-    if block_size(blocks) is None:
-        return f"its groups of {blocks.size} inputs are no blocks of 16, 32, 64 or 128"
-    if blocks.codes.size < LEAST:
-        return f"{blocks.codes.size} values are too few for blocks of {bits} bits"
+    return why_no_layout(blocks.codes.size, bits, blocks.size if blocks.scale.shape[1] > 1 else None)
+
+
+def why_no_layout(values: int, bits: int, group: int | None) -> str | None:
+    """Return why a weight of so many values cannot be cut into blocks, or None if it can.
+
+    Args:
+        values: how many it has.
+        bits: of a code.
+        group: inputs that have one scale, or None where each output has one.
+    """
+    if bits > _WIDTHS[-1]:
+        return f"its codes have {bits} bits, wanted {_WIDTHS[-1]} or less"
+    if group is not None and group % _SIZES[-1]:
+        return f"its groups of {group} inputs are no blocks of 16, 32, 64 or 128"
+    if values < LEAST:
+        return f"{values} values are too few for blocks of {_WIDTHS[0] if bits <= _WIDTHS[0] else _WIDTHS[-1]} bits"
     return None
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 
 from gossamer.codings.nodes import Array
+from gossamer.targets.integers import why_scales
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.quantized import Use, add_scale, meets_grid, quantized_bias, quantized_input, zero_of
 from gossamer.targets.wiring import Wiring, attribute, attributes
@@ -50,10 +51,9 @@ def lower_convolution(wiring: Wiring, use: Use, ends: Mapping[str, Levels]) -> t
         the outputs of further nodes that this one has taken in; or why it cannot be done.
     """
     node, weight = use.node, use.weight
-    if weight.axis not in (None, 0):
-        return f"its scales vary along axis {weight.axis}, wanted the output channels"
-    if weight.axis is not None and not weight.symmetric:
-        return "its zero varies along an axis"
+    why = why_scales(weight.axis, symmetric=weight.symmetric)
+    if why is not None:
+        return why
     bias = None
     if len(node.input) > 2 and node.input[2]:
         bias = wiring.constants.get(node.input[2])

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 
+from gossamer.targets.integers import why_scales
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.quantized import Use, add_scale, meets_grid, quantized_bias, quantized_input, zero_of
 from gossamer.targets.wiring import Wiring, attribute
@@ -30,10 +31,9 @@ def lower_product(wiring: Wiring, use: Use, ends: Mapping[str, Levels], *, turne
     if weight.codes.ndim != 2:
         return f"it has {weight.codes.ndim} dimensions, wanted a matrix"
     across = 0 if turned or attribute(node, "transB", 0) else 1
-    if weight.axis not in (None, across):
-        return "its scales vary along the inputs that are summed over"
-    if weight.axis is not None and not weight.symmetric:
-        return "its zero varies along an axis"
+    why = why_scales(weight.axis, symmetric=weight.symmetric, outputs=across)
+    if why is not None:
+        return why
     if node.op_type == "Gemm":
         plain = attribute(node, "alpha", 1.0) == attribute(node, "beta", 1.0) == 1.0 and not attribute(
             node, "transA", 0

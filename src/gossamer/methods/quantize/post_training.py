@@ -18,9 +18,7 @@ from gossamer.methods.quantize.inputs import seen_grid
 from gossamer.methods.quantize.ranges import InputRange, Range
 from gossamer.methods.quantize.weights import Form, group_size, weight_grid
 from gossamer.model import Constraints, Evidence, Grid, Method, Plan, Site, Skip, Subject, why_no_input_grid
-from gossamer.targets import read_cpu
-
-_INTEGER_KINDS = frozenset({"linear", "conv"})
+from gossamer.targets import read_cpu, why_in_floats, why_no_groups
 
 Bits = Annotated[int, msgspec.Meta(ge=2, le=16)]
 Group = Annotated[int, msgspec.Meta(ge=2)]
@@ -34,11 +32,12 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     of them, so that they stay shared; on the target it is multiplied in floating point.
 
     Linear layers and convolutions then multiply in integers on the target, with inputs of 8 bits, weights of 8 bits or
-    less and scales per channel or tensor. Recurrent layers do so without an input grid: the target quantizes inputs and
-    states as they come, where that is faster than floating point. Embedding, attention and transposed convolution
-    weights, and those with a scale per group, are stored as integers and multiplied in floating point; the plan says
-    so. Without inputs no data is needed: weights of 8, 4 or 3 bits, with groups of 32 to 128, only make the file
-    smaller.
+    less, and scales per channel (of symmetric weights) or tensor. Recurrent layers, and large linear ones with a scale
+    per group of a multiple of 16 weights, do so without an input grid: the target quantizes inputs and states as they
+    come, where that is faster than floating point. Everything else is stored as integers and multiplied in floating
+    point, and gets no input grid: embedding, attention and transposed convolution weights, affine ones with scales per
+    channel, convolutions with scales per group; the plan says so. Without inputs no data is needed: weights of 8, 4 or
+    3 bits, with groups of 32 to 128, make the file smaller, and large linear layers faster.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
@@ -74,7 +73,8 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
         bool,
         msgspec.Meta(
             description="put the inputs of layers on a grid too; otherwise only storage gets smaller, and the target "
-            "multiplies in integers where it quantizes inputs as they come: recurrent layers, linear ones of 4 bits"
+            "multiplies in integers where it quantizes inputs as they come: recurrent layers, linear ones of 4 bits or "
+            "with groups"
         ),
     ] = True
 
@@ -97,13 +97,14 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
                 continue
             axis = None if before.shared or self.weight_scales == "tensor" else channel_axis(subject, site)
             group = 0 if axis is None else group_size(site, self._group)
-            found = self._inputs(subject, site, group, evidence) if self.inputs else None
+            signed = self.weight_codes == "symmetric" or before.hash is not None
+            why = self._why_in_floats(site, axis, group, signed=signed)
+            found = self._inputs(subject, site, why, evidence) if self.inputs and not (group and why is None) else None
             dynamic = not group and _dynamic(subject, site)
             bits = self._bits(multiplied=dynamic or (isinstance(found, Grid) and found.bits == 8))
             if before.grid is not None and before.grid.bits < bits:
                 skipped.append(Skip(site.name, f"it is on {before.grid.bits} bits already"))
                 continue
-            signed = self.weight_codes == "symmetric" or before.hash is not None
             form = Form(bits, self.weight_range, signed, self.powers_of_two)
             grids[site.name] = weight_grid(subject, site, form, axis, group)
             notes = [] if group or axis is None else self._why_no_groups(site)
@@ -130,13 +131,16 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             return self.weight_bits
         return read_cpu().weight_bits if multiplied else 8
 
-    def _inputs(self, subject: Subject, site: Site, group: int, evidence: Evidence | None) -> Grid | str:
-        """Return the grid of the site's input, or why it gets none."""
-        if site.kind not in _INTEGER_KINDS:
-            return f"the target has no integer operator for {site.kind.replace('_', ' ')} weights"
+    def _why_in_floats(self, site: Site, axis: int | None, group: int, *, signed: bool) -> str | None:
+        """Return why the target multiplies a weight of this form in floating point, or None if it does not."""
+        bits = 8 if self.weight_bits == "auto" else self.weight_bits
         if group:
-            return f"its sums would need a scale after every {group} products"
-        reason = why_no_input_grid(subject.model, site)
+            return why_no_groups(site.kind, site.shape, bits, group)
+        return why_in_floats(site.kind, bits, axis, symmetric=signed)
+
+    def _inputs(self, subject: Subject, site: Site, why: str | None, evidence: Evidence | None) -> Grid | str:
+        """Return the grid of the site's input, or why it gets none; ``why`` if it would be of no use."""
+        reason = why_no_input_grid(subject.model, site) if why is None else why
         if reason is not None:
             return reason
         if evidence is None:

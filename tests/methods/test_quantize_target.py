@@ -1,0 +1,66 @@
+"""What a plan says of the target is what the target does."""
+
+import pytest
+import torch
+from graphs.build import graph, node
+from torch import nn
+
+from gossamer.calibrate import calibrate
+from gossamer.methods.quantize import PostTraining
+from gossamer.model import Subject, apply, freeze
+from gossamer.targets import lower_frozen, not_integer
+
+FLOAT = "stored in {} bits, multiplied in float: {}"
+
+
+def planned(layer, x, **settings):
+    subject = Subject.of(layer.eval(), x)
+    evidence = calibrate(subject, [((x,), {}, None)], PostTraining.needs)
+    method = PostTraining(input_range="minmax", weight_range="minmax", **settings)
+    plan = method.plan(subject, evidence)
+    return plan, freeze(apply(subject, plan))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"weight_bits": 8}, None),
+        ({"weight_bits": 8, "weight_codes": "affine"}, "each output has a zero of its own"),
+        ({"weight_bits": 8, "weight_codes": "affine", "weight_scales": "tensor"}, None),
+        ({"weight_bits": 12}, "its codes have 12 bits, wanted 8 or less"),
+        ({"weight_bits": 12, "weight_scales": 80}, "its codes have 12 bits, wanted 8 or less"),
+        ({"weight_bits": 4, "weight_scales": 100}, "its groups of 100 inputs are no blocks of 16, 32, 64 or 128"),
+        ({"weight_bits": 8, "weight_scales": 80}, None),
+        ({"weight_bits": 4, "weight_codes": "affine", "weight_scales": 80}, None),
+    ],
+)
+def test_linear_layers(settings, said):
+    plan, frozen = planned(nn.Linear(400, 200, bias=False), torch.randn(4, 400), **settings)
+    assert [skip.reason for skip in plan.skipped] == ([FLOAT.format(settings["weight_bits"], said)] if said else [])
+    grouped = isinstance(settings.get("weight_scales"), int)
+    assert set(plan.activations) == (set() if said or grouped else {"weight"})
+    proto = graph([node("Gemm", "x weight", "y", transB=1)], {"x": ("batch", 400)}, ("y",))
+    lowered = lower_frozen(frozen, proto)
+    assert lowered.integer == (() if said else ("weight",))
+    assert not_integer(lowered.proto, lowered.integer) == []
+
+
+def test_a_small_layer_with_groups_is_multiplied_in_float():
+    plan, _ = planned(nn.Linear(64, 8, bias=False), torch.randn(4, 64), weight_bits=4, weight_scales=32)
+    assert [skip.reason for skip in plan.skipped] == [FLOAT.format(4, "512 values are too few for blocks of 4 bits")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"weight_bits": 8}, None),
+        ({"weight_bits": 8, "weight_codes": "affine"}, "each output has a zero of its own"),
+        ({"weight_bits": 4, "weight_scales": 9}, "its sums would need a scale after every 9 products"),
+    ],
+)
+def test_convolutions(settings, said):
+    plan, frozen = planned(nn.Conv2d(4, 6, 3, bias=False), torch.randn(2, 4, 8, 8), **settings)
+    assert [skip.reason for skip in plan.skipped] == ([FLOAT.format(settings["weight_bits"], said)] if said else [])
+    assert set(plan.activations) == (set() if said else {"weight"})
+    proto = graph([node("Conv", "x weight", "y")], {"x": ("batch", 4, 8, 8)}, ("y",))
+    assert lower_frozen(frozen, proto).integer == (() if said else ("weight",))
