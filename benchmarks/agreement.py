@@ -29,6 +29,13 @@ from gossamer.model import Subject, apply, freeze
 from gossamer.targets import agreements, lower_frozen, to_onnx
 
 RESULT = Path(__file__).resolve().parent / "results" / "agreement.json"
+NOTE = (
+    "8 bits by `quantize.post_training`, initial weights, one input, in quantization steps. `steps` and `differing`: the "
+    "worst site with an input grid, where the layers before read what they read in the simulation; `carried`: the same "
+    "where the lowered network runs by itself, so that differences add up; `recurrent steps`: outputs of recurrent "
+    "layers, which quantize their inputs as they come and are not simulated, in steps of 8 bits over their range; "
+    "`output steps`: outputs of the network in such steps. Beyond one step are only recurrent layers and what reads them."
+)
 LARGEST = 30_000_000
 """Networks with more parameters are left out unless they are named."""
 
@@ -85,6 +92,7 @@ def main() -> None:
         row = rows[name] = one(name, given.samples)
         record = {
             "title": "Lowered networks beside their simulation",
+            "note": NOTE,
             "command": f"python benchmarks/agreement.py --samples {given.samples}",
             "seed": 0,
             "machine": machine(),

@@ -19,8 +19,8 @@ class Half(Method, frozen=True, tag="quantize.half"):
     """Round weights to half precision, so that the file holds 16 bits or less of each.
 
     The model keeps its dtype and computes in it, on the target too; the bits that rounding cleared take no place in the
-    file. Training moves weights off again, so this comes last. Zeros stay zero; shared values, weights on a grid and
-    weights that are in half precision already are left alone.
+    file, nor in the ONNX model. Training moves weights off again, so this comes last. Zeros stay zero; shared values,
+    weights on a grid and weights that are in half precision already are left alone.
     """
 
     dtype: Annotated[
