@@ -30,11 +30,12 @@ from gossamer.targets import agreements, lower_frozen, to_onnx
 
 RESULT = Path(__file__).resolve().parent / "results" / "agreement.json"
 NOTE = (
-    "8 bits by `quantize.post_training`, initial weights, one input, in quantization steps. `steps` and `differing`: the "
-    "worst site with an input grid, where the layers before read what they read in the simulation; `carried`: the same "
-    "where the lowered network runs by itself, so that differences add up; `recurrent steps`: outputs of recurrent "
+    "8 bits by `quantize.post_training`, initial weights, one input, in quantization steps. `steps` and `differing`: "
+    "the worst site with an input grid, where the layers before read what they read in the simulation; `carried`: the "
+    "same where the lowered network runs by itself and differences add up; `recurrent steps`: outputs of recurrent "
     "layers, which quantize their inputs as they come and are not simulated, in steps of 8 bits over their range; "
-    "`output steps`: outputs of the network in such steps. Beyond one step are only recurrent layers and what reads them."
+    "`output steps`: outputs of the network in such steps. Beyond one step are only recurrent layers and what reads "
+    "them."
 )
 LARGEST = 30_000_000
 """Networks with more parameters are left out unless they are named."""
