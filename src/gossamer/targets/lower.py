@@ -5,8 +5,9 @@ input has a grid too, the node that reads it gets quantised inputs, so that the 
 operator (Jacob et al. 2018, arXiv 1712.05877). What stays in floating point is listed with the reason.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -17,9 +18,10 @@ from gossamer.targets.convolution import lower_convolution
 from gossamer.targets.dense import lower_product
 from gossamer.targets.dynamic import Recurrent
 from gossamer.targets.levels import Levels, Weight
-from gossamer.targets.quantized import Use, add_scale
+from gossamer.targets.marks import is_mark, module_of_mark, without_marks
+from gossamer.targets.quantized import ORDER_KEEPING, Use, add_scale, meets_grid, quantized_input, quantized_output
 from gossamer.targets.reason import Reason
-from gossamer.targets.wiring import Wiring, attribute
+from gossamer.targets.wiring import Wiring, attribute, attributes
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +44,7 @@ def lower(
     constants: Mapping[str, Array],
     weights: Mapping[str, Weight],
     inputs: Mapping[str, Levels],
+    outputs: Mapping[str, Levels] = MappingProxyType({}),
 ) -> Lowered:
     """Return ``proto`` with 8-bit weights, and integer operators where the input of a weight has levels too.
 
@@ -50,8 +53,9 @@ def lower(
         constants: float arrays of the initializers, by name.
         weights: 8-bit levels of those weights that have them.
         inputs: levels of the inputs of sites.
+        outputs: levels of the outputs of modules, by path, where the graph marks them; other marks go.
     """
-    return _Lowering(proto, constants, weights, inputs).run()
+    return _Lowering(without_marks(proto, outputs), constants, weights, inputs, outputs).run()
 
 
 class _Lowering:
@@ -63,10 +67,12 @@ class _Lowering:
         constants: Mapping[str, Array],
         weights: Mapping[str, Weight],
         inputs: Mapping[str, Levels],
+        outputs: Mapping[str, Levels],
     ) -> None:
         self.wiring = Wiring(proto, constants)
         self.weights = weights
-        self.inputs = inputs
+        self.inputs = {site: levels for site, levels in inputs.items() if site in weights}
+        self.outputs = outputs
         self.sources: dict[str, tuple[str, bool]] = {name: (name, False) for name in weights}
         self.recurrent = Recurrent(self.wiring, weights)
         self.replaced = self.recurrent.unread()
@@ -77,12 +83,26 @@ class _Lowering:
     def run(self) -> Lowered:
         ends = self._quantized_values()
         for node in self.wiring.old.graph.node:
-            if node.output[0] not in self.replaced:
+            if node.output[0] not in self.replaced and not self._between(node, ends):
                 self._node(node, ends)
         proto = self.wiring.finish()
         stay = {reason.what for reason in self.reasons}
         done = tuple(site for site in self.integer if site not in stay)
         return Lowered(proto, done, tuple(self.reasons))
+
+    def _between(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> bool:
+        """Write ``node`` if it stands between products that go from codes to codes: a mark, a join or a clip."""
+        wiring, output = self.wiring, node.output[0]
+        if is_mark(node):
+            quantized_output(wiring, node, self.outputs[module_of_mark(node)])
+        elif node.op_type == "Concat" and output in ends:
+            parts = [quantized_input(wiring, name, ends[output]) for name in node.input]
+            wiring.add("Concat", parts, output, **attributes(node))
+        elif node.op_type == "Clip" and meets_grid(wiring, node.input[0], ends):
+            wiring.add("Identity", [node.input[0]], output)
+        else:
+            return False
+        return True
 
     def _node(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> None:
         if self.recurrent.takes(node):
@@ -179,23 +199,45 @@ class _Lowering:
             wiring.add("DequantizeLinear", [codes, scale, zero], node.output[0], axis=-1)
 
     def _quantized_values(self) -> dict[str, Levels]:
-        """Return the values that are read by nothing but integer products, all with the same levels."""
+        """Return the values that nothing reads but what wants them on levels, all on the same.
+
+        That are integer products, marks, and operators that can be done on codes where what they make is such a value.
+        """
         wanted: dict[str, list[Levels]] = {}
+        for value, levels in (*self._product_inputs(), *self._marked()):
+            wanted.setdefault(value, []).append(levels)
+        ends: dict[str, Levels] = {}
+        for node in reversed(self.wiring.old.graph.node):
+            for value in node.output:
+                self._end(value, wanted, ends)
+            if node.output[0] in ends and node.op_type in {"Concat", *ORDER_KEEPING}:
+                for name in node.input if node.op_type == "Concat" else node.input[:1]:
+                    wanted.setdefault(name, []).append(ends[node.output[0]])
+        for given in self.wiring.old.graph.input:
+            self._end(given.name, wanted, ends)
+        return ends
+
+    def _end(self, value: str, wanted: Mapping[str, list[Levels]], ends: dict[str, Levels]) -> None:
+        """Add ``value`` to ``ends`` if all that read it want the same levels."""
+        grids = wanted.get(value, [])
+        every = len(grids) == len(self.wiring.readers(value)) and not self.wiring.is_output(value)
+        if grids and every and all(grid == grids[0] for grid in grids):
+            ends[value] = grids[0]
+
+    def _product_inputs(self) -> Iterator[tuple[str, Levels]]:
+        """Yield the inputs of integer products with their levels, once for every product."""
         for site, levels in self.inputs.items():
-            if site in self.weights:
-                turned = [
-                    reader
-                    for node in self.wiring.readers(site)
-                    if node.op_type == "Transpose"
-                    for reader in self.wiring.readers(node.output[0])
-                ]
-                for node in (*self.wiring.readers(site), *turned):
-                    if node.op_type in {"Conv", "Gemm", "MatMul"}:
-                        wanted.setdefault(node.input[0], []).append(levels)
-        return {
-            value: grids[0]
-            for value, grids in wanted.items()
-            if len(grids) == len(self.wiring.readers(value))
-            and all(grid == grids[0] for grid in grids)
-            and not self.wiring.is_output(value)
-        }
+            turned = [
+                reader
+                for node in self.wiring.readers(site)
+                if node.op_type == "Transpose"
+                for reader in self.wiring.readers(node.output[0])
+            ]
+            for node in (*self.wiring.readers(site), *turned):
+                if node.op_type in {"Conv", "Gemm", "MatMul"}:
+                    yield node.input[0], levels
+
+    def _marked(self) -> Iterator[tuple[str, Levels]]:
+        for node in self.wiring.old.graph.node:
+            if is_mark(node):
+                yield node.input[0], self.outputs[module_of_mark(node)]
