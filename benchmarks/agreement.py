@@ -26,7 +26,8 @@ from gossamer.calibrate import calibrate
 from gossamer.errors import TargetError
 from gossamer.methods.quantize import PostTraining
 from gossamer.model import Subject, apply, freeze
-from gossamer.targets import agreements, lower_frozen, to_onnx
+from gossamer.targets import agreements, lower_frozen
+from gossamer.targets.convert import graph_of
 
 RESULT = Path(__file__).resolve().parent / "results" / "agreement.json"
 NOTE = (
@@ -57,7 +58,7 @@ def one(name: str, samples: int) -> dict[str, Any]:
     given = [(tuple(another(part) for part in args), {}, None) for _ in range(samples)]
     live = apply(subject, method.plan(subject, calibrate(subject, given, method.needs)))
     frozen = freeze(live)
-    lowered = lower_frozen(frozen, to_onnx(frozen.model, args))
+    lowered = lower_frozen(frozen, graph_of(frozen, args))
     row: dict[str, Any] = {"network": name, "commit": commit()}
     try:
         found = agreements(live, lowered, args)

@@ -8,6 +8,7 @@ Memory is bounded by the sums themselves plus one batch.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from gossamer.bars import bar
 from gossamer.calibrate.curvature import Curvatures, one_finite
 from gossamer.calibrate.depth import BlockDepth, block_patterns
 from gossamer.calibrate.inputs import Inputs
+from gossamer.calibrate.outputs import Outputs
 from gossamer.calibrate.shift import output_shifts
 from gossamer.calibrate.units import UnitActivity, UnitTaylor
 from gossamer.calibrate.uses import Unread, Use, Watch, Weights, plain_kernels
@@ -71,6 +73,7 @@ def calibrate(
 
     curved = Curvatures(model, subject.sites, loss) if loss is not None and "curvature" in wanted else None
     depth = BlockDepth.of(subject, model, block_patterns(wanted))
+    outputs = Outputs(subject, model, inputs) if "range" in wanted else None
 
     def see(found: Use | Unread) -> None:
         inputs.see(found)
@@ -89,26 +92,28 @@ def calibrate(
             plain_kernels(),
             torch.set_grad_enabled(graded),
             Watch(Weights(weights), see),
+            nullcontext() if outputs is None else outputs.watched(),
         ):
-            outputs = model(*args, **kwargs)
+            result = model(*args, **kwargs)
         if curved is not None:
-            curved.add(outputs, targets, count)
+            curved.add(result, targets, count)
         if loss is not None and gradients.weights:
-            taylor.add(gradients.add(loss(outputs, targets), count))
+            taylor.add(gradients.add(loss(result, targets), count))
         if loss is not None and depth.blocks:
             depth.add(Batch(args, kwargs, targets), loss, count)
         count += 1
     if not count:
         raise EvidenceError("calibration was given no batches", hint="an iterator can be run through only once")
     moments = inputs.moments()
+    unread = {} if outputs is None else outputs.unread
     return Evidence(
         kinds=wanted,
         batches=count,
         moments=moments,
         means=inputs.means(),
-        ranges={site: (ends.low, ends.high) for site, ends in inputs.extremes.items()},
-        averages={site: ends.average() for site, ends in inputs.extremes.items()},
-        sampled={site: sample.numbers() for site, sample in inputs.sampled.items()},
+        ranges={name: (ends.low, ends.high) for name, ends in inputs.extremes.items() if name not in unread},
+        averages={name: ends.average() for name, ends in inputs.extremes.items() if name not in unread},
+        sampled={name: sample.numbers() for name, sample in inputs.sampled.items() if name not in unread},
         gradients={site: total / count for site, total in gradients.totals.items()},
         fishers={site: total / count for site, total in gradients.squares.items()},
         curvatures={} if curved is None else curved.curvatures(moments),
@@ -117,7 +122,7 @@ def calibrate(
         taylors={group: total / count for group, total in taylor.totals.items()},
         depths={block: total / count for block, total in depth.totals.items()},
         shifts=output_shifts(subject, examples.batches()) if "shift" in wanted else {},
-        unread={site: "no batch used it" for site in weights if not inputs.saw(site)} | inputs.unread,
+        unread={site: "no batch used it" for site in weights if not inputs.saw(site)} | inputs.unread | unread,
         kept=tuple(examples.kept) if "examples" in wanted else (),
         loss=loss,
     )

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from gossamer.model.copying import copy_module
-from gossamer.model.input_grid import InputGrid, take_input_grid
+from gossamer.model.input_grid import InputGrid
 from gossamer.model.live import live_parts
+from gossamer.model.output_grid import take_activations
 from gossamer.model.subject import Subject
 from gossamer.task import Batch
 
@@ -96,8 +97,7 @@ def without_grids(subject: Subject) -> nn.Module:
     model = copy_module(subject.model).eval()
     for _, _, live, _ in live_parts(model):
         live.scale = live.zero = live.log_scale = None
-    for module in model.modules():
-        take_input_grid(module)
+    take_activations(model)
     return model
 
 

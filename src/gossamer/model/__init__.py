@@ -18,6 +18,7 @@ from gossamer.model.load import Loaded, load
 from gossamer.model.method import Method, Revise, always_moved, choose
 from gossamer.model.mixture import Components, Mixture, Rates, own_rates
 from gossamer.model.nearest import nearest_center
+from gossamer.model.output_grid import put_activation
 from gossamer.model.parts import all_finite, in_parts
 from gossamer.model.penalty import Penalty, Ramped, StepContext
 from gossamer.model.plan import Plan, Skip
@@ -93,6 +94,7 @@ __all__ = [
     "own_rates",
     "plain_copy",
     "plan_cost",
+    "put_activation",
     "retarget",
     "settle",
     "signed_bits",

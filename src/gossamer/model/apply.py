@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
+from gossamer.artifact.activations import module_of
 from gossamer.errors import ModelError, PlanError
 from gossamer.model.blocks import why_no_drop
 from gossamer.model.codebook import Codebook
@@ -11,11 +12,12 @@ from gossamer.model.constraint import Constraints, Grid, Hash
 from gossamer.model.coupling import constants, kept_units, positions
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Split
 from gossamer.model.folding import foldable
-from gossamer.model.input_grid import name_input_grids, put_input_grid, settle_input_grids, why_no_input_grid
+from gossamer.model.input_grid import name_input_grids, settle_input_grids, why_no_input_grid
 from gossamer.model.latent import Binary, Tanh, Ternary
 from gossamer.model.live import constrain, live_parts
 from gossamer.model.merge import merge
 from gossamer.model.mixture import Mixture
+from gossamer.model.output_grid import put_activation
 from gossamer.model.plan import Plan
 from gossamer.model.resize import stored_tensors, take
 from gossamer.model.run import run_example
@@ -38,14 +40,7 @@ def apply(subject: Subject, plan: Plan) -> Subject:
             for name in ("sites", "graph", "coupling"):
                 vars(new).pop(name, None)
     _constrain(new, plan)
-    for name, grid in plan.activations.items():
-        site = _site(find_sites(new.model, every=True), name)
-        reason = why_no_input_grid(new.model, site)
-        if reason is not None:
-            raise PlanError(f"{name}: {reason}")
-        if grid.axis is not None:
-            raise PlanError(f"{name}: wanted one scale for the input grid, got {grid.scale.numel()}")
-        put_input_grid(new.model, site, grid)
+    _activate(new, plan)
     new.edits = (*subject.edits, *edits)
     new.penalties = (*subject.penalties, *plan.penalties)
     new.skipped = (*subject.skipped, *plan.skipped)
@@ -88,6 +83,22 @@ def settle(subject: Subject) -> None:
     settle_input_grids(subject.model)
     for _, _, live, parameter in live_parts(subject.model):
         live.settle(parameter)
+
+
+def _activate(subject: Subject, plan: Plan) -> None:
+    """Put inputs and outputs on the plan's grids."""
+    sites = find_sites(subject.model, every=True) if plan.activations else {}
+    modules = dict(subject.model.named_modules()) if plan.activations else {}
+    for name, grid in plan.activations.items():
+        path = module_of(name)
+        reason = why_no_input_grid(subject.model, _site(sites, name)) if path is None else None
+        if path is not None and path not in modules:
+            reason = f"the subject has no module {path!r}"
+        if reason is not None:
+            raise PlanError(f"{name}: {reason}")
+        if grid.axis is not None:
+            raise PlanError(f"{name}: wanted one scale for the grid, got {grid.scale.numel()}")
+        put_activation(subject.model, sites, name, grid)
 
 
 def _constrain(subject: Subject, plan: Plan) -> None:

@@ -36,7 +36,7 @@ class Loaded:
 
     @property
     def activations(self) -> Mapping[str, Grid]:
-        """The input grid of each site's module; :meth:`into` does not put them on."""
+        """The grids of inputs by site, and of outputs of modules; :meth:`into` does not put them on."""
         return {
             site: Grid(torch.tensor(data["scale"]), torch.tensor(data["zero"]), data["bits"], data["signed"])
             for site, data in self.artifact.activations.items()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.artifact.activations import module_of
 from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Grid, Hash, Mask, Splice
@@ -36,7 +37,7 @@ class Plan:
         tensors: values of parameters and buffers, by ``state_dict`` name in the edited model: of those that an edit
             creates, and new ones for those that are there (compensation, repair). What holds already goes on holding
             for them.
-        activations: grid of the input of each named site's module.
+        activations: grid of the input of each named site's module, or of the output of a module (`output_grid`).
         penalties: terms of the training loss for the training that follows.
         skipped: sites left alone, with reasons.
         reset_norms: whether batch norms want their statistics measured anew once the plan is carried out.
@@ -140,10 +141,15 @@ class Plan:
         lines += [f"  edit {edit}" for edit in self.edits]
         lines += [f"  {site}: " + ", ".join(_describe(part) for part in self.on(site)) for site in self.constraints]
         lines += [f"  {name}: new values" for name in self.tensors]
-        lines += [f"  input of {site}: {_describe(grid)}" for site, grid in self.activations.items()]
+        lines += [f"  {_place(name)}: {_describe(grid)}" for name, grid in self.activations.items()]
         lines += [f"  penalty {type(penalty).__name__}" for penalty in self.penalties]
         lines += [f"  {skip.site}: skipped, {skip.reason}" for skip in self.skipped]
         return "\n".join(lines)
+
+
+def _place(name: str) -> str:
+    path = module_of(name)
+    return f"input of {name}" if path is None else f"output of {path or 'the model'}"
 
 
 def _to_numpy(values: Tensor) -> np.ndarray:

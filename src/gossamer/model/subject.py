@@ -15,8 +15,9 @@ from gossamer.model.copying import copy_inputs, copy_module
 from gossamer.model.coupling import Group, Unseen, find_groups
 from gossamer.model.edits import Edit
 from gossamer.model.graph import Graph
-from gossamer.model.input_grid import input_grids, take_input_grid
+from gossamer.model.input_grid import input_grids
 from gossamer.model.live import Live, bake, live_parts, stub
+from gossamer.model.output_grid import output_grids, take_activations
 from gossamer.model.parts import all_finite
 from gossamer.model.penalty import Penalty
 from gossamer.model.plan import Skip
@@ -116,8 +117,8 @@ class Subject:
 
     @property
     def activations(self) -> Mapping[str, Grid]:
-        """The live input grids by site."""
-        return {hook.site: hook.grid for hook in input_grids(self.model)}
+        """The live grids of inputs, by site, and of outputs of modules (`output_grid`)."""
+        return {hook.site: hook.grid for hook in input_grids(self.model)} | dict(output_grids(self.model))
 
     def copy(self) -> "Subject":
         """Return an independent copy; penalties are shared, for they may hold a whole teacher.
@@ -207,11 +208,10 @@ def _live_at(subject: Subject, module: nn.Module, attribute: str) -> tuple[Live,
 
 
 def plain_copy(subject: Subject) -> nn.Module:
-    """Return a copy of the subject's model with its constraints baked into the weights and no input grids."""
+    """Return a copy of the subject's model with its constraints baked in and no grids of inputs or outputs."""
     model = copy_module(subject.model, lazy=True)
     bake(model)
-    for module in model.modules():
-        take_input_grid(module)
+    take_activations(model)
     return model
 
 
@@ -219,8 +219,7 @@ def bare_copy(subject: Subject) -> nn.Module:
     """Return `plain_copy` but for the values of constrained weights, which take no memory and are to be set."""
     model = copy_module(subject.model, lazy=True)
     bake(model, stub)
-    for module in model.modules():
-        take_input_grid(module)
+    take_activations(model)
     return model
 
 

@@ -77,7 +77,7 @@ def fallen_back(
     excess = excess_over(Seek(drop=fallback.drop, measure=fallback.measure), subject, task)
     if _will_do(excess(carry(plan))):
         return plan
-    sites = tuple(dict.fromkeys((*plan.constraints, *plan.activations)))
+    sites = tuple(name for name in dict.fromkeys((*plan.constraints, *plan.activations)) if name in subject.sites)
     alone = {site: plan.only(site) for site in sites}
     measured = tried(subject, alone, collector.batches(), loss=task.loss, progress=progress)
     guilty = sorted(sites, key=measured.rise, reverse=True)

@@ -9,6 +9,7 @@ import msgspec
 import torch
 
 from gossamer.artifact import Artifact, load, save, stored_bytes
+from gossamer.artifact.activations import module_of
 from gossamer.errors import TargetError
 from gossamer.figure import Figure, computed, measured
 from gossamer.model import Edit, Frozen, Subject, freeze, live_weight, plain_copy, to_artifact
@@ -32,18 +33,20 @@ class Costs(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Graphs:
-    """The graphs of one run by the edits made; a graph holds no weights, and so is the same until an edit."""
+    """The graphs of one run by the edits made and the outputs on grids; no weights are in them, so others are alike."""
 
-    found: dict[tuple[Edit, ...], bytes | TargetError] = field(default_factory=dict)
+    found: dict[tuple[tuple[Edit, ...], frozenset[str]], bytes | TargetError] = field(default_factory=dict)
 
     def of(self, subject: Subject, frozen: Frozen) -> bytes | TargetError:
         """Return the graph of a subject of the run, or why there is none."""
-        if subject.edits not in self.found:
+        marked = frozenset(name for name in frozen.activations if module_of(name) is not None)
+        key = subject.edits, marked
+        if key not in self.found:
             try:
-                self.found[subject.edits] = frozen_graph(frozen, subject.args, subject.kwargs)
+                self.found[key] = frozen_graph(frozen, subject.args, subject.kwargs)
             except TargetError as error:
-                self.found[subject.edits] = error
-        return self.found[subject.edits]
+                self.found[key] = error
+        return self.found[key]
 
 
 @dataclass(frozen=True)

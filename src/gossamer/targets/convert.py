@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from gossamer.artifact.activations import module_of
 from gossamer.codings.nodes import Array
 from gossamer.model import Frozen
 from gossamer.model.run import evaluation
@@ -42,11 +43,29 @@ def to_onnx(
     """
     if not isinstance(model, Frozen):
         return export(model, args, kwargs, axes=axes)
-    return lower_frozen(model, export(model.model, args, kwargs, axes=axes), quantized=quantized).proto
+    return lower_frozen(model, graph_of(model, args, kwargs, axes=axes), quantized=quantized).proto
+
+
+def graph_of(
+    frozen: Frozen, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *, axes: Axes = "auto"
+) -> onnx.ModelProto:
+    """Return the float graph of ``frozen`` for :func:`lower_frozen`, with marks where outputs have grids.
+
+    Args:
+        frozen: what ``freeze`` returned.
+        args: example inputs.
+        kwargs: example keyword inputs.
+        axes: ``auto`` leaves batch and time free where the model does; ``none`` fixes every axis.
+
+    Raises:
+        TargetError: the model cannot be exported, or the inputs do not fit it.
+    """
+    marks = (path for path in map(module_of, frozen.activations) if path is not None)
+    return export(frozen.model, args, kwargs, axes=axes, marks=marks)
 
 
 def lower_frozen(frozen: Frozen, graph: onnx.ModelProto, *, quantized: bool = True) -> Lowered:
-    """Return the float ``graph`` of a frozen model with its coded weights; see :func:`gossamer.targets.fill`."""
+    """Return the float ``graph`` of a frozen model (`graph_of`) with its codes; see :func:`gossamer.targets.fill`."""
     tensors = {**frozen.tensors, **{name: frozen.tensors[kept] for name, kept in frozen.aliases.items()}}
     activations = {
         site: {"scale": grid.scale.numpy(), "zero": grid.zero.numpy(), "bits": grid.bits, "signed": grid.signed}
@@ -61,7 +80,7 @@ def frozen_graph(frozen: Frozen, args: tuple[Any, ...], kwargs: Mapping[str, Any
     Raises:
         TargetError: the model cannot be exported, or the inputs do not fit it.
     """
-    return graph_bytes(export(frozen.model, args, kwargs), {*frozen.tensors, *frozen.aliases})
+    return graph_bytes(graph_of(frozen, args, kwargs), {*frozen.tensors, *frozen.aliases})
 
 
 def compare(

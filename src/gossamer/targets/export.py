@@ -6,8 +6,9 @@ with the weights declared as inputs, so that every weight stays as it is stored 
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
+from functools import partial
 from inspect import BoundArguments
 from io import StringIO
 from typing import Any
@@ -23,6 +24,7 @@ from gossamer.errors import ModelError, TargetError
 from gossamer.model.copying import copy_module
 from gossamer.model.run import run_example
 from gossamer.targets.calls import note_call
+from gossamer.targets.marks import DOMAIN, MARK
 from gossamer.targets.recurrent import padded_sequences, use_native_operators
 from gossamer.targets.shapes import Axes, bind, by_name, free_axes, gives, takes, two_rows
 from gossamer.targets.tidy import own_outputs, tidy
@@ -31,7 +33,12 @@ _HALVES = (torch.float16, torch.bfloat16)
 
 
 def export(
-    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None, *, axes: Axes = "auto"
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    axes: Axes = "auto",
+    marks: Iterable[str] = (),
 ) -> onnx.ModelProto:
     """Return ``model`` in evaluation mode as a float ONNX graph.
 
@@ -40,6 +47,7 @@ def export(
         args: example inputs.
         kwargs: example keyword inputs.
         axes: ``auto`` leaves batch and time free where the model does; ``none`` fixes every axis.
+        marks: paths of modules whose outputs are marked; such a graph is for :func:`gossamer.targets.fill`.
 
     Returns:
         a graph whose initializers have the names and values of the ``state_dict``; a tied weight has the name of its
@@ -53,6 +61,8 @@ def export(
     outputs = _outputs(plain, given)
     bound = two_rows(plain, given) if axes == "auto" else given
     use_native_operators(plain)
+    for path in marks:
+        plain.get_submodule(path).register_forward_hook(partial(_mark, path))
     proto = _traced(model, plain, bound, axes)
     if not takes(proto, given):  # a doubled axis that did not come out free
         proto = _traced(model, plain, given, axes)
@@ -67,6 +77,13 @@ def _outputs(plain: nn.Module, bound: BoundArguments) -> Any:
         return run_example(plain, bound.args, bound.kwargs)
     except ModelError as error:
         raise TargetError(error.message, hint="give args and kwargs as forward takes them") from error
+
+
+def _mark(path: str, _module: nn.Module, _args: Any, result: Tensor) -> Tensor:
+    marked: Tensor = torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{MARK}", (result,), {"module": path}, dtype=result.dtype, shape=result.shape, version=1
+    )
+    return marked
 
 
 def _traced(model: nn.Module, plain: nn.Module, bound: BoundArguments, axes: Axes) -> onnx.ModelProto:

@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from gossamer.artifact import Artifact
+from gossamer.artifact.activations import module_of
 from gossamer.artifact.records import check_records
 from gossamer.codings import Coding, Reshape, decode, dtype
 from gossamer.codings.nodes import Array
@@ -109,12 +110,12 @@ def fill(
     Args:
         proto: a float graph, with or without weights.
         tensors: coding of each weight by the name the graph reads it under.
-        activations: input grid by site, as plain data.
+        activations: grids of inputs by site and of outputs of modules, as plain data.
         quantized: whether to use 8-bit weights and integer operators.
     """
     own = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     names = sorted((missing_names(proto) | set(own)) & set(tensors))
-    weights, inputs, groups, reasons = {}, {}, {}, []
+    weights, groups, inputs, outputs, reasons = {}, {}, {}, {}, []
     if quantized:
         for name in names:
             found = weight_levels(tensors[name])
@@ -125,15 +126,17 @@ def fill(
                 groups[name] = grouped
             elif name in activations or isinstance(tensors[name], Reshape):
                 reasons.append(Reason(name, found))
-        for site, grid in activations.items():
+        for name, grid in activations.items():
             levels = input_levels(grid)
-            if not isinstance(levels, str):
-                inputs[site] = levels
-            elif site in weights:
-                reasons.append(Reason(site, levels))
+            path = module_of(name)
+            if isinstance(levels, str):
+                reasons += [Reason(name, levels)] if name in weights else []
+            elif path is not None:
+                outputs[path] = levels
+            elif name in weights:
+                inputs[name] = levels
     constants = {**own, **{name: _floats(name, tensors[name]) for name in names if name not in weights}}
-    used = {site: levels for site, levels in inputs.items() if site in weights}
-    lowered = lower(proto, constants, weights, used, groups=groups, otherwise=set(activations) - set(used))
+    lowered = lower(proto, constants, weights, inputs, outputs, groups=groups, otherwise=set(activations) - set(inputs))
     known = {reason.what for reason in reasons}
     further = (reason for reason in lowered.reasons if reason.what not in known)
     integer = tuple(site for site in lowered.integer if site not in known)

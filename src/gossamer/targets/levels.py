@@ -54,6 +54,15 @@ class Levels:
         """The smallest code."""
         return int(np.iinfo(self.dtype).min)
 
+    @property
+    def highest(self) -> int:
+        """The largest code."""
+        return int(np.iinfo(self.dtype).max)
+
+    def code(self, value: float) -> float:
+        """Return the code that ``value`` would have if there were no ends."""
+        return float(np.rint(np.float32(value) / np.float32(self.scale))) + self.zero
+
 
 def weight_levels(coding: Coding) -> Weight | str:
     """Return the weight's 8-bit levels, or why it has none.

@@ -5,7 +5,7 @@ input has a grid too, the node that reads it gets quantised inputs, so that the 
 operator (Jacob et al. 2018, arXiv 1712.05877). What stays in floating point is listed with the reason.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -19,9 +19,10 @@ from gossamer.targets.dense import lower_product
 from gossamer.targets.dynamic import Recurrent
 from gossamer.targets.grouped import Grouped
 from gossamer.targets.levels import Levels, Weight
-from gossamer.targets.quantized import Use, add_scale
+from gossamer.targets.marks import is_mark, module_of_mark, without_marks
+from gossamer.targets.quantized import ORDER_KEEPING, Use, add_scale, meets_grid, quantized_input, quantized_output
 from gossamer.targets.reason import Reason
-from gossamer.targets.wiring import Wiring, attribute
+from gossamer.targets.wiring import Wiring, attribute, attributes
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,7 @@ def lower(
     constants: Mapping[str, Array],
     weights: Mapping[str, Weight],
     inputs: Mapping[str, Levels],
+    outputs: Mapping[str, Levels] = MappingProxyType({}),
     *,
     groups: Mapping[str, Blocks] = MappingProxyType({}),
     otherwise: Container[str] = frozenset(),
@@ -55,10 +57,12 @@ def lower(
         constants: float arrays of the initializers, by name.
         weights: 8-bit levels of those weights that have them.
         inputs: levels of the inputs of sites.
+        outputs: levels of the outputs of modules, by path, where the graph marks them; other marks go.
         groups: levels of weights with a scale for each group; ``constants`` has their floats too.
         otherwise: sites whose inputs are on a grid that is not of 8 bits, so that they must not be put on another one.
     """
-    return _Lowering(proto, constants, weights, inputs, groups=groups, otherwise=otherwise).run()
+    plain = without_marks(proto, outputs)
+    return _Lowering(plain, constants, weights, inputs, outputs, groups=groups, otherwise=otherwise).run()
 
 
 class _Lowering:
@@ -70,13 +74,15 @@ class _Lowering:
         constants: Mapping[str, Array],
         weights: Mapping[str, Weight],
         inputs: Mapping[str, Levels],
+        outputs: Mapping[str, Levels],
         *,
         groups: Mapping[str, Blocks],
         otherwise: Container[str],
     ) -> None:
         self.wiring = Wiring(proto, constants)
         self.weights = weights
-        self.inputs = inputs
+        self.inputs = {site: levels for site, levels in inputs.items() if site in weights}
+        self.outputs = outputs
         self.otherwise = otherwise
         self.sources: dict[str, tuple[str, bool]] = {name: (name, False) for name in weights}
         self.recurrent = Recurrent(self.wiring, weights)
@@ -89,12 +95,26 @@ class _Lowering:
     def run(self) -> Lowered:
         ends = self._quantized_values()
         for node in self.wiring.old.graph.node:
-            if node.output[0] not in self.replaced:
+            if node.output[0] not in self.replaced and not self._between(node, ends):
                 self._node(node, ends)
         proto = self.wiring.finish()
         stay = {reason.what for reason in self.reasons}
         done = tuple(site for site in self.integer if site not in stay)
         return Lowered(proto, done, tuple(self.reasons))
+
+    def _between(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> bool:
+        """Write ``node`` if it stands between products that go from codes to codes: a mark, a join or a clip."""
+        wiring, output = self.wiring, node.output[0]
+        if is_mark(node):
+            quantized_output(wiring, node, self.outputs[module_of_mark(node)])
+        elif node.op_type == "Concat" and output in ends:
+            parts = [quantized_input(wiring, name, ends[output]) for name in node.input]
+            wiring.add("Concat", parts, output, **attributes(node))
+        elif node.op_type == "Clip" and meets_grid(wiring, node.input[0], ends):
+            wiring.add("Identity", [node.input[0]], output)
+        else:
+            return False
+        return True
 
     def _node(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> None:
         for kind in (self.recurrent, self.grouped):
@@ -193,23 +213,45 @@ class _Lowering:
             wiring.add("DequantizeLinear", [codes, scale, zero], node.output[0], axis=-1)
 
     def _quantized_values(self) -> dict[str, Levels]:
-        """Return the values that are read by nothing but integer products, all with the same levels."""
+        """Return the values that nothing reads but what wants them on levels, all on the same.
+
+        That are integer products, marks, and operators that can be done on codes where what they make is such a value.
+        """
         wanted: dict[str, list[Levels]] = {}
+        for value, levels in (*self._product_inputs(), *self._marked()):
+            wanted.setdefault(value, []).append(levels)
+        ends: dict[str, Levels] = {}
+        for node in reversed(self.wiring.old.graph.node):
+            for value in node.output:
+                self._end(value, wanted, ends)
+            if node.output[0] in ends and node.op_type in {"Concat", *ORDER_KEEPING}:
+                for name in node.input if node.op_type == "Concat" else node.input[:1]:
+                    wanted.setdefault(name, []).append(ends[node.output[0]])
+        for given in self.wiring.old.graph.input:
+            self._end(given.name, wanted, ends)
+        return ends
+
+    def _end(self, value: str, wanted: Mapping[str, list[Levels]], ends: dict[str, Levels]) -> None:
+        """Add ``value`` to ``ends`` if all that read it want the same levels."""
+        grids = wanted.get(value, [])
+        every = len(grids) == len(self.wiring.readers(value)) and not self.wiring.is_output(value)
+        if grids and every and all(grid == grids[0] for grid in grids):
+            ends[value] = grids[0]
+
+    def _product_inputs(self) -> Iterator[tuple[str, Levels]]:
+        """Yield the inputs of integer products with their levels, once for every product."""
         for site, levels in self.inputs.items():
-            if site in self.weights:
-                turned = [
-                    reader
-                    for node in self.wiring.readers(site)
-                    if node.op_type == "Transpose"
-                    for reader in self.wiring.readers(node.output[0])
-                ]
-                for node in (*self.wiring.readers(site), *turned):
-                    if node.op_type in {"Conv", "Gemm", "MatMul"}:
-                        wanted.setdefault(node.input[0], []).append(levels)
-        return {
-            value: grids[0]
-            for value, grids in wanted.items()
-            if len(grids) == len(self.wiring.readers(value))
-            and all(grid == grids[0] for grid in grids)
-            and not self.wiring.is_output(value)
-        }
+            turned = [
+                reader
+                for node in self.wiring.readers(site)
+                if node.op_type == "Transpose"
+                for reader in self.wiring.readers(node.output[0])
+            ]
+            for node in (*self.wiring.readers(site), *turned):
+                if node.op_type in {"Conv", "Gemm", "MatMul"}:
+                    yield node.input[0], levels
+
+    def _marked(self) -> Iterator[tuple[str, Levels]]:
+        for node in self.wiring.old.graph.node:
+            if is_mark(node):
+                yield node.input[0], self.outputs[module_of_mark(node)]

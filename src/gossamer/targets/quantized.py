@@ -10,7 +10,7 @@ from gossamer.codings.nodes import Array
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.wiring import Wiring
 
-_ORDER_KEEPING = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
+ORDER_KEEPING = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +28,7 @@ def quantized_input(wiring: Wiring, value: str, levels: Levels, *, back: bool = 
     code = f"{'s' if levels.signed else 'u'}{levels.zero}"
     scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
     zero = zero_of(wiring, levels)
-    stem = f"{value}:{levels.scale!r}:{code}"
+    stem = f"{wiring.origin(value)}:{levels.scale!r}:{code}"
     if not wiring.made(f"{stem}:q"):
         wiring.add("QuantizeLinear", [value, scale, zero], f"{stem}:q")
     if back and not wiring.made(f"{stem}:d"):
@@ -61,16 +61,39 @@ def quantized_bias(wiring: Wiring, name: str, bias: Array, weight: Weight, level
     return wiring.add("DequantizeLinear", parts, f"{name}:value", axis=0)
 
 
+def quantized_output(wiring: Wiring, mark: onnx.NodeProto, levels: Levels) -> None:
+    """Put ``levels`` in the place of a mark; who reads them on the same levels gets the codes."""
+    wiring.alias(mark.output[0], mark.input[0])
+    back = quantized_input(wiring, mark.input[0], levels)
+    wiring.add("Identity", [back], mark.output[0])
+
+
 def meets_grid(wiring: Wiring, value: str, ends: Mapping[str, Levels]) -> bool:
-    """Return whether ``value`` reaches a grid with nothing between that a runtime cannot do on codes."""
-    rectified = False
+    """Return whether ``value`` reaches a grid with nothing between that a runtime cannot do on codes.
+
+    A ReLU or a clip can go where the codes end at its bounds or before: rounding to codes saturates there.
+    """
+    bounds = []
     while value not in ends:
         reader = wiring.only_reader(value)
-        if reader is None:
+        if reader is None or reader.input[0] != value:
             return False
-        if reader.op_type == "Relu":
-            rectified = True
-        elif reader.op_type not in _ORDER_KEEPING or reader.input[0] != value:
+        if reader.op_type in {"Relu", "Clip"}:
+            bounds.append(_bounds(wiring, reader))
+        elif reader.op_type not in ORDER_KEEPING:
             return False
         value = reader.output[0]
-    return not rectified or ends[value].zero == ends[value].lowest
+    levels = ends[value]
+    return all(levels.code(low) <= levels.lowest and levels.code(high) >= levels.highest for low, high in bounds)
+
+
+def _bounds(wiring: Wiring, node: onnx.NodeProto) -> tuple[float, float]:
+    """Return the ends of a ReLU or clip; an end that is computed is one that no code is beyond."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    ends = [-np.inf, np.inf]
+    for index, name in enumerate(node.input[1:3]):
+        if name:
+            known = wiring.constants.get(name)
+            ends[index] = np.nan if known is None else float(known)
+    return ends[0], ends[1]

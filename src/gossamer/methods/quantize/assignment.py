@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from gossamer.artifact import dumps, stored_bytes
+from gossamer.artifact.activations import module_of
 from gossamer.errors import ModelError, SettingError
 from gossamer.methods.quantize.knapsack import cheapest
-from gossamer.model import Plan, Skip, Subject, apply, freeze, plain_copy, to_artifact
+from gossamer.model import Grid, Plan, Skip, Subject, apply, freeze, plain_copy, to_artifact
 from gossamer.model.cost import site_macs
 
 FLOAT = 32
@@ -50,8 +51,9 @@ class Table:
 
     def plan(self, widths: Mapping[str, int]) -> Plan:
         """Return the plan that gives each site its width."""
-        constraints, activations, skipped = {}, {}, dict[str, str]()
+        constraints, activations, skipped = {}, dict[str, Grid](), dict[str, str]()
         for plan in self.plans.values():
+            activations |= {name: grid for name, grid in plan.activations.items() if module_of(name) is not None}
             skipped |= {skip.site: skip.reason for skip in plan.skipped if skip.site not in plan.constraints}
             skipped |= dict.fromkeys(plan.constraints, "what its errors do to the loss is not known")
         for site, width in widths.items():

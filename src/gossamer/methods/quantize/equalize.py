@@ -20,6 +20,7 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
+from gossamer.artifact.activations import module_of
 from gossamer.errors import ModelError
 from gossamer.methods.quantize.bias_correction import owns_bias
 from gossamer.methods.quantize.chains import Pair, by_input, find_pairs
@@ -158,8 +159,14 @@ class Equalize(Method, frozen=True, tag="quantize.equalize"):
         if not self.scale:
             return ()
         found = find_pairs(folded, layers)
-        on_grids = {site.rpartition(".")[0] for site in folded.activations}
-        return tuple(pair for pair in found if pair.second not in on_grids and (self.unclip or not pair.clips))
+        fixed = folded.activations
+        inputs = {name.rpartition(".")[0] for name in fixed if module_of(name) is None}
+        outputs = {module_of(name) for name in fixed}
+        return tuple(
+            pair
+            for pair in found
+            if pair.second not in inputs and pair.first not in outputs and (self.unclip or not pair.clips)
+        )
 
 
 def equalize(layers: Mapping[str, Layer], pairs: tuple[Pair, ...]) -> int:

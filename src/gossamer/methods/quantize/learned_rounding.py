@@ -21,9 +21,20 @@ from gossamer.methods.quantize.reconstruct import Data, InputStep, Part, Setting
 from gossamer.methods.quantize.rounding import Rounding
 from gossamer.methods.quantize.units import Unit, layer_path, layer_unit, ordered_calls
 from gossamer.methods.quantize.watch import Loss, watched
-from gossamer.model import Constraints, Evidence, Example, Grid, Method, Plan, Skip, Subject, live_weight, plain_copy
+from gossamer.model import (
+    Constraints,
+    Evidence,
+    Example,
+    Grid,
+    Method,
+    Plan,
+    Skip,
+    Subject,
+    live_weight,
+    plain_copy,
+    put_activation,
+)
 from gossamer.model.copying import copy_module
-from gossamer.model.input_grid import put_input_grid
 
 FewBits = Annotated[int, msgspec.Meta(ge=2, le=8)]
 
@@ -131,7 +142,7 @@ class _Repair:
         original: plain copy of the model.
         rounded: plain copy with input grids, its weights rounded to the nearest where nothing is learned.
         grids: of weights.
-        inputs: grids of inputs.
+        inputs: grids of inputs, and of outputs of modules.
         calls: how often each layer runs for one batch, in the order of the first calls.
         values: the weights learned so far.
     """
@@ -153,8 +164,8 @@ class _Repair:
         grids = {site: part for site in plan.constraints for part in plan.on(site) if isinstance(part, Grid)}
         for site, grid in grids.items():
             _fill(rounded, site, grid.snap(live_weight(subject, site)))
-        for site, grid in plan.activations.items():
-            put_input_grid(rounded, subject.sites[site], grid)
+        for name, grid in plan.activations.items():
+            put_activation(rounded, subject.sites, name, grid)
         paths = {layer_path(subject, subject.sites[site]) for site in grids} - {None}
         calls = ordered_calls(original, examples, sorted(path for path in paths if path is not None))
         return cls(subject, examples, original, rounded, grids, dict(plan.activations), calls, {})
@@ -186,7 +197,7 @@ class _Repair:
             _fill(self.rounded, site, self.values[site])
             if site in steps and settings.steps:
                 self.inputs[site] = steps[site].grid
-                put_input_grid(self.rounded, self.subject.sites[site], self.inputs[site])
+                put_activation(self.rounded, self.subject.sites, site, self.inputs[site])
 
     def _data(self, unit: Unit, *, originals: bool, loss: Loss | None) -> Data:
         before = watched(self.original, self.examples, unit, loss=loss)

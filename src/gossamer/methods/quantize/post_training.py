@@ -5,7 +5,7 @@ Jacob et al., CVPR 2018 (arXiv 1712.05877), with one weight scale per output cha
 unless told otherwise.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,11 +13,13 @@ import msgspec
 import numpy as np
 from torch import nn
 
+from gossamer.artifact.activations import output_of
 from gossamer.errors import EvidenceError
 from gossamer.methods.quantize.inputs import seen_grid
 from gossamer.methods.quantize.ranges import InputRange, Range
 from gossamer.methods.quantize.weights import Form, group_size, weight_grid
 from gossamer.model import Constraints, Evidence, Grid, Method, Plan, Site, Skip, Subject, why_no_input_grid
+from gossamer.model.ends import open_ends
 from gossamer.targets import read_cpu, why_in_floats, why_no_groups
 
 Bits = Annotated[int, msgspec.Meta(ge=2, le=16)]
@@ -32,12 +34,14 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     of them, so that they stay shared; on the target it is multiplied in floating point.
 
     Linear layers and convolutions then multiply in integers on the target, with inputs of 8 bits, weights of 8 bits or
-    less, and scales per channel (of symmetric weights) or tensor. Recurrent layers, and large linear ones with a scale
-    per group of a multiple of 16 weights, do so without an input grid: the target quantizes inputs and states as they
-    come, where that is faster than floating point. Everything else is stored as integers and multiplied in floating
-    point, and gets no input grid: embedding, attention and transposed convolution weights, affine ones with scales per
-    channel, convolutions with scales per group; the plan says so. Without inputs no data is needed: weights of 8, 4 or
-    3 bits, with groups of 32 to 128, make the file smaller, and large linear layers faster.
+    less, and scales per channel (of symmetric weights) or tensor. What a convolution makes is put on a grid too where
+    it does not go to such a layer, and so is what it is added to: the target then goes from codes to codes. Recurrent
+    layers, and large linear ones with a scale per group of a multiple of 16 weights, do so without an input grid: the
+    target quantizes inputs and states as they come, where that is faster than floating point. Everything else is stored
+    as integers and multiplied in floating point, and gets no input grid: embedding, attention and transposed
+    convolution weights, affine ones with scales per channel, convolutions with scales per group; the plan says so.
+    Without inputs no data is needed: weights of 8, 4 or 3 bits, with groups of 32 to 128, make the file smaller, and
+    large linear layers faster.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
@@ -113,7 +117,16 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             elif found is not None and not dynamic:
                 notes.insert(0, f"stored in {bits} bits, multiplied in float: {found}")
             skipped += [Skip(site.name, "; ".join(notes))] if notes else []
+        inputs |= self._outputs(subject, inputs.keys() & grids.keys(), evidence)
         return Plan(self.tag, constraints=grids, activations=inputs, skipped=tuple(skipped))
+
+    def _outputs(self, subject: Subject, integer: Collection[str], evidence: Evidence | None) -> dict[str, Grid]:
+        """Return the grids of outputs that no input grid awaits, so that convolutions go from codes to codes."""
+        convolves = any(subject.sites[site].kind == "conv" for site in integer)
+        if evidence is None or not convolves or self.input_bits != 8:
+            return {}
+        names = map(output_of, open_ends(subject.graph, integer))
+        return {name: self._seen(evidence, name) for name in names if name in evidence.ranges}
 
     @property
     def _group(self) -> int:
@@ -150,9 +163,12 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             )
         if site.name in evidence.unread and site.name not in evidence.ranges:
             return f"calibration saw no input: {evidence.unread[site.name]}"
+        return self._seen(evidence, site.name)
+
+    def _seen(self, evidence: Evidence, name: str) -> Grid:
         return seen_grid(
             evidence,
-            site.name,
+            name,
             self.input_bits,
             self.input_range,
             signed=self.input_codes == "symmetric",

@@ -1,0 +1,125 @@
+"""Which outputs want a grid of their own so that convolutions go from codes to codes, read from the graph.
+
+An integer convolution writes codes. Through operators that keep the order of numbers they reach the next layer, whose
+input grid they are on. Elsewhere what the convolution makes ends in a sum, an average or a smooth function, and wants a
+grid of its own (`output_grid`); and so do the other parts of the sum. Only the output of a module can have one.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from gossamer.model.graph import Graph, Node
+
+_CONVOLUTIONS: Final = frozenset({"aten.conv1d", "aten.conv2d", "aten.conv3d"})
+_LAYERS: Final = _CONVOLUTIONS | {"aten.linear"}
+_SUMS: Final = frozenset({"aten.add", "aten.add_"})
+_JOINS: Final = frozenset({"aten.cat", "aten.concat"})
+_POOLS: Final = frozenset({"aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d"})
+_KEEPS_ORDER: Final = _POOLS | frozenset(
+    {
+        *("aten.relu", "aten.relu_", "aten.relu6", "aten.relu6_", "aten.hardtanh", "aten.hardtanh_"),
+        *("aten.dropout", "aten.dropout_", "aten.feature_dropout", "aten.contiguous", "aten.clone", "aten.alias"),
+        *("aten.flatten", "aten.view", "aten.reshape", "aten._unsafe_view", "aten.squeeze", "aten.unsqueeze"),
+        *("aten.permute", "aten.transpose"),
+    }
+)
+
+
+def open_ends(graph: Graph, integer: Collection[str]) -> tuple[str, ...]:
+    """Return the paths of modules whose outputs want a grid of their own, in the order in which they run.
+
+    Args:
+        graph: of the model.
+        integer: sites whose products are of integers.
+    """
+    return _Ends(graph, frozenset(integer)).found()
+
+
+@dataclass(frozen=True)
+class _Ends:
+    graph: Graph
+    integer: frozenset[str]
+
+    def found(self) -> tuple[str, ...]:
+        ends = {}
+        for node in self.graph.nodes:
+            if node.op in _CONVOLUTIONS and self._is_integer(node):
+                end = self._end(node)
+                if end is not None:
+                    ends[end.name] = end
+        for node in self.graph.nodes:
+            if node.op in _SUMS and len(node.inputs) == 2 and any(name in ends for name in node.inputs):
+                ends |= {name: self.nodes[name] for name in node.inputs if name in self.nodes}
+        paths = (self._path(end) for name, end in ends.items())
+        return tuple(dict.fromkeys(path for path in paths if path is not None))
+
+    @cached_property
+    def nodes(self) -> dict[str, Node]:
+        return {node.name: node for node in self.graph.nodes}
+
+    @cached_property
+    def _readers(self) -> dict[str, list[Node]]:
+        readers: dict[str, list[Node]] = {}
+        for node in self.graph.nodes:
+            for name in node.inputs:
+                readers.setdefault(name, []).append(node)
+        return readers
+
+    @cached_property
+    def _last(self) -> dict[str, str]:
+        """Return the name of the last node that each module runs, by its path."""
+        last = {}
+        for node in self.graph.nodes:
+            path = node.module
+            while path:
+                last[path] = node.name
+                path = path.rpartition(".")[0]
+        return last
+
+    @cached_property
+    def _again(self) -> set[str]:
+        """Return the paths of modules of one operator that run it more than once."""
+        operators: dict[str, list[str]] = {}
+        for node in self.graph.nodes:
+            operators.setdefault(node.module, []).append(node.op)
+        return {path for path, found in operators.items() if len(found) > 1 == len(set(found))}
+
+    def _is_integer(self, node: Node) -> bool:
+        return node.op in _LAYERS and bool(node.sites) and node.sites[0] in self.integer
+
+    def _path(self, node: Node) -> str | None:
+        """Return the path of the innermost module that ends with ``node``, None if there is none or it runs again."""
+        path = node.module
+        return path if path and self._last[path] == node.name and path not in self._again else None
+
+    def _end(self, node: Node) -> Node | None:
+        """Return the node after which what a convolution makes wants a grid, or None if one awaits it further on."""
+        norm = self._only_reader(node)
+        if norm is not None and norm.op == "aten.batch_norm":
+            node = norm
+        return self._after(node, node if self._path(node) is not None else None)
+
+    def _after(self, node: Node, best: Node | None) -> Node | None:
+        if self._is_multiplied(node):
+            return None
+        reader = self._only_reader(node)
+        if reader is None or reader.op not in _KEEPS_ORDER | _JOINS:
+            return best
+        if reader.op in _JOINS:
+            if self._after(reader, reader) is None:
+                return None
+            worth = self._path(reader) is not None and self._is_multiplied(reader, _POOLS)
+            return reader if worth else best
+        return self._after(reader, reader if self._path(reader) is not None else best)
+
+    def _is_multiplied(self, node: Node, besides: frozenset[str] = frozenset()) -> bool:
+        """Return whether nothing but integer products, and operators ``besides``, reads what ``node`` makes."""
+        readers = self._readers.get(node.name, [])
+        known = all(self._is_integer(reader) or reader.op in besides for reader in readers)
+        return bool(readers) and known and node.name not in self.graph.outputs
+
+    def _only_reader(self, node: Node) -> Node | None:
+        readers: Sequence[Node] = self._readers.get(node.name, [])
+        return readers[0] if len(readers) == 1 and node.name not in self.graph.outputs else None

@@ -1,0 +1,70 @@
+"""Output grids: what a module makes put on uniform levels, simulated live by a forward hook (Jacob et al. 2018).
+
+They serve values that no input grid takes up: the parts of a sum, what enters an average or a smooth function. Among
+the activations of a plan, a subject or a file such a grid is called ``MODULE:output``.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from gossamer.artifact.activations import module_of, output_of
+from gossamer.errors import ModelError
+from gossamer.model.constraint import Grid
+from gossamer.model.input_grid import put_input_grid, take_input_grid
+from gossamer.model.site import Site
+from gossamer.model.straight import straight_through_snap
+
+
+class OutputGrid:
+    """The hook: snaps the output of its module to a grid."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+
+    def __call__(self, module: nn.Module, _args: tuple[Any, ...], result: Any) -> Tensor:
+        """Return the output on the grid."""
+        if not isinstance(result, Tensor):
+            raise ModelError(f"{type(module).__name__}: wanted a tensor to put on a grid, got {type(result).__name__}")
+        grid = self.grid
+        scale, zero = grid.scale.to(result.device), grid.zero.to(result.device)
+        return straight_through_snap(
+            result, clips=True, scale=scale, zero=zero, bits=grid.bits, signed=grid.signed, axis=grid.axis
+        )
+
+
+def put_activation(model: nn.Module, sites: Mapping[str, Site], name: str, grid: Grid) -> None:
+    """Put on ``grid`` what ``name`` stands for: the input of one of ``sites``, or the output of a module."""
+    path = module_of(name)
+    if path is None:
+        put_input_grid(model, sites[name], grid)
+        return
+    module = model.get_submodule(path)
+    take_output_grid(module)
+    module.register_forward_hook(OutputGrid(grid))
+
+
+def take_activations(model: nn.Module) -> None:
+    """Take all grids of inputs and outputs off."""
+    for module in model.modules():
+        take_input_grid(module)
+        take_output_grid(module)
+
+
+def take_output_grid(module: nn.Module) -> OutputGrid | None:
+    """Take the output grid off ``module``, if it has one, and return it."""
+    hooks = module._forward_hooks  # noqa: SLF001  # torch lists hooks nowhere else
+    for key, hook in list(hooks.items()):
+        if isinstance(hook, OutputGrid):
+            del hooks[key]
+            return hook
+    return None
+
+
+def output_grids(model: nn.Module) -> Iterator[tuple[str, Grid]]:
+    """Yield the output grids of ``model`` by the names of its activations."""
+    for path, module in model.named_modules():
+        for hook in module._forward_hooks.values():  # noqa: SLF001
+            if isinstance(hook, OutputGrid):
+                yield output_of(path), hook.grid
