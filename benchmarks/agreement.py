@@ -64,7 +64,7 @@ def one(name: str, samples: int) -> dict[str, Any]:
         found = agreements(live, lowered, args)
     except TargetError as error:
         return row | {"failed": error.message}
-    inputs = [one for one in found if one.compared == "input"]
+    inputs = [one for one in found if one.compared != "output"]
     layers = [one for one in found if one.compared == "output" and one.site != "outputs"]
     return row | {
         "sites": len(subject.sites),

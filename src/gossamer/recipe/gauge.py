@@ -151,7 +151,7 @@ def _on_target(subject: Subject, artifact: Artifact) -> dict[str, Any]:
     agreed = tuple(
         Agreed(one.site, measured(one.steps, "step"), measured(one.differing, "share"), measured(one.carried, "step"))
         for one in found
-        if one.compared == "input"
+        if one.compared != "output"
     )
     return {"floats": floats, "agreed": agreed}
 

@@ -22,10 +22,12 @@ from onnx import helper
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from gossamer.artifact.activations import module_of, output_of
 from gossamer.codings.nodes import Array
 from gossamer.errors import TargetError
-from gossamer.model import Subject
+from gossamer.model import Grid, Subject
 from gossamer.model.input_grid import InputGrid
+from gossamer.model.output_grid import OutputGrid
 from gossamer.model.run import evaluation
 from gossamer.targets.calls import arrays_of
 from gossamer.targets.lower import Lowered
@@ -45,8 +47,9 @@ class Agreement(msgspec.Struct, frozen=True, kw_only=True):
     """The lowered model beside the simulated one at one place.
 
     Attributes:
-        site: name of the weight, or ``outputs`` for those of the graph.
-        compared: ``input``, in steps of the site's grid; or ``output``, in steps of 8 bits over the range of it.
+        site: name of the weight, ``MODULE:output`` for an output on a grid, or ``outputs`` for those of the graph.
+        compared: ``input`` or ``grid``, the input of a site or the output of a module, in steps of its grid; or
+            ``output``, in steps of 8 bits over the range of it.
         steps: the largest difference where the layers before read what they read in the simulation.
         differing: share of values that are then half a step or more apart.
         carried: the largest difference where the graph runs by itself, and differences add up from layer to layer.
@@ -90,11 +93,17 @@ def agreements(
     }
     led = _run(lowered.proto, inner, arrays_of(lowered.proto, args, kwargs), codes)
     listed = [
-        _compare(site, "input" if site in subject.activations else "output", places[site], wanted, (led, alone))
+        _compare(site, _compared(subject, site), places[site], wanted, (led, alone))
         for site, wanted in simulated.items()
     ]
     ends = [value.name for value in lowered.proto.graph.output]
     return (*listed, _compare(OUTPUTS, "output", ends, outputs, (led, alone)))
+
+
+def _compared(subject: Subject, name: str) -> str:
+    if name not in subject.activations:
+        return "output"
+    return "input" if module_of(name) is None else "grid"
 
 
 def _simulated(
@@ -105,11 +114,14 @@ def _simulated(
     names = {owner.name: site.name for site in subject.sites.values() for owner in site.owners}
     handles = []
     for path, module in model.named_modules():
-        if any(isinstance(hook, InputGrid) for hook in module._forward_pre_hooks.values()):  # noqa: SLF001
+        snaps = any(isinstance(hook, InputGrid) for hook in module._forward_pre_hooks.values())  # noqa: SLF001
+        if snaps:
             handles.append(module.register_forward_pre_hook(partial(_note_codes, seen), with_kwargs=True))
-        elif isinstance(module, nn.RNNBase):
+        if any(isinstance(hook, OutputGrid) for hook in module._forward_hooks.values()):  # noqa: SLF001
+            handles.append(module.register_forward_hook(partial(_note_made, seen, path)))
+        if isinstance(module, nn.RNNBase):
             handles.append(module.register_forward_hook(partial(_note_output, seen, path)))
-        elif isinstance(module, nn.Linear):
+        elif isinstance(module, nn.Linear) and not snaps:
             site = names.get(f"{path}.weight".lstrip("."), "")
             handles.append(module.register_forward_hook(partial(_note_product, seen, site)))
     try:
@@ -126,9 +138,19 @@ def _note_codes(seen: dict[str, list[Array]], module: nn.Module, given: tuple[An
     value = given[0] if given else named["input"]
     for hook in module._forward_pre_hooks.values():  # noqa: SLF001  # torch lists hooks nowhere else
         if isinstance(hook, InputGrid):
-            scale, zero = hook.grid.scale.double(), hook.grid.zero.double()
-            codes = torch.round(value.detach().cpu().double() / scale) + zero
-            seen.setdefault(hook.site, []).append(codes.numpy())
+            seen.setdefault(hook.site, []).append(_codes(value, hook.grid))
+
+
+def _note_made(seen: dict[str, list[Array]], path: str, module: nn.Module, _given: Any, result: Tensor) -> None:
+    """Take down the codes of an output that its grid has just snapped."""
+    for hook in module._forward_hooks.values():  # noqa: SLF001
+        if isinstance(hook, OutputGrid):
+            seen.setdefault(output_of(path), []).append(_codes(result, hook.grid))
+
+
+def _codes(value: Tensor, grid: Grid) -> Array:
+    codes = torch.round(value.detach().cpu().double() / grid.scale.double()) + grid.zero.double()
+    return codes.numpy()
 
 
 def _note_output(seen: dict[str, list[Array]], path: str, module: nn.RNNBase, _given: Any, result: Any) -> None:
@@ -158,6 +180,9 @@ def _places(lowered: Lowered) -> dict[str, list[str]]:
         for site in sites_of(weight, lowered.integer):
             found.setdefault(site, []).append(codes)
     for node in graph.node:
+        maker = makers.get(node.input[0]) if node.op_type == "Identity" and module_of(node.name) is not None else None
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            found.setdefault(node.name, []).append(maker.input[0])
         if node.op_type in _BY_OUTPUT:
             for site in sites_of(node.input[_BY_OUTPUT[node.op_type]], lowered.integer):
                 found.setdefault(site, []).append(node.output[0])
@@ -225,7 +250,7 @@ def _difference(found: list[Array], wanted: list[Array], compared: str) -> tuple
     """Return the largest difference in steps, and the share of values that are half a step or more apart."""
     steps, differing, count = 0.0, 0, 0
     for left, right in zip(found, wanted, strict=True):
-        span = 1.0 if compared == "input" else (float(np.ptp(right)) if right.size else 0.0) / 255 or 1.0
+        span = 1.0 if compared != "output" else (float(np.ptp(right)) if right.size else 0.0) / 255 or 1.0
         gaps = np.abs(left.astype(np.float64) - right) / span
         steps = max(steps, float(gaps.max(initial=0.0)))
         differing += int((gaps >= 0.5).sum())

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
+from gossamer.artifact.activations import output_of
 from gossamer.codings.nodes import Array
 from gossamer.targets.levels import Levels, Weight
+from gossamer.targets.marks import module_of_mark
 from gossamer.targets.wiring import Wiring
 
 ORDER_KEEPING = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
@@ -62,10 +64,10 @@ def quantized_bias(wiring: Wiring, name: str, bias: Array, weight: Weight, level
 
 
 def quantized_output(wiring: Wiring, mark: onnx.NodeProto, levels: Levels) -> None:
-    """Put ``levels`` in the place of a mark; who reads them on the same levels gets the codes."""
+    """Put ``levels`` in the place of a mark, under its name; who reads them on the same levels gets the codes."""
     wiring.alias(mark.output[0], mark.input[0])
     back = quantized_input(wiring, mark.input[0], levels)
-    wiring.add("Identity", [back], mark.output[0])
+    wiring.add("Identity", [back], mark.output[0], name=output_of(module_of_mark(mark)))
 
 
 def meets_grid(wiring: Wiring, value: str, ends: Mapping[str, Levels]) -> bool:
