@@ -5,7 +5,7 @@
 
 Each network of the zoo, with initial weights from seed 0 in evaluation mode, is put on 8 bits by quantize.post_training
 with default settings, calibrated on a few random inputs, and compared on its example (gossamer.targets.agreements). A
-site with an input grid counts the steps of that grid between the codes which the integer product reads and those of the
+value on a grid counts the steps of that grid between the codes which integer products read and those of the
 simulation, a recurrent layer and the outputs of the network steps of 8 bits over their range: once where the layers
 before read what they read in the simulation, and once, as "carried", where the lowered network runs by itself. Results
 go to benchmarks/results/agreement.json.
@@ -32,7 +32,7 @@ from gossamer.targets.convert import graph_of
 RESULT = Path(__file__).resolve().parent / "results" / "agreement.json"
 NOTE = (
     "8 bits by `quantize.post_training`, initial weights, one input, in quantization steps. `steps` and `differing`: "
-    "the worst site with an input grid, where the layers before read what they read in the simulation; `carried`: the "
+    "the worst input or output on a grid, where the layers before read what they read in the simulation; `carried`: the "
     "same where the lowered network runs by itself and differences add up; `recurrent steps`: outputs of recurrent "
     "layers, which quantize their inputs as they come and are not simulated, in steps of 8 bits over their range; "
     "`output steps`: outputs of the network in such steps. Beyond one step are only recurrent layers and what reads "
