@@ -32,7 +32,7 @@ from gossamer.targets.convert import graph_of
 RESULT = Path(__file__).resolve().parent / "results" / "agreement.json"
 NOTE = (
     "8 bits by `quantize.post_training`, initial weights, one input, in quantization steps. `steps` and `differing`: "
-    "the worst input or output on a grid, where the layers before read what they read in the simulation; `carried`: the "
+    "the worst input or output on a grid, where all before read what they read in the simulation; `carried`: the "
     "same where the lowered network runs by itself and differences add up; `recurrent steps`: outputs of recurrent "
     "layers, which quantize their inputs as they come and are not simulated, in steps of 8 bits over their range; "
     "`output steps`: outputs of the network in such steps. Beyond one step are only recurrent layers and what reads "
