@@ -97,7 +97,7 @@ def _activate(subject: Subject, plan: Plan) -> None:
         if reason is not None:
             raise PlanError(f"{name}: {reason}")
         if grid.axis is not None:
-            raise PlanError(f"{name}: wanted one scale for the grid, got {grid.scale.numel()}")
+            raise PlanError(f"{name}: wanted one scale for the grid of activations, got {grid.scale.numel()}")
         put_activation(subject.model, sites, name, grid)
 
 
