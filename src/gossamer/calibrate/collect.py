@@ -109,6 +109,7 @@ def calibrate(
         ranges={site: (ends.low, ends.high) for site, ends in inputs.extremes.items()},
         averages={site: ends.average() for site, ends in inputs.extremes.items()},
         sampled={site: sample.numbers() for site, sample in inputs.sampled.items()},
+        peaks=inputs.peaks,
         gradients={site: total / count for site, total in gradients.totals.items()},
         fishers={site: total / count for site, total in gradients.squares.items()},
         curvatures={} if curved is None else curved.curvatures(moments),
