@@ -1,5 +1,6 @@
 """SmoothQuant: scales worked out by hand, an unchanged function, where scales move and where they cannot."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -13,7 +14,7 @@ from gossamer.calibrate import calibrate
 from gossamer.errors import EvidenceError
 from gossamer.methods.quantize import PostTraining, Smooth
 from gossamer.methods.quantize.smooth import LEAST, factors
-from gossamer.model import Plan, Subject, apply, freeze, load, to_artifact
+from gossamer.model import Plan, Subject, Unseen, apply, freeze, load, to_artifact
 from gossamer.zoo.transformer import Layer
 
 X = torch.Generator().manual_seed(0)
@@ -300,6 +301,62 @@ def test_attention_to_something_else_is_multiplied_in_parts():
     assert "multihead_attn.in_proj_weight" in reasons(plan)
     with torch.no_grad():
         torch.testing.assert_close(apply(subject, plan).model(x, memory), model(x, memory))
+
+
+def test_attention_is_told_by_its_module_where_sizes_do_not_tell():
+    model, x = doubles(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True), 8, 8, 8)
+    subject, plan, done = smoothed(model, x)
+    same(subject, done, x)
+    assert "self_attn.in_proj_weight" in plan.tensors
+
+
+class Twice(nn.Module):
+    """Two layers behind one norm that runs twice, or one layer that is tied to another behind a norm of its own."""
+
+    def __init__(self, *, tied: bool) -> None:
+        super().__init__()
+        self.norm, self.left, self.right = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 8)
+        self.other = nn.LayerNorm(8) if tied else self.norm
+        if tied:
+            self.right.weight = self.left.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.left(self.norm(x)) + self.right(self.other(x + 1))
+
+
+@pytest.mark.parametrize(("tied", "why"), [(True, "not its own"), (False, "norm.weight, which feeds it, is used more")])
+def test_what_is_used_twice_is_left(tied, why):
+    model, x = doubles(Twice(tied=tied), 3, 5, 8)
+    _, plan, _ = smoothed(model, x)
+    assert not plan.tensors
+    assert why in reasons(plan)["left.weight"]
+
+
+def test_a_graph_that_cannot_be_followed_is_told():
+    model, x = doubles(Odd(lambda self, y: self.fc(y) if y.sum() > 0 else self.fc(y) + 1), 3, 5, 8)
+    _, plan, _ = smoothed(model, x)
+    assert not plan.tensors
+    assert "hides the graph: torch.export" in reasons(plan)["fc.weight"]
+
+
+def test_a_block_that_is_not_seen_may_read_anything():
+    model, x = doubles(Block(nn.LayerNorm), 3, 5, 8)
+    subject = Subject.of(model.eval(), x)
+    evidence = calibrate(subject, [((x,), {}, None)], "peak")
+    hidden = Unseen("cond", "model.py:3", "how often its block runs depends on the data")
+    vars(subject)["graph"] = replace(subject.graph, unseen=(hidden,))
+    plan = Smooth().plan(subject, evidence)
+    assert not plan.tensors
+    assert reasons(plan)["fc1.weight"].startswith("cond in model.py:3 hides the graph")
+
+
+def test_half_precision_stays():
+    torch.manual_seed(0)
+    model, x = Block(nn.LayerNorm).bfloat16(), torch.randn(3, 5, 8).bfloat16()
+    subject, plan, done = smoothed(model, x)
+    assert {value.dtype for value in plan.tensors.values()} == {torch.bfloat16}
+    with torch.no_grad():
+        torch.testing.assert_close(done.model(x), subject.model(x), rtol=0.05, atol=0.05)
 
 
 def test_peaks_are_asked_for():
