@@ -15,6 +15,8 @@ from gossamer.errors import EvidenceError
 from gossamer.methods.quantize import PostTraining, Smooth
 from gossamer.methods.quantize.smooth import LEAST, factors
 from gossamer.model import Plan, Subject, Unseen, apply, freeze, load, to_artifact
+from gossamer.targets import graph_bytes, lower_artifact, not_integer
+from gossamer.targets.export import export
 from gossamer.zoo.transformer import Layer
 
 X = torch.Generator().manual_seed(0)
@@ -246,6 +248,10 @@ def transposed(self, x):
     return x @ self.fc.weight + self.fc(x)
 
 
+def widened(self, x):
+    return self.fc(x.mean(-1, keepdim=True) + self.free)
+
+
 def also_read(self, x):
     return self.fc(x) + x.sum(-1, keepdim=True)
 
@@ -260,6 +266,7 @@ def also_read(self, x):
         (shared_scale, "free, which feeds it, is used more than once"),
         (derived_scale, "aten.mul"),
         (transposed, "no linear layer multiplies it as it is"),
+        (widened, "aten.add"),
         (also_read, "aten.sum"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
@@ -405,6 +412,31 @@ def test_outlying_channels_cost_little_once_they_are_smoothed():
     rough, smooth = error(subject), error(done)
     assert rough > 10 * bare
     assert smooth < 1.5 * bare
+
+
+@pytest.mark.slow
+def test_what_is_smoothed_runs_in_integers_but_for_joint_projections():
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hand = Block(nn.LayerNorm)
+            self.torch = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.torch(self.hand(x))
+
+    x = torch.randn(3, 5, 8)
+    _, plan, done = smoothed(Both(), x)
+    assert "torch.self_attn.in_proj_weight" in plan.tensors
+    grids = PostTraining().plan(done, calibrate(done, [((x,), {}, None)], "range"))
+    frozen = freeze(apply(done, grids))
+    stored = to_artifact(frozen)
+    proto = export(frozen.model, (x,))
+    lowered = lower_artifact(replace(stored, graph=graph_bytes(proto, {*stored.tensors, *stored.aliases})))
+    hand = {f"hand.{name}.weight" for name in ("query", "key", "value", "out", "fc1", "fc2")}
+    assert set(lowered.integer) == {*hand, "torch.linear1.weight", "torch.linear2.weight"}
+    assert not not_integer(lowered.proto, lowered.integer)
+    assert "multiplied in float" in reasons(grids)["torch.self_attn.in_proj_weight"]
 
 
 def test_a_smoothed_network_comes_back_from_its_file(tmp_path):

@@ -161,7 +161,7 @@ class _View:
                 added = self._added(reader)
                 if reader.op == LINEAR and reader.inputs.index(node.name) == 0:
                     found.append(reader)
-                elif added is not None and reader.inputs != (node.name,):
+                elif added is not None:
                     makers.append(added[1])
                     waiting.append(reader)
                 elif self._passes(reader, head.output_shapes[0][-1]):
@@ -221,7 +221,8 @@ class _View:
             name = node.inputs[place]
             bare = name not in self.nodes and name not in self.subject.graph.inputs
             seen = node.inputs[other] in self.nodes or node.inputs[other] in self.subject.graph.inputs
-            if bare and seen and node.input_shapes[place] == size:
+            along = node.input_shapes[place] == size == node.input_shapes[other][-1:]
+            if bare and seen and along:
                 return (name, node.sites[0]) if self._are_of(node.sites, size) else None
         return None
 
