@@ -14,6 +14,7 @@ from gossamer.methods.quantize.mixed import Mixed
 from gossamer.methods.quantize.post_training import PostTraining
 from gossamer.methods.quantize.rate_aware import RateAware
 from gossamer.methods.quantize.rate_distortion import RateDistortion
+from gossamer.methods.quantize.smooth import Smooth
 from gossamer.methods.quantize.ternary import Ternary
 from gossamer.methods.quantize.trained_ternary import TrainedTernary
 from gossamer.methods.quantize.xnor import Xnor
@@ -22,6 +23,7 @@ from gossamer.model import Method
 METHODS: tuple[type[Method], ...] = (
     PostTraining,
     Equalize,
+    Smooth,
     BiasCorrection,
     DataFree,
     AdaRound,
@@ -55,6 +57,7 @@ __all__ = [
     "PostTraining",
     "RateAware",
     "RateDistortion",
+    "Smooth",
     "Ternary",
     "TrainedTernary",
     "Xnor",
