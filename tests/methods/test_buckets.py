@@ -34,7 +34,9 @@ from gossamer.model.buckets import bucket_count, coded
 from gossamer.model.levels import levels
 from gossamer.recipe import Step, builtin
 from gossamer.recipe.evidence import Collector
+from gossamer.recipe.state import load_subject, save_subject
 from gossamer.recipe.step import perform
+from gossamer.targets.levels import weight_levels
 from gossamer.train import Training
 
 W = [[-0.3, 0.0, 0.2, 0.6], [1.0, 1.3, 1.6, 4.0]]
@@ -203,6 +205,28 @@ def test_zeros_stay_zero_whichever_comes_first(method, trained, tmp_path):
             assert not live_weight(subject, name)[~held.mask.keep].any()
             for bucket, keep in zip(live_weight(subject, name).view(-1, 64), held.mask.keep.view(-1, 64), strict=True):
                 assert len(bucket[keep].unique()) <= 8
+
+
+@pytest.mark.parametrize("method", [Bucketed(bits=3, bucket_size=64), Differentiable(bits=3, bucket_size=64)])
+def test_a_run_that_was_stopped_finds_its_buckets_again(method, trained, tmp_path):
+    subject = apply(trained, method.plan(trained))
+    with torch.no_grad():
+        for parameter in subject.model.parameters():
+            parameter.mul_(0.9)
+    settle(subject)
+    save_subject(tmp_path, subject, trained)
+    again = load_subject(tmp_path, trained)
+    for name in subject.sites:
+        assert torch.equal(live_weight(again, name), live_weight(subject, name))
+    flags = [[p.requires_grad for p in one.model.parameters()] for one in (subject, again)]
+    assert flags[0] == flags[1]
+
+
+def test_the_target_says_that_zero_lies_between_codes(trained):
+    subject = apply(trained, Bucketed(bits=3, bucket_size=64).plan(trained))
+    assert weight_levels(freeze(subject).tensors["0.weight"]) == "its grid puts 0.0 between two codes"
+    exact = apply(trained, PostTraining(weight_bits=4, weight_scales=4, inputs=False).plan(trained))
+    assert weight_levels(freeze(exact).tensors["0.weight"]) == "it has a scale for each group of values in a row"
 
 
 def test_with_a_mask_zero_is_a_level():

@@ -6,7 +6,8 @@ section 3 and algorithm 1: each 256 consecutive weights are scaled between their
 loss at these weights moves the real ones, which are rounded once more in the end. Their loss is that of a teacher,
 0.7 T² KL + 0.3 of the task's with T = 2, which `distill.logits` gives in a step before this one.
 
-They quantize biases and batch norms as well; here these stay real. `model.buckets` says how buckets are cut.
+What differs: they quantize biases and batch norms as well, which stay real here; the code of the paper averages KL over
+classes too, not over samples alone. `model.buckets` says how buckets are cut.
 """
 
 from collections.abc import Mapping

@@ -7,8 +7,8 @@ sum of those of its weights, each times the range of its bucket. Points start at
 the first at the smallest, the last at the largest. That the assignment changes is what tells it from trained weight
 sharing (`share.kmeans`), which has no buckets either.
 
-They quantize biases and batch norms as well; here these stay real, and train along. They also share points out among
-layers by the norms of gradients; here every layer has as many.
+What differs: they quantize biases and batch norms as well, which stay real here and train along; and they may share
+points out among layers by the norms of gradients, while here every layer has as many.
 """
 
 from collections.abc import Mapping
