@@ -148,6 +148,16 @@ def test_points_start_at_quantiles_of_scaled_weights():
     close(even.points, [0.0, 1 / 3, 2 / 3, 1.0])
 
 
+def test_buckets_of_quite_another_size_are_told():
+    subject = Subject.of(nn.Linear(64, 1009, bias=False), torch.zeros(1, 64))
+    for method in (Bucketed(), Differentiable()):
+        plan = method.plan(subject)
+        assert list(plan.constraints) == ["weight"]
+        (note,) = plan.skipped
+        assert note.reason == "buckets of 1009, for no size near 256 divides 64576 weights"
+    assert not Bucketed(bucket_size="all").plan(subject).skipped
+
+
 @pytest.mark.parametrize("drawn", [False, True])
 def test_a_training_ends_on_levels_that_a_file_keeps_short(drawn, trained, task, tmp_path):
     method = Bucketed(bits=2, bucket_size=64, drawn=drawn)

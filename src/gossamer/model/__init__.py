@@ -2,7 +2,7 @@
 
 from gossamer.model.apply import apply, retarget, settle
 from gossamer.model.blocks import Block, find_blocks, why_no_drop
-from gossamer.model.buckets import scaled
+from gossamer.model.buckets import bucket_count, scaled
 from gossamer.model.codebook import Codebook, codes_dtype
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice, signed_bits
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
@@ -78,6 +78,7 @@ __all__ = [
     "all_finite",
     "always_moved",
     "apply",
+    "bucket_count",
     "choose",
     "codes_dtype",
     "convolution_table",

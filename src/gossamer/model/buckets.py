@@ -8,12 +8,13 @@ their gradients times the alpha of their bucket.
 
 Their buckets have 256 values and go over the ends of rows; the last one has what is left. Here all buckets of a site
 are alike, as the file has them: of the largest size up to the one wanted that divides the number of weights. A bucket
-whose values differ by hardly anything keeps the smallest of them. A file holds whole numbers for the levels of a
+whose values differ by hardly anything keeps about the smallest of them. A file holds whole numbers for the levels of a
 bucket, so points are rounded to 1/4095 of what lies between the first and the last of them. Where a mask holds zeros,
 levels reach to 0.0 and are shifted by half a step at most, so that it is one of them.
 """
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -28,6 +29,7 @@ _ALIKE = 1 / 256  # of the largest size: what values of a bucket must differ by 
 _TINY = 1e-30
 
 
+@cache
 def bucket_count(values: int, size: int | None) -> int:
     """Return how many buckets a site has.
 

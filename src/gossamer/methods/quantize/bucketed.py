@@ -17,9 +17,9 @@ from typing import Annotated, Any, ClassVar, Literal
 import msgspec
 from torch import Tensor
 
-from gossamer.methods.quantize.few import FewLevels
+from gossamer.methods.quantize.few import Few, FewLevels
 from gossamer.model import Bucketed as Rule
-from gossamer.model import Site, Subject
+from gossamer.model import Evidence, Site, Skip, Subject, bucket_count
 
 BucketSize = Annotated[
     Annotated[int, msgspec.Meta(ge=2)] | Literal["all"],
@@ -30,7 +30,29 @@ BucketSize = Annotated[
 ]
 
 
-class Bucketed(FewLevels, frozen=True, tag="quantize.bucketed"):
+class InBuckets(FewLevels, frozen=True, tag="quantize.in_buckets"):
+    """Base of the two methods: where no size near the one asked for divides a site, they say which one it has."""
+
+    bucket_size: BucketSize = 256
+
+    @property
+    def size(self) -> int | None:
+        """Values of a bucket that are asked for; None for all."""
+        return None if self.bucket_size == "all" else self.bucket_size
+
+    def decided(self, subject: Subject, evidence: Evidence | None) -> Few:
+        """Return the rules, with a note on each site whose buckets are of quite another size."""
+        found = super().decided(subject, evidence)
+        size = self.size
+        for name in found.latents:
+            values = subject.sites[name].numel
+            each = values // bucket_count(values, size)
+            if size is not None and size < values and not size <= 2 * each <= 2 * size:
+                found.skipped.append(Skip(name, f"buckets of {each}, for no size near {size} divides {values} weights"))
+        return found
+
+
+class Bucketed(InBuckets, frozen=True, tag="quantize.bucketed"):
     """Train with weights on even levels between the smallest and the largest of their bucket.
 
     Acts while its step trains; then the levels of each bucket are a grid with a scale and a zero of its own, and stay.
@@ -40,7 +62,6 @@ class Bucketed(FewLevels, frozen=True, tag="quantize.bucketed"):
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"bits": 4})
 
     bits: Annotated[int, msgspec.Meta(ge=1, le=8, description="bits of a weight")] = 4
-    bucket_size: BucketSize = 256
     drawn: Annotated[
         bool,
         msgspec.Meta(description="while training, draw one of the two levels beside a weight, not the nearer one"),
@@ -49,4 +70,4 @@ class Bucketed(FewLevels, frozen=True, tag="quantize.bucketed"):
     def rule(self, subject: Subject, site: Site, weight: Tensor) -> Rule:
         """Return the rule of even levels."""
         del subject, site, weight
-        return Rule(self.bits, None if self.bucket_size == "all" else self.bucket_size, self.drawn)
+        return Rule(self.bits, self.size, self.drawn)

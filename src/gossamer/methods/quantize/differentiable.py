@@ -19,12 +19,11 @@ import msgspec
 import torch
 from torch import Tensor
 
-from gossamer.methods.quantize.bucketed import BucketSize
-from gossamer.methods.quantize.few import FewLevels
+from gossamer.methods.quantize.bucketed import InBuckets
 from gossamer.model import Points, Site, Subject, scaled
 
 
-class Differentiable(FewLevels, frozen=True, tag="quantize.differentiable"):
+class Differentiable(InBuckets, frozen=True, tag="quantize.differentiable"):
     """Train the few points that the weights of a site are on.
 
     Weights themselves stand still from here on; points go on training if later steps train. What is shared, on a grid
@@ -34,7 +33,6 @@ class Differentiable(FewLevels, frozen=True, tag="quantize.differentiable"):
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"bits": 4})
 
     bits: Annotated[int, msgspec.Meta(ge=1, le=8, description="a site has 2^bits points")] = 4
-    bucket_size: BucketSize = 256
     start: Annotated[
         Literal["quantiles", "even"],
         msgspec.Meta(description="where points start: at even quantiles of the scaled weights, or at even distances"),
@@ -43,12 +41,11 @@ class Differentiable(FewLevels, frozen=True, tag="quantize.differentiable"):
     def rule(self, subject: Subject, site: Site, weight: Tensor) -> Points:
         """Return the rule with the points that training starts with."""
         held = subject.constraints.get(site.name)
-        size = None if self.bucket_size == "all" else self.bucket_size
         if self.start == "even":
-            return Points(torch.linspace(0, 1, 2**self.bits), size)
-        found = scaled(weight, size)
+            return Points(torch.linspace(0, 1, 2**self.bits), self.size)
+        found = scaled(weight, self.size)
         keep = None if held is None else held.keep
-        return Points(quantiles(found if keep is None else found[keep], 2**self.bits), size)
+        return Points(quantiles(found if keep is None else found[keep], 2**self.bits), self.size)
 
 
 def quantiles(values: Tensor, count: int) -> Tensor:
