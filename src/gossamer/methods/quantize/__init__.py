@@ -5,7 +5,9 @@ from gossamer.methods.quantize.bias_correction import BiasCorrection
 from gossamer.methods.quantize.binary_connect import BinaryConnect
 from gossamer.methods.quantize.bnn import Bnn
 from gossamer.methods.quantize.brecq import Brecq
+from gossamer.methods.quantize.bucketed import Bucketed
 from gossamer.methods.quantize.data_free import DataFree
+from gossamer.methods.quantize.differentiable import Differentiable
 from gossamer.methods.quantize.dorefa import DoReFa
 from gossamer.methods.quantize.equalize import Equalize
 from gossamer.methods.quantize.half import Half
@@ -37,6 +39,8 @@ METHODS: tuple[type[Method], ...] = (
     Xnor,
     Bnn,
     DoReFa,
+    Bucketed,
+    Differentiable,
     RateAware,
     RateDistortion,
 )
@@ -48,7 +52,9 @@ __all__ = [
     "BinaryConnect",
     "Bnn",
     "Brecq",
+    "Bucketed",
     "DataFree",
+    "Differentiable",
     "DoReFa",
     "Equalize",
     "Half",
