@@ -37,6 +37,16 @@ def test_range_and_samples_are_those_of_the_inputs():
     assert evidence.samples("2.weight").max() == pytest.approx(high)
 
 
+def test_peaks_are_the_largest_of_each_input():
+    data = batches()
+    evidence = calibrate(subject(), data, "peak")
+    x = torch.cat([args[0] for args, _, _ in data])
+    assert torch.equal(evidence.peak("0.weight"), x.abs().amax(0))
+    assert evidence.peak("2.weight").shape == (4,)
+    with pytest.raises(EvidenceError, match="no range was collected"):
+        evidence.range("0.weight")
+
+
 def test_sample_is_bounded_uniform_and_independent_of_batching():
     numbers = np.arange(100_000, dtype=np.float32)
     one, many = Sample(1000), Sample(1000)
@@ -115,7 +125,8 @@ def test_missing_evidence_says_what_to_do():
 
 
 def test_round_trip_through_a_file(tmp_path):
-    evidence = calibrate(subject(), batches(), {"second_moment", "mean", "range", "gradient"}, loss=F.cross_entropy)
+    needs = {"second_moment", "mean", "range", "peak", "gradient"}
+    evidence = calibrate(subject(), batches(), needs, loss=F.cross_entropy)
     path = tmp_path / "evidence.safetensors"
     save_evidence(path, evidence)
     back = load_evidence(path)
@@ -127,6 +138,7 @@ def test_round_trip_through_a_file(tmp_path):
         assert (a.layout, a.count) == (b.layout, b.count)
         assert torch.equal(a.total, b.total)
         assert torch.equal(evidence.mean(site)[0].vector, back.mean(site)[0].vector)
+        assert torch.equal(evidence.peak(site), back.peak(site))
         assert torch.equal(evidence.gradient(site), back.gradient(site))
         assert torch.equal(evidence.fisher(site), back.fisher(site))
         np.testing.assert_array_equal(evidence.samples(site), back.samples(site))

@@ -29,6 +29,8 @@ KINDS = [
         "quantize.post_training",
         "quantize.lsq",
         "quantize.binary_connect",
+        "quantize.bucketed",
+        "quantize.differentiable",
         "quantize.rate_aware",
         "factorize.svd",
         "regularize.l1",

@@ -145,7 +145,8 @@ def test_inputs_may_have_few_bits_or_none(net, evidence):
 def test_brecq_learns_the_steps_of_inputs_and_weighs_by_the_loss(net, evidence):
     plain = AdaRound(iterations=1).plan(net, evidence).activations
     plan = Brecq(**QUICK, input_bits=4).plan(net, evidence)
-    assert all(plan.activations[site].scale != plain[site].scale for site in plain)
+    assert set(plan.activations) == set(net.sites)
+    assert all(plan.activations[site].scale != plain[site].scale for site in net.sites)
     blind = calibrate(net, evidence.examples(), {"range", "examples"})
     with pytest.raises(EvidenceError, match="calibration was given none"):
         Brecq().plan(net, blind)

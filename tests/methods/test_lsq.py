@@ -155,5 +155,5 @@ def test_what_is_missing_is_told(trained):
     with pytest.raises(EvidenceError, match="range of its inputs"):
         Lsq().plan(trained)
     axis = Grid(torch.ones(2), torch.zeros(2), axis=0, trained=True)
-    with pytest.raises(PlanError, match="one scale for the input grid"):
+    with pytest.raises(PlanError, match="one scale for the grid of activations"):
         apply(trained, Plan("t", activations={"2.weight": axis}))

@@ -148,7 +148,7 @@ def test_split_puts_factors_in_place():
             Plan("t", edits=(Split("7", 1),), tensors={"7.0.weight": torch.ones(1), "7.1.weight": torch.ones(1)}),
             "no module '7'",
         ),
-        (Plan("t", activations={"0.weight": ROWS}), "one scale for the input grid"),
+        (Plan("t", activations={"0.weight": ROWS}), "one scale for the grid of activations"),
         (Plan("t", tensors={"0.wait": torch.ones(4, 3)}), r"no parameter or buffer '0\.wait'"),
         (Plan("t", tensors={"0.weight": torch.full((4, 3), torch.nan)}), r"0\.weight: wanted finite values"),
     ],

@@ -9,6 +9,7 @@ from graphs.build import graph, grid, levels, node, snap
 
 from gossamer.codings import Affine, Codebook, Dense, Hash, Reshape, Sparse, decode
 from gossamer.targets import fill, not_integer, open_session, operators_of, run_session
+from gossamer.targets.optimized import optimized_graph
 
 
 @pytest.fixture
@@ -77,25 +78,36 @@ def test_a_matmul_reads_its_weight_transposed(rng, axis):
     np.testing.assert_allclose(run(lowered.proto, x), snap(x, grid(0.02, 0)) @ decode(weight).T, atol=1e-5)
 
 
-def conv(x, weight, bias, **options):
+def conv(x, weight, bias=0.0, **options):
     x, weight, bias = (torch.from_numpy(np.asarray(part, np.float64)) for part in (x, weight, bias))
-    return getattr(F, f"conv{x.ndim - 2}d")(x, weight, bias, **options).numpy()
+    return getattr(F, f"conv{x.ndim - 2}d")(x, weight, bias.expand(len(weight)), **options).numpy()
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_a_convolution_that_feeds_floats_is_exact(rng, dims, groups):
+def test_a_convolution_that_feeds_floats_is_in_integers_if_its_output_has_a_grid(rng, dims, groups):
     weight, bias = levels(rng, (4, 4 // groups, *[3] * dims)), rng.normal(size=4).astype(np.float32)
-    proto = graph(
-        [node("Conv", "x w b", "sum", group=groups, pads=[1] * 2 * dims), node("Tanh", "sum", "y")],
-        {"x": ("batch", 4, *[5] * dims)},
-        ("y",),
-    )
-    lowered = fill(proto, {"w": weight, "b": Dense(bias)}, {"w": grid(0.03, 120)}, quantized=True)
-    assert operators_of(lowered.proto, ["w"]) == {"w": "ConvInteger"}
+    nodes = [node("Conv", "x w b", "sum", group=groups, pads=[1] * 2 * dims), node("Tanh", "m", "y")]
+    nodes.insert(1, node("Output", "sum", "m", domain="gossamer", module="layer"))
+    proto = graph(nodes, {"x": ("batch", 4, *[5] * dims)}, ("y",))
     x = rng.normal(size=(2, 4, *[5] * dims)).astype(np.float32)
-    wanted = np.tanh(conv(snap(x, grid(0.03, 120)), decode(weight), bias, groups=groups, padding=1))
-    np.testing.assert_allclose(run(lowered.proto, x), wanted, atol=1e-5)
+    made = conv(snap(x, grid(0.03, 120)), decode(weight), bias, groups=groups, padding=1)
+    tensors, given = {"w": weight, "b": Dense(bias)}, {"w": grid(0.03, 120)}
+    lowered = fill(proto, tensors, given | {"layer:output": grid(0.05, 130)}, quantized=True)
+    assert lowered.integer == ("w",)
+    assert operators_of(lowered.proto, ["w"]) == {"w": "QLinearConv"}
+    found = np.arctanh(run(lowered.proto, x).astype(np.float64)) / 0.05
+    wanted = snap(made, grid(0.05, 130)) / 0.05
+    inside = np.abs(np.tanh(made)) < 0.99
+    assert np.abs(found - wanted)[inside].max() < 1.1, "one step where a value lies between two codes"
+    assert np.median(np.abs(found - wanted)[inside]) < 0.02
+
+    for activations, quantized in ((given, True), (given, False), (given | {"other:output": grid(1, 0)}, True)):
+        plain = fill(proto, tensors, activations, quantized=quantized)
+        assert not plain.integer
+        assert [reason.what for reason in plain.reasons] == ["w"] * quantized
+        exact = made if quantized else conv(x, decode(weight), bias, groups=groups, padding=1)
+        np.testing.assert_allclose(run(plain.proto, x), np.tanh(exact), atol=1e-5)
 
 
 def chain(rng, *, norm: bool, zero: int = 0):
@@ -125,7 +137,8 @@ def chain(rng, *, norm: bool, zero: int = 0):
 def test_convolutions_in_a_chain_go_from_codes_to_codes(rng, norm):
     proto, tensors, grids, values = chain(rng, norm=norm)
     lowered = fill(proto, tensors, grids, quantized=True)
-    assert operators_of(lowered.proto, grids) == {"a.weight": "QLinearConv", "b.weight": "ConvInteger"}
+    assert lowered.integer == ("a.weight",)
+    assert operators_of(lowered.proto, ["a.weight"]) == {"a.weight": "QLinearConv"}
     assert "BatchNormalization" not in {n.op_type for n in lowered.proto.graph.node}
     x = rng.normal(size=(2, 1, 12, 12)).astype(np.float32)
     inner = conv(snap(x, grids["a.weight"]), decode(tensors["a.weight"]), tensors["a.bias"].array)
@@ -141,10 +154,84 @@ def test_convolutions_in_a_chain_go_from_codes_to_codes(rng, norm):
     assert np.median(np.abs(got - wanted)) < 1e-5
 
 
-def test_a_relu_that_a_grid_does_not_imply_keeps_the_convolution_in_integers(rng):
+def test_a_relu_that_a_grid_does_not_imply_keeps_the_convolution_in_floats(rng):
     proto, tensors, grids, _ = chain(rng, norm=False, zero=7)
     lowered = fill(proto, tensors, grids, quantized=True)
-    assert operators_of(lowered.proto, grids) == {"a.weight": "ConvInteger", "b.weight": "ConvInteger"}
+    assert not lowered.integer
+    assert all("on no grid" in reason.why for reason in lowered.reasons)
+
+
+@pytest.mark.parametrize(("most", "integer"), [(2.55, True), (5.0, False)])
+def test_a_clip_goes_where_the_codes_end_before_it(rng, most, integer):
+    tensors = {"a": levels(rng, (4, 3, 1, 1)), "b": levels(rng, (2, 4))}
+    limits = {"low": Dense(np.float32(0)), "high": Dense(np.float32(2.55))}
+    nodes = [
+        node("Conv", "x a", "c"),
+        node("Clip", "c low high", "k"),
+        node("Flatten", "k", "f"),
+        node("MatMul", "f b", "y"),
+    ]
+    tensors["b"] = levels(rng, (4, 2), axis=1)
+    proto = graph(nodes, {"x": ("batch", 3, 1, 1)}, ("y",))
+    grids = {"a": grid(0.02, 128), "b": grid(most / 255, 0)}
+    lowered = fill(proto, tensors | limits, grids, quantized=True)
+    assert ("a" in lowered.integer) is integer
+    assert ("Clip" in {n.op_type for n in lowered.proto.graph.node}) is not integer
+    x = rng.normal(size=(9, 3, 1, 1)).astype(np.float32)
+    clipped = np.clip(conv(snap(x, grids["a"]), decode(tensors["a"])), 0, 2.55).reshape(9, 4)
+    wanted = snap(clipped, grids["b"]) @ decode(tensors["b"])
+    worst = most / 255 * np.abs(decode(tensors["b"])).sum(0).max()
+    np.testing.assert_allclose(run(lowered.proto, x), wanted, atol=worst + 1e-5)
+
+
+def test_parts_that_are_joined_for_a_product_stay_codes(rng):
+    tensors = {name: levels(rng, (4, 3, 1, 1)) for name in "ab"} | {"c": levels(rng, (2, 8, 1, 1))}
+    nodes = [
+        node("Conv", "x a", "p"),
+        node("Relu", "p", "pr"),
+        node("Conv", "x b", "q"),
+        node("Relu", "q", "qr"),
+        node("Concat", "pr qr", "j", axis=1),
+        node("MaxPool", "j", "m", kernel_shape=[2, 2]),
+        node("Conv", "m c", "n"),
+        node("Output", "n", "y", domain="gossamer", module="last"),
+    ]
+    proto = graph(nodes, {"x": ("batch", 3, 4, 4)}, ("y",))
+    grids = {"a": grid(0.02, 128), "b": grid(0.02, 128), "c": grid(0.03, 0), "last:output": grid(0.1, 128)}
+    lowered = fill(proto, tensors, grids, quantized=True)
+    assert lowered.integer == ("a", "b", "c")
+    assert operators_of(lowered.proto, "abc") == dict.fromkeys("abc", "QLinearConv")
+    assert "Concat" not in {n.op_type for n in optimized_graph(lowered.proto).graph.node}
+    x = rng.normal(size=(2, 3, 4, 4)).astype(np.float32)
+    parts = [np.maximum(conv(snap(x, grids[name]), decode(tensors[name])), 0) for name in "ab"]
+    pooled = F.max_pool2d(torch.from_numpy(np.concatenate(parts, 1)), 2, stride=1).numpy()
+    wanted = snap(conv(snap(pooled, grids["c"]), decode(tensors["c"])), grids["last:output"])
+    assert np.abs(run(lowered.proto, x) - wanted).max() <= 0.1 * 1.01
+
+
+def test_a_sum_of_values_on_grids_is_done_on_codes(rng):
+    tensors = {"a": levels(rng, (3, 3, 1, 1)), "b": levels(rng, (2, 3, 1, 1))}
+    nodes = [
+        node("Conv", "x a", "p"),
+        node("Output", "p", "pm", domain="gossamer", module="a"),
+        node("Output", "x", "xm", domain="gossamer", module="passed"),
+        node("Add", "pm xm", "s"),
+        node("Relu", "s", "r"),
+        node("Conv", "r b", "n"),
+        node("Output", "n", "y", domain="gossamer", module="b"),
+    ]
+    proto = graph(nodes, {"x": ("batch", 3, 2, 2)}, ("y",))
+    grids = {"a": grid(0.02, 128), "b": grid(0.04, 0)}
+    grids |= {"a:output": grid(0.05, 128), "passed:output": grid(0.02, 128), "b:output": grid(0.1, 128)}
+    lowered = fill(proto, tensors, grids, quantized=True)
+    found = [n.op_type for n in optimized_graph(lowered.proto).graph.node]
+    assert found.count("QLinearAdd") == 1
+    assert found.count("QuantizeLinear") == 1, "the input is put on its grid once for both that read it"
+    x = rng.normal(size=(2, 3, 2, 2)).astype(np.float32)
+    x = snap(x, grids["a"]).astype(np.float32)
+    part = snap(conv(x, decode(tensors["a"])), grids["a:output"])
+    wanted = snap(conv(snap(np.maximum(part + x, 0), grids["b"]), decode(tensors["b"])), grids["b:output"])
+    assert np.abs(run(lowered.proto, x) - wanted).max() <= 0.2 * 1.01
 
 
 def test_a_shared_weight_with_two_readers_keeps_one_copy(rng):

@@ -114,6 +114,7 @@ def calibrate(
         ranges={name: (ends.low, ends.high) for name, ends in inputs.extremes.items() if name not in unread},
         averages={name: ends.average() for name, ends in inputs.extremes.items() if name not in unread},
         sampled={name: sample.numbers() for name, sample in inputs.sampled.items() if name not in unread},
+        peaks=inputs.peaks,
         gradients={site: total / count for site, total in gradients.totals.items()},
         fishers={site: total / count for site, total in gradients.squares.items()},
         curvatures={} if curved is None else curved.curvatures(moments),

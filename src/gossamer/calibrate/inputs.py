@@ -34,6 +34,7 @@ class Inputs:
         self.batch = 0
         self.extremes: dict[str, Extremes] = {}
         self.sampled: dict[str, Sample] = {}
+        self.peaks: dict[str, Tensor] = {}
         self.unread: dict[str, str] = {}
         self._moments: dict[str, dict[Layout, Tensor]] = {}
         self._sums: dict[str, dict[Layout, Tensor]] = {}
@@ -54,6 +55,7 @@ class Inputs:
         match found.inputs:
             case Rows(matrix):
                 self._numbers(found.site, matrix)
+                self._peaks(found.site, found.layouts[0], matrix)
                 if rows:
                     self._add(found.site, found.layouts[0], matrix)
             case Image(x, geometry):
@@ -93,6 +95,13 @@ class Inputs:
             self.extremes.setdefault(site, Extremes()).see(low, high, self.batch)
             numbers = x.reshape(-1).to("cpu", torch.float32).numpy()
             self.sampled.setdefault(site, Sample(self.samples)).add(numbers)
+
+    def _peaks(self, site: str, layout: Layout, matrix: Tensor) -> None:
+        if "peak" not in self.needs or layout.reading is not Reading.ROWS:
+            return
+        now = matrix.abs().amax(0).to("cpu", torch.float32)
+        before = self.peaks.get(site)
+        self.peaks[site] = now if before is None else torch.maximum(before, now)
 
     def _add(self, site: str, layout: Layout, matrix: Tensor) -> None:
         rows = matrix.to(torch.float32)

@@ -2,6 +2,7 @@
 
 from gossamer.model.apply import apply, retarget, settle
 from gossamer.model.blocks import Block, find_blocks, why_no_drop
+from gossamer.model.buckets import bucket_count, scaled
 from gossamer.model.codebook import Codebook, codes_dtype
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice, signed_bits
 from gossamer.model.cost import Cost, SiteCost, convolution_table, cost_of, plan_cost
@@ -12,7 +13,7 @@ from gossamer.model.folding import foldable
 from gossamer.model.freeze import Frozen, freeze, to_artifact
 from gossamer.model.graph import Graph, Node, Unseen
 from gossamer.model.input_grid import why_no_input_grid
-from gossamer.model.latent import Binary, Tanh, Ternary
+from gossamer.model.latent import Binary, Bucketed, Points, Tanh, Ternary
 from gossamer.model.layout import Layout, Reading
 from gossamer.model.load import Loaded, load
 from gossamer.model.method import Method, Revise, always_moved, choose
@@ -29,6 +30,7 @@ __all__ = [
     "Activity",
     "Binary",
     "Block",
+    "Bucketed",
     "Codebook",
     "Components",
     "Constraint",
@@ -56,6 +58,7 @@ __all__ = [
     "Owner",
     "Penalty",
     "Plan",
+    "Points",
     "Ramped",
     "Rates",
     "Reading",
@@ -76,6 +79,7 @@ __all__ = [
     "all_finite",
     "always_moved",
     "apply",
+    "bucket_count",
     "choose",
     "codes_dtype",
     "convolution_table",
@@ -96,6 +100,7 @@ __all__ = [
     "plan_cost",
     "put_activation",
     "retarget",
+    "scaled",
     "settle",
     "signed_bits",
     "to_artifact",

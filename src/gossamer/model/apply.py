@@ -13,7 +13,7 @@ from gossamer.model.coupling import constants, kept_units, positions
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Split
 from gossamer.model.folding import foldable
 from gossamer.model.input_grid import name_input_grids, settle_input_grids, why_no_input_grid
-from gossamer.model.latent import Binary, Tanh, Ternary
+from gossamer.model.latent import Binary, Bucketed, Points, Tanh, Ternary
 from gossamer.model.live import constrain, live_parts
 from gossamer.model.merge import merge
 from gossamer.model.mixture import Mixture
@@ -68,7 +68,7 @@ def retarget(subject: Subject, plan: Plan) -> None:
                 raise PlanError(f"{site}: a codebook of {part.size} values cannot appear during training")
             if isinstance(part, Hash) and before.hash is None:
                 raise PlanError(f"{site}: a hash cannot appear during training")
-            if isinstance(part, Mixture | Binary | Ternary | Tanh):
+            if isinstance(part, Mixture | Binary | Ternary | Tanh | Bucketed | Points):
                 raise PlanError(f"{site}: {type(part).__name__.lower()} cannot appear during training")
             if isinstance(part, Grid) and part.trained != (before.grid is not None and before.grid.trained):
                 raise PlanError(f"{site}: whether the scale of its grid trains cannot change during training")
@@ -97,7 +97,7 @@ def _activate(subject: Subject, plan: Plan) -> None:
         if reason is not None:
             raise PlanError(f"{name}: {reason}")
         if grid.axis is not None:
-            raise PlanError(f"{name}: wanted one scale for the grid, got {grid.scale.numel()}")
+            raise PlanError(f"{name}: wanted one scale for the grid of activations, got {grid.scale.numel()}")
         put_activation(subject.model, sites, name, grid)
 
 

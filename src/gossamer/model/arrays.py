@@ -8,15 +8,18 @@ from torch import Tensor
 
 from gossamer import codings
 from gossamer.errors import CodingError
+from gossamer.model.buckets import coded
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraints, Grid, Hash
-from gossamer.model.levels import levels, settled
+from gossamer.model.latent import Bucketed, Points
+from gossamer.model.levels import levels, settled, shared_by_rows
 
 _AS_BITS = {
     torch.bfloat16: torch.uint16,
     torch.float8_e4m3fn: torch.uint8,
     torch.float8_e5m2: torch.uint8,
 }
+_TABLES = 1 << 12
 _HAVE_AFFINE = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 
@@ -63,7 +66,9 @@ def hint_of(original: Tensor, held: Constraints, common: dict[str, codings.Dense
         centers = held.codebook.centers.to(value.dtype)
         value = torch.where(held.codebook.shared, centers[held.codebook.codes.int()], value)
     if held.latent is not None and held.codebook is None:
-        if held.grid is None:
+        if held.grid is None and isinstance(held.latent, Bucketed | Points):
+            return _with_codes(*coded(held.latent, original.detach(), held.keep), keep, value.dtype)
+        if held.grid is None and not isinstance(held.latent, Bucketed | Points):
             return _shared(settled(held.latent, original, held.keep), None, keep, value.dtype, {})
         value = levels(held.latent, original.detach(), held.keep).cpu()
     if held.grid is not None:
@@ -138,20 +143,30 @@ def _hashed(hashed: Hash, grid: Grid | None, keep: Tensor | None, dtype: torch.d
 
 def _on_grid(value: Tensor, grid: Grid, keep: Tensor | None, *, narrow: bool = False) -> codings.Coding:
     """Return the affine coding of ``value``; where it is masked, the code is that of zero."""
-    if value.dtype not in _HAVE_AFFINE:
-        snapped = grid.dequantize(grid.quantize(value, narrow=narrow)).to(value.dtype)
-        return to_dense(snapped) if keep is None else _sparse(keep, to_dense(snapped[keep]))
+    return _with_codes(grid.quantize(value, narrow=narrow), grid, keep, value.dtype)
+
+
+def _with_codes(codes: Tensor, grid: Grid, keep: Tensor | None, dtype: torch.dtype) -> codings.Coding:
+    """Return the affine coding of ``codes``, whole numbers on the CPU or where the values are."""
+    codes = codes.cpu()
+    if dtype not in _HAVE_AFFINE or (keep is not None and _too_many_levels(grid)):
+        plain = grid.dequantize(codes).to(dtype)
+        return to_dense(plain) if keep is None else _sparse(keep, to_dense(plain[keep]))
+    if keep is not None and grid.groups and grid.zero.is_floating_point():
+        rows = grid.dequantize(codes).to(dtype).view(grid.scale.numel(), -1)
+        book = shared_by_rows(rows, trained=False)
+        return codings.Reshape(_shared_by_rows(book, book.centers, None, keep.view(rows.shape)), tuple(codes.shape))
     scale, zero = (
         codings.Dense(part.flatten().numpy() if grid.groups else part.numpy()) for part in (grid.scale, grid.zero)
     )
-    codes = grid.quantize(value, narrow=narrow).to(torch.int32)
+    codes = codes.to(torch.int32)
 
-    def affine(coded: codings.Coding) -> codings.Coding:
-        if grid.groups and value.numel():
-            rows = codings.Reshape(coded, (scale.array.size, value.numel() // scale.array.size))
-            levels = codings.Affine(rows, scale, zero, 0, _HAVE_AFFINE[value.dtype])
-            return codings.Reshape(levels, tuple(value.shape))
-        return codings.Affine(coded, scale, zero, grid.axis, _HAVE_AFFINE[value.dtype])
+    def affine(inner: codings.Coding) -> codings.Coding:
+        if grid.groups and codes.numel():
+            rows = codings.Reshape(inner, (scale.array.size, codes.numel() // scale.array.size))
+            levels = codings.Affine(rows, scale, zero, 0, _HAVE_AFFINE[dtype])
+            return codings.Reshape(levels, tuple(codes.shape))
+        return codings.Affine(inner, scale, zero, grid.axis, _HAVE_AFFINE[dtype])
 
     if keep is None:
         return affine(_narrow(codes))
@@ -159,8 +174,13 @@ def _on_grid(value: Tensor, grid: Grid, keep: Tensor | None, *, narrow: bool = F
         return _sparse(keep, affine(_narrow(codes[keep])))
     if not bool(grid.zero.any()):
         return affine(_sparse(keep, _narrow(codes[keep])))
-    zeros = grid.quantize(torch.zeros_like(value), narrow=narrow).to(torch.int32)
+    zeros = grid.quantize(torch.zeros(codes.shape)).to(torch.int32)
     return affine(_narrow(torch.where(keep, codes, zeros)))
+
+
+def _too_many_levels(grid: Grid) -> bool:
+    """Return whether so many buckets, in which 0.0 is no level, are worth no table of levels each."""
+    return grid.zero.is_floating_point() and grid.groups > _TABLES
 
 
 def _sparse(keep: Tensor | None, values: codings.Coding) -> codings.Coding:

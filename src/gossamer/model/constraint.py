@@ -6,7 +6,8 @@ et al. 2020), ``Hash`` makes them share the buckets that a hash of their positio
 puts values on uniform levels (Jacob et al. 2018). Tensors inside are on the CPU. On one site they act in a fixed order:
 look-up of centers or buckets, then the grid, then the splice, then the mask. The grid of a hashed site is one for its
 buckets, symmetric about zero. Before all that, ``Binary``, ``Ternary`` and ``Tanh`` put values on few levels while a
-step trains (`latent`). A ``Mixture`` beside them changes no value.
+step trains, and so does ``Bucketed``; ``Points`` puts them on points that train (`latent`). A ``Mixture`` beside them
+changes no value.
 """
 
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from torch import Tensor
 from gossamer.codings.hashed import places
 from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
-from gossamer.model.latent import Binary, Latent, Tanh, Ternary
+from gossamer.model.latent import Binary, Bucketed, Latent, Points, Tanh, Ternary
 from gossamer.model.mixture import Mixture
 
 
@@ -43,7 +44,10 @@ def quantize(
     low, high = codes_range(bits, signed=signed)
     low += int(narrow)
     codes = values.detach().float() / along(scale.float(), values.shape, axis)
-    return codes.round_().add_(along(zero.float(), values.shape, axis)).clamp_(low, high)
+    offset = along(zero.float(), values.shape, axis)
+    if zero.is_floating_point() and bool((zero != zero.round()).any()):
+        return codes.add_(offset).round_().clamp_(low, high)
+    return codes.round_().add_(offset).clamp_(low, high)
 
 
 def dequantize(codes: Tensor, scale: Tensor, zero: Tensor, axis: int | None) -> Tensor:
@@ -63,7 +67,8 @@ def along(values: Tensor, shape: torch.Size, axis: int | None) -> Tensor:
     """Return one of ``values`` for each element of an array of ``shape``, or what broadcasts to that.
 
     Args:
-        values: 0-d, 1-d along ``axis``, or (rows, groups) for equal groups of the elements of a row.
+        values: 0-d, 1-d along ``axis``, or (rows, groups) for equal groups of the elements of a row; (1, buckets) for
+            equal buckets of all elements.
         shape: of the array.
         axis: see :class:`Grid`.
     """
@@ -158,8 +163,10 @@ class Grid:
 
     Attributes:
         scale: float32 tensor, 0-d, or 1-d along ``axis``, or 2-d (rows, groups) with ``axis`` 0: the values of a row
-            then come, in C order, in groups of equal size with a scale each; positive.
-        zero: int32 tensor of the shape of ``scale``; the code that stands for 0.0, inside the range of codes.
+            then come, in C order, in groups of equal size with a scale each; (1, buckets) where all values of the site
+            do, whatever its rows; positive.
+        zero: int32 tensor of the shape of ``scale``; the code that stands for 0.0, inside the range of codes. Where 0.0
+            is none of the points, float32: where it would be, counted in codes.
         bits: width of the codes, 1 to 16.
         signed: codes in ``[-2^(bits-1), 2^(bits-1) - 1]`` if set, else in ``[0, 2^bits - 1]``.
         axis: the dimension along which scale and zero vary, or None for one pair per tensor.
@@ -177,7 +184,8 @@ class Grid:
 
     def __post_init__(self) -> None:
         scale = self.scale.detach().to("cpu", torch.float32)
-        zero = self.zero.detach().to("cpu", torch.int32)
+        low, high = codes_range(self.bits, signed=self.signed)
+        zero = _codes_of(self.zero.detach().cpu(), low, high)
         if not 1 <= self.bits <= 16:
             raise PlanError(f"Grid.bits: wanted 1 to 16, got {self.bits}")
         dims = (0,) if self.axis is None else (1, 2) if self.axis == 0 else (1,)
@@ -188,9 +196,11 @@ class Grid:
             )
         if not bool((torch.isfinite(scale) & (scale > 0)).all()):
             raise PlanError("Grid.scale: wanted finite positive values")
-        low, high = codes_range(self.bits, signed=self.signed)
-        if scale.numel() and not low <= int(zero.min()) <= int(zero.max()) <= high:
+        whole = not zero.is_floating_point()
+        if scale.numel() and whole and not low <= int(zero.min()) <= int(zero.max()) <= high:
             raise PlanError(f"Grid.zero: wanted values in [{low}, {high}]")
+        if not whole and self.trained:
+            raise PlanError("Grid.trained: wanted 0.0 on the grid, for only the scale trains")
         object.__setattr__(self, "scale", scale)
         object.__setattr__(self, "zero", zero)
         if self.noise and not self.trained:
@@ -227,7 +237,17 @@ class Grid:
         return self.dequantize(self.quantize(values)).to(values.dtype)
 
 
-Constraint = Mask | Codebook | Hash | Grid | Splice | Mixture | Binary | Ternary | Tanh
+def _codes_of(zero: Tensor, low: int, high: int) -> Tensor:
+    """Return the codes of 0.0 as int32, or float32 as they are where one is none."""
+    if not zero.is_floating_point():
+        return zero.to(torch.int32)
+    if not bool(torch.isfinite(zero).all()):
+        raise PlanError("Grid.zero: wanted finite values")
+    codes = bool(((zero == zero.round()) & (zero >= low) & (zero <= high)).all())
+    return zero.to(torch.int32 if codes else torch.float32)
+
+
+Constraint = Mask | Codebook | Hash | Grid | Splice | Mixture | Binary | Ternary | Tanh | Bucketed | Points
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,8 +264,8 @@ class Constraints:
 
     @property
     def shared(self) -> bool:
-        """Whether values are shared, by a codebook or a hash, so that none changes alone."""
-        return self.codebook is not None or self.hash is not None
+        """Whether values are shared, by a codebook, a hash or points, so that none changes alone."""
+        return self.codebook is not None or self.hash is not None or isinstance(self.latent, Points)
 
     @property
     def keep(self) -> Tensor | None:

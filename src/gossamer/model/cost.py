@@ -12,10 +12,11 @@ import torch
 
 from gossamer.errors import PlanError
 from gossamer.model.apply import apply
+from gossamer.model.buckets import bucket_count
 from gossamer.model.constraint import Constraints
 from gossamer.model.edits import Cut, Drop, Resize, Split
 from gossamer.model.graph import Graph
-from gossamer.model.latent import level_count
+from gossamer.model.latent import Bucketed, Points, level_count
 from gossamer.model.merge import merge
 from gossamer.model.plan import Plan
 from gossamer.model.site import Site, find_sites
@@ -137,7 +138,11 @@ def _now(subject: Subject, site: Site, held: Constraints | None, all_macs: Mappi
         each, shared = held.grid.bits, 64 * held.grid.scale.numel()
     if held is not None and held.latent is not None:
         count = level_count(held.latent)
-        each, shared = ceil(log2(count)), each * count * (1 if held.latent.axis is None else site.shape[0])
+        if isinstance(held.latent, Bucketed | Points):
+            shared = 64 * bucket_count(site.numel, held.latent.size)
+        else:
+            shared = each * count * (1 if held.latent.axis is None else site.shape[0])
+        each = ceil(log2(count))
     if held is not None and held.codebook is not None:
         shared += each * held.codebook.size
         each = ceil(log2(held.codebook.most))

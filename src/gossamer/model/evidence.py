@@ -1,8 +1,8 @@
 """Evidence: what one calibration pass saw, per site: second moments, means and ranges of inputs, gradients of weights.
 
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
-equal. Kinds: ``second_moment``, ``mean``, ``range``, ``gradient`` and ``curvature`` of sites, ``activity`` and
-``taylor`` of groups of units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern
+equal. Kinds: ``second_moment``, ``mean``, ``range``, ``peak``, ``gradient`` and ``curvature`` of sites, ``activity``
+and ``taylor`` of groups of units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern
 names), ``shift`` of what layers make on their grids, and ``examples``, some of the batches themselves for methods that
 run the model; a method names those it uses in ``needs``. Beside them, the rise of the loss under each trial that a
 method asks for (``Method.trials``).
@@ -21,7 +21,19 @@ from gossamer.errors import EvidenceError
 from gossamer.model.layout import Layout
 
 KINDS: Final = frozenset(
-    {"second_moment", "mean", "range", "gradient", "curvature", "activity", "taylor", "depth", "shift", "examples"}
+    {
+        "second_moment",
+        "mean",
+        "range",
+        "peak",
+        "gradient",
+        "curvature",
+        "activity",
+        "taylor",
+        "depth",
+        "shift",
+        "examples",
+    }
 )
 Example = tuple[tuple[Any, ...], Mapping[str, Any], Any]
 """What a model is called with, by position and by keyword, and the targets."""
@@ -90,6 +102,7 @@ class Evidence:
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     averages: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     sampled: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    peaks: Mapping[str, Tensor] = field(default_factory=dict)
     gradients: Mapping[str, Tensor] = field(default_factory=dict)
     fishers: Mapping[str, Tensor] = field(default_factory=dict)
     curvatures: Mapping[str, tuple[Tensor, ...]] = field(default_factory=dict)
@@ -150,6 +163,17 @@ class Evidence:
             EvidenceError: not collected, or the site was not seen.
         """
         return self._get("range", self.sampled, site)
+
+    def peak(self, site: str) -> Tensor:
+        """Return the largest absolute value that entered each input of ``site``, float32 (inputs,).
+
+        Of weights that are multiplied row by row: those of linear and recurrent layers and of attention. Parts that
+        have inputs of their own count together.
+
+        Raises:
+            EvidenceError: not collected, or the site was not seen or is multiplied in another way.
+        """
+        return self._get("peak", self.peaks, site)
 
     def gradient(self, site: str) -> Tensor:
         """Return the gradient of the batch loss by the weight of ``site``, averaged over batches: the weight's shape.

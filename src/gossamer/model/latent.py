@@ -8,8 +8,11 @@ pass to the real ones as each paper says:
 - ``Ternary``: TWN (Li, Zhang and Liu, 2016, arXiv 1605.04711), and TTQ (Zhu, Han, Mao and Dally, ICLR 2017, arXiv
   1612.01064) where two scales train.
 - ``Tanh``: DoReFa-Net (Zhou et al. 2016, arXiv 1606.06160).
+- ``Bucketed`` and ``Points``: quantized distillation and differentiable quantization (Polino, Pascanu and Alistarh,
+  ICLR 2018, arXiv 1802.05668).
 
-They live while a step trains; ``settle`` makes a ``Codebook`` of the levels.
+They live while a step trains; ``settle`` makes a ``Codebook`` of the levels, and a ``Grid`` of those of ``Bucketed``.
+``Points`` stay: there the real values do not train, but the points do, as the centers of a codebook.
 """
 
 from collections.abc import Mapping
@@ -92,7 +95,52 @@ class Tanh:
             raise PlanError(f"Tanh.bits: wanted 1 to 8, got {self.bits}")
 
 
-Latent = Binary | Ternary | Tanh
+@dataclass(frozen=True, eq=False)
+class Bucketed:
+    """Every value is the nearest of 2^bits even levels from the smallest to the largest value of its bucket.
+
+    A bucket is some consecutive values in C order; see `buckets`.
+
+    Attributes:
+        bits: 1 to 8.
+        size: values of a bucket, about; None for one bucket.
+        drawn: in training, one of the two levels beside a value by how near it is to each, not the nearer.
+    """
+
+    bits: int
+    size: int | None = None
+    drawn: bool = False
+    axis: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.bits <= 8:
+            raise PlanError(f"Bucketed.bits: wanted 1 to 8, got {self.bits}")
+        _want_size("Bucketed.size", self.size)
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Every value is the nearest of a few points, counted from the smallest value of its bucket to the largest.
+
+    The nearest is found anew at every look, for the points train and the values behind them do not.
+
+    Attributes:
+        points: float32 (K,), in any order: 0 is the smallest value of a bucket, 1 the largest.
+        size: as of :class:`Bucketed`.
+    """
+
+    points: Tensor
+    size: int | None = None
+    axis: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if self.points.ndim != 1 or not 2 <= len(self.points) <= 256:
+            raise PlanError(f"Points.points: wanted a vector of 2 to 256, got {tuple(self.points.shape)}")
+        object.__setattr__(self, "points", _finite("Points.points", self.points, tuple(self.points.shape)))
+        _want_size("Points.size", self.size)
+
+
+Latent = Binary | Ternary | Tanh | Bucketed | Points
 
 
 def level_count(latent: Latent) -> int:
@@ -102,13 +150,28 @@ def level_count(latent: Latent) -> int:
             return 2
         case Ternary():
             return 3
-        case Tanh():
+        case Tanh() | Bucketed():
             return int(2**latent.bits)
+        case Points():
+            return len(latent.points)
+
+
+def numbers_of(latent: Latent) -> Tensor | None:
+    """Return the numbers of a rule, None if it has none."""
+    match latent:
+        case Ternary():
+            return latent.scales
+        case Points():
+            return latent.points
+        case Bucketed():
+            return None
+        case _:
+            return latent.scale
 
 
 def latent_to_dict(latent: Latent, at: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """Return ``latent`` as JSON-able data; its numbers go to ``arrays`` under names that begin with ``at``."""
-    numbers = latent.scales if isinstance(latent, Ternary) else latent.scale
+    numbers = numbers_of(latent)
     if numbers is not None:
         arrays[f"{at}/scale"] = numbers.numpy()
     match latent:
@@ -118,6 +181,10 @@ def latent_to_dict(latent: Latent, at: str, arrays: dict[str, np.ndarray]) -> di
             return {"kind": "ternary", "axis": latent.axis, "threshold": latent.threshold}
         case Tanh():
             return {"kind": "tanh", "bits": latent.bits}
+        case Bucketed():
+            return {"kind": "bucketed", "bits": latent.bits, "size": latent.size, "drawn": latent.drawn}
+        case Points():
+            return {"kind": "points", "size": latent.size}
 
 
 def latent_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str, np.ndarray]) -> Latent:
@@ -132,15 +199,22 @@ def latent_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str, np.n
         return Binary(numbers, data["axis"], data["drawn"])
     if data["kind"] == "ternary":
         return Ternary(data["threshold"], numbers, data["axis"])
+    if data["kind"] == "bucketed":
+        return Bucketed(data["bits"], data["size"], data["drawn"])
     if numbers is None:
         raise PlanError(f"saved plan: no scale at {at}")
-    return Tanh(data["bits"], numbers)
+    return Points(numbers, data["size"]) if data["kind"] == "points" else Tanh(data["bits"], numbers)
 
 
 def _finite(what: str, values: Tensor, shape: tuple[int, ...]) -> Tensor:
     if tuple(values.shape) != shape or not bool(torch.isfinite(values).all()):
         raise PlanError(f"{what}: wanted finite values of shape {shape}, got {tuple(values.shape)}")
     return values.detach().to("cpu", torch.float32)
+
+
+def _want_size(what: str, size: int | None) -> None:
+    if size is not None and size < 2:
+        raise PlanError(f"{what}: wanted at least 2, got {size}")
 
 
 def _positive(what: str, value: Tensor) -> Tensor:

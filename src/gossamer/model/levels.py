@@ -1,10 +1,13 @@
-"""The levels of binary, ternary and tanh-normalised weights, with the gradients that their papers give (`latent`)."""
+"""The levels of weights that train behind a few of them, with the gradients that their papers give (`latent`)."""
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from gossamer.model.buckets import bucketed, pointed
 from gossamer.model.codebook import Codebook
-from gossamer.model.latent import Binary, Latent, Tanh, Ternary
+from gossamer.model.latent import Binary, Bucketed, Latent, Points, Tanh, Ternary, numbers_of
 from gossamer.model.straight import straight_through, trained_ternary
 
 
@@ -17,7 +20,7 @@ def levels(
         latent: the rule.
         real: the real values, any shape.
         keep: which values count in means and thresholds, bool of that shape; None for all.
-        scales: those that train, in place of the rule's own.
+        scales: those that train, or the points, in place of the rule's own.
         draws: whether a rule that draws does, from torch's own generator.
     """
     exact = real.float()
@@ -29,10 +32,14 @@ def levels(
             value = _ternary(latent, exact, keep) if scales is None else _trained(latent, exact, keep, scales)
         case Tanh():
             value = _tanh(latent, exact, keep)
+        case Bucketed():
+            value = bucketed(latent, exact, keep, draws=draws and latent.drawn)
+        case Points():
+            value = pointed(latent, exact, latent.points.to(exact.device) if scales is None else scales)
     return value.to(real.dtype)
 
 
-def settled(latent: Latent, real: Tensor, keep: Tensor | None = None) -> Codebook:
+def settled(latent: Binary | Ternary | Tanh, real: Tensor, keep: Tensor | None = None) -> Codebook:
     """Return the codebook of the levels that ``real`` has come to; fixed where the rule fixes the levels."""
     with torch.no_grad():
         value = levels(latent, real, keep)
@@ -41,6 +48,11 @@ def settled(latent: Latent, real: Tensor, keep: Tensor | None = None) -> Codeboo
     if latent.axis is None or len(plain) == 0:
         centers, codes = torch.unique(plain.float(), return_inverse=True)
         return Codebook(codes, centers.to(plain.dtype), trained)
+    return shared_by_rows(plain, trained=trained)
+
+
+def shared_by_rows(plain: Tensor, *, trained: bool) -> Codebook:
+    """Return the codebook of ``plain``, on the CPU, in which every row has the values that it holds for its centers."""
     parts = [torch.unique(row.float(), return_inverse=True) for row in plain]
     sizes = torch.tensor([len(centers) for centers, _ in parts])
     starts = sizes.cumsum(0) - sizes
@@ -49,7 +61,7 @@ def settled(latent: Latent, real: Tensor, keep: Tensor | None = None) -> Codeboo
 
 
 class LiveLatent(nn.Module):
-    """A rule at work; ``scales`` are those of a ternary rule that trains them."""
+    """A rule at work; ``scales`` are those of a ternary rule that trains them, or the points that train."""
 
     scales: nn.Parameter | None
 
@@ -57,15 +69,20 @@ class LiveLatent(nn.Module):
         super().__init__()
         self.register_parameter("scales", None)
         self.rule = latent
-        if isinstance(latent, Ternary) and latent.scales is not None:
-            self.scales = nn.Parameter(latent.scales.to(device, copy=True), requires_grad=trains)
+        numbers = numbers_of(latent) if isinstance(latent, Ternary | Points) else None
+        if numbers is not None:
+            self.scales = nn.Parameter(numbers.to(device, copy=True), requires_grad=trains)
 
     @property
     def latent(self) -> Latent:
         """The rule as it is at this moment."""
-        if self.scales is None or not isinstance(self.rule, Ternary):
-            return self.rule
-        return Ternary(self.rule.threshold, self.scales.detach().clone())
+        match self.rule:
+            case Ternary() if self.scales is not None:
+                return replace(self.rule, scales=self.scales.detach().clone())
+            case Points() if self.scales is not None:
+                return replace(self.rule, points=self.scales.detach().clone())
+            case _:
+                return self.rule
 
     def forward(self, real: Tensor, keep: Tensor | None) -> Tensor:
         """Return the levels of ``real``; ``keep`` as in :func:`levels`."""

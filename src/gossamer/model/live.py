@@ -7,8 +7,8 @@ the mean of their members' gradients instead (Stock et al. 2020). Where a codebo
 does not share all values yet, the others are the original's. Codebooks of one tie have one parameter for their centers.
 A hashed site's centers are its buckets, whose codes and signs a hash gives: ``mask * sign * grid(buckets)[codes]``, and
 a bucket's gradient is the sum of its members' gradients, each with its sign (Chen et al. 2015, section 4.3). The scale
-of a grid may train (`learned`). Binary and ternary rules give few levels to the original (`levels`), unless values are
-shared already. A mixture trains along, one module for all sites of its tie.
+of a grid may train (`learned`). Rules give few levels or points to the original (`levels`), unless values are shared
+already. A mixture trains along, one module for all sites of its tie.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -18,12 +18,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from gossamer.model.buckets import coded
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
 from gossamer.model.copying import lazy_copy
-from gossamer.model.latent import Binary, Tanh, Ternary
+from gossamer.model.latent import Binary, Bucketed, Points, Tanh, Ternary
 from gossamer.model.learned import learned_snap, noisy, positive, step_of
-from gossamer.model.levels import LiveLatent, settled
+from gossamer.model.levels import LiveLatent, levels, settled
 from gossamer.model.mixture import Mix, Mixture
 from gossamer.model.recurrent import let_weights_live, restore_weights
 from gossamer.model.site import Owner, owned_parameters
@@ -120,6 +121,8 @@ class Live(nn.Module):
         """Why no units of the site can go, empty if they can."""
         if self.flipped is not None:
             return "is hashed by position"
+        if self.latent is not None and isinstance(self.latent.rule, Points):
+            return "has points by position"
         return "has scales by position" if self.scale is not None and self.scale.ndim == 2 else ""
 
     @property
@@ -161,8 +164,10 @@ class Live(nn.Module):
         match constraint:
             case Mixture():
                 self.mix = Mix(constraint, device, trains=self.trains) if mix is None else mix
-            case Binary() | Ternary() | Tanh():
+            case Binary() | Ternary() | Tanh() | Bucketed() | Points():
                 self.latent = LiveLatent(constraint, device, trains=self.trains)
+                if isinstance(constraint, Points):
+                    original.requires_grad = False
             case Mask():
                 self.keep = lazy_copy(constraint.keep).to(device)
             case Splice():
@@ -213,17 +218,21 @@ class Live(nn.Module):
     def settle(self, original: nn.Parameter) -> None:
         """Make final what the step's training could change: the splice joins the mask, every value is shared.
 
-        A mixture goes, and so does noise. The levels of a binary or ternary rule become a codebook; on a grid, which
-        a codebook may not fit, values.
+        A mixture goes, and so does noise. The levels of a binary or ternary rule become a codebook, those of buckets a
+        grid; on a grid, which these may not fit, values. Points stay.
         """
         self.mix = None
-        if self.latent is not None and self.codes is None:
-            codebook = settled(self.latent.latent, original.detach(), self.kept)
+        rule = None if self.latent is None else self.latent.latent
+        if rule is not None and self.codes is None and not isinstance(rule, Points):
+            real = original.detach()
             if self.scale is not None or self.log_scale is not None:
-                original.data = codebook.centers[codebook.codes.int()].to(original)
+                original.data = levels(rule, real, self.kept)
+            elif isinstance(rule, Bucketed):
+                self.put(coded(rule, real, self.kept)[1], original)
             else:
-                self.put(codebook, original)
-        self.latent = None
+                self.put(settled(rule, real, self.kept), original)
+        if self.codes is not None or not isinstance(rule, Points):
+            self.latent = None
         self.noise = False
         if self.shared is not None and self.codes is not None and self.centers is not None:
             now = Codebook(self.codes, self.centers, starts=self.starts)

@@ -14,7 +14,7 @@ import torch
 from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Constraints, Grid, Hash, Mask, Splice
-from gossamer.model.latent import Binary, Latent, Tanh, Ternary
+from gossamer.model.latent import Binary, Bucketed, Latent, Points, Tanh, Ternary
 from gossamer.model.mixture import Mixture
 from gossamer.model.site import Site
 
@@ -37,7 +37,7 @@ def merge(site: Site, held: Constraints, new: Constraint) -> Constraints:
             _want_shape(site, "codebook", new.codes)
             _want_codebook(site, held, new)
             return replace(held, codebook=new)
-        case Binary() | Ternary() | Tanh() | Mixture():
+        case Binary() | Ternary() | Tanh() | Bucketed() | Points() | Mixture():
             return _for_training(site, held, new)
         case Hash():
             _want_hash(site, held, new)
@@ -69,6 +69,10 @@ def _want_shape(site: Site, what: str, tensor: torch.Tensor) -> None:
 
 def _want_axis(site: Site, grid: Grid) -> None:
     if grid.axis is None:
+        return
+    if grid.groups and len(grid.scale) == 1:
+        if prod(site.shape) % grid.groups:
+            raise PlanError(f"{site.name}: {grid.groups} equal buckets do not fit shape {site.shape}")
         return
     if not 0 <= grid.axis < len(site.shape) or site.shape[grid.axis] != len(grid.scale):
         raise PlanError(f"{site.name}: {len(grid.scale)} scales along axis {grid.axis} do not fit shape {site.shape}")

@@ -13,7 +13,17 @@ from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Grid, Hash, Mask, Splice
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, Unclip, edit_from_dict, edit_to_dict
-from gossamer.model.latent import Binary, Tanh, Ternary, latent_from_dict, latent_to_dict, level_count
+from gossamer.model.latent import (
+    Binary,
+    Bucketed,
+    Latent,
+    Points,
+    Tanh,
+    Ternary,
+    latent_from_dict,
+    latent_to_dict,
+    level_count,
+)
 from gossamer.model.mixture import Mixture, Rates
 from gossamer.model.penalty import Penalty
 
@@ -167,16 +177,22 @@ def _describe(constraint: Constraint) -> str:
             return _describe_codebook(constraint)
         case Hash():
             return f"hash into {constraint.size} buckets, seed {constraint.seed}"
-        case Binary() | Ternary() | Tanh():
-            return f"{level_count(constraint)} levels while training"
+        case Binary() | Ternary() | Tanh() | Bucketed() | Points():
+            return _describe_levels(constraint)
         case Mixture():
             tied = ", with other sites" if constraint.tie else ""
             return f"mixture of {len(constraint.log_precisions)} components while training{tied}"
         case Grid():
             along = "one scale" if constraint.axis is None else f"{constraint.scale.numel()} scales"
-            along += f", {constraint.groups} in each row" if constraint.groups else ""
+            along += f", {constraint.groups} in each row" if constraint.groups and len(constraint.scale) > 1 else ""
             how = f", trained{' with noise' if constraint.noise else ''}" if constraint.trained else ""
             return f"{constraint.bits}-bit {'signed' if constraint.signed else 'unsigned'} grid, {along}{how}"
+
+
+def _describe_levels(rule: Latent) -> str:
+    what = "points, trained" if isinstance(rule, Points) else "levels while training"
+    buckets = f", in buckets of about {rule.size}" if isinstance(rule, Bucketed | Points) and rule.size else ""
+    return f"{level_count(rule)} {what}{buckets}"
 
 
 def _describe_codebook(codebook: Codebook) -> str:
@@ -210,7 +226,7 @@ def _constraint_to_dict(constraint: Constraint, at: str, arrays: dict[str, np.nd
         case Hash():
             arrays[f"{at}/buckets"] = _to_numpy(constraint.buckets)
             return {"kind": "hash", "seed": constraint.seed, "shape": list(constraint.shape)}
-        case Binary() | Ternary() | Tanh():
+        case Binary() | Ternary() | Tanh() | Bucketed() | Points():
             return latent_to_dict(constraint, at, arrays)
         case Mixture():
             for name in Rates._fields:
@@ -237,7 +253,7 @@ def _constraint_from_dict(data: Mapping[str, Any], at: str, arrays: Mapping[str,
             return Codebook(tensor("codes"), tensor("centers"), data["trained"], shared, starts, **named)
         case "hash":
             return Hash(tensor("buckets"), data["seed"], tuple(data["shape"]))
-        case "binary" | "ternary" | "tanh":
+        case "binary" | "ternary" | "tanh" | "bucketed" | "points":
             return latent_from_dict(data, at, arrays)
         case "mixture":
             means, precisions, shares = (tensor(name) for name in Rates._fields)

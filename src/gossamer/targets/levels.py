@@ -12,6 +12,7 @@ from gossamer.codings.nodes import Array
 
 _FINE = 2.0**-20
 """Scale of a weight that is all zeros."""
+_BETWEEN = "its grid puts 0.0 between two codes"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ def weight_levels(coding: Coding) -> Weight | str:
     """
     found = _affine(coding)
     if isinstance(coding, Reshape):
-        return "it has a scale for each group of values in a row"
+        return _BETWEEN if _between(coding.values) else "it has a scale for each group of values in a row"
     if found is None:
         values = coding.values if isinstance(coding, Sparse) else coding
         what = "its shared values are" if isinstance(values, Codebook | Hash) else "it is"
@@ -81,11 +82,19 @@ def weight_levels(coding: Coding) -> Weight | str:
     if codes.size == 0:
         return "it is empty"
     if (zero != np.rint(zero)).any():
-        return "its grid puts 0.0 between two codes"
+        return _BETWEEN
     kind = next((kind for kind in (np.int8, np.uint8) if _fits(kind, codes) and _fits(kind, zero)), None)
     if kind is None:
         return f"its codes span {int(codes.min())} to {int(codes.max())}, more than 8 bits"
     return Weight(codes.astype(kind), _of_use(codes, scale, zero, axis), zero.astype(kind), axis)
+
+
+def _between(values: Coding) -> bool:
+    """Return whether 0.0 lies between two codes of ``values`` somewhere."""
+    if not isinstance(values, Affine):
+        return False
+    zero = decode(values.zero)
+    return bool((zero != np.rint(zero)).any())
 
 
 def _of_use(codes: Array, scale: Array, zero: Array, axis: int | None) -> Array:

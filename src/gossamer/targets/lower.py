@@ -24,6 +24,8 @@ from gossamer.targets.quantized import ORDER_KEEPING, Use, add_scale, meets_grid
 from gossamer.targets.reason import Reason
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
+_PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+
 
 @dataclass(frozen=True, eq=False)
 class Lowered:
@@ -175,6 +177,8 @@ class _Lowering:
         kept.CopyFrom(node)
         for index, site, turned in found:
             kept.input[index] = self._dequantized(site, turned=turned)
+            if index == 1 and site in self.inputs and node.op_type in _PRODUCTS:
+                kept.input[0] = quantized_input(self.wiring, node.input[0], self.inputs[site])
             if site not in self.inputs and not any(reason.what == site for reason in self.reasons):
                 why = self.recurrent.reasons.get(site, "its input has no grid; stored in 8 bits, multiplied in float")
                 self.reasons[Reason(site, why)] = None
@@ -248,7 +252,7 @@ class _Lowering:
                 for reader in self.wiring.readers(node.output[0])
             ]
             for node in (*self.wiring.readers(site), *turned):
-                if node.op_type in {"Conv", "Gemm", "MatMul"}:
+                if node.op_type in _PRODUCTS:
                     yield node.input[0], levels
 
     def _marked(self) -> Iterator[tuple[str, Levels]]:

@@ -5,7 +5,9 @@ from gossamer.methods.quantize.bias_correction import BiasCorrection
 from gossamer.methods.quantize.binary_connect import BinaryConnect
 from gossamer.methods.quantize.bnn import Bnn
 from gossamer.methods.quantize.brecq import Brecq
+from gossamer.methods.quantize.bucketed import Bucketed
 from gossamer.methods.quantize.data_free import DataFree
+from gossamer.methods.quantize.differentiable import Differentiable
 from gossamer.methods.quantize.dorefa import DoReFa
 from gossamer.methods.quantize.equalize import Equalize
 from gossamer.methods.quantize.half import Half
@@ -14,6 +16,7 @@ from gossamer.methods.quantize.mixed import Mixed
 from gossamer.methods.quantize.post_training import PostTraining
 from gossamer.methods.quantize.rate_aware import RateAware
 from gossamer.methods.quantize.rate_distortion import RateDistortion
+from gossamer.methods.quantize.smooth import Smooth
 from gossamer.methods.quantize.ternary import Ternary
 from gossamer.methods.quantize.trained_ternary import TrainedTernary
 from gossamer.methods.quantize.xnor import Xnor
@@ -22,6 +25,7 @@ from gossamer.model import Method
 METHODS: tuple[type[Method], ...] = (
     PostTraining,
     Equalize,
+    Smooth,
     BiasCorrection,
     DataFree,
     AdaRound,
@@ -35,6 +39,8 @@ METHODS: tuple[type[Method], ...] = (
     Xnor,
     Bnn,
     DoReFa,
+    Bucketed,
+    Differentiable,
     RateAware,
     RateDistortion,
 )
@@ -46,7 +52,9 @@ __all__ = [
     "BinaryConnect",
     "Bnn",
     "Brecq",
+    "Bucketed",
     "DataFree",
+    "Differentiable",
     "DoReFa",
     "Equalize",
     "Half",
@@ -55,6 +63,7 @@ __all__ = [
     "PostTraining",
     "RateAware",
     "RateDistortion",
+    "Smooth",
     "Ternary",
     "TrainedTernary",
     "Xnor",

@@ -15,7 +15,21 @@ from gossamer.methods.quantize.norms import RemeasuresNorms
 from gossamer.methods.quantize.post_training import channel_axis
 from gossamer.methods.quantize.treatable import ends_of, why_untreated
 from gossamer.methods.quantize.weights import Form, weight_grid
-from gossamer.model import Binary, Evidence, Grid, Plan, Site, Skip, StepContext, Subject, Tanh, Ternary, live_weight
+from gossamer.model import (
+    Binary,
+    Bucketed,
+    Evidence,
+    Grid,
+    Plan,
+    Points,
+    Site,
+    Skip,
+    StepContext,
+    Subject,
+    Tanh,
+    Ternary,
+    live_weight,
+)
 from gossamer.model.live import live_parts
 
 Ends = Annotated[
@@ -23,7 +37,7 @@ Ends = Annotated[
     msgspec.Meta(description="the first and the last layer: as the others, on 8 bits, or left alone"),
 ]
 ScaleStart = Literal["mean", "glorot", "one"]
-Latent = Binary | Ternary | Tanh
+Latent = Binary | Ternary | Tanh | Bucketed | Points
 MIXED = "they take both signs, and two levels with zero for one of them cannot tell these apart"
 
 
