@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from gossamer import artifact
+from gossamer.artifact.activations import module_of
 from gossamer.calibrate import calibrate, tried
 from gossamer.errors import ModelError
 from gossamer.model import (
@@ -261,7 +262,11 @@ def _cut(held: Constraints, kept: Any) -> Constraints:
 
 
 def _left(subject: Subject, plan: Plan, name: str) -> str | None:
-    """Return the name that a site has after the drops of ``plan``, None if it goes."""
+    """Return the name that a site or an output has after the drops of ``plan``, None if it goes."""
+    path = module_of(name)
+    if path is not None:
+        gone = tuple(f"{edit.module}." for edit in plan.edits if isinstance(edit, Drop | Fold))
+        return None if f"{path}.".startswith(gone) else name
     return next((owner.name for owner in subject.sites[name].owners if not dropped(plan, owner)), None)
 
 
