@@ -32,7 +32,17 @@ from gossamer.calibrate import calibrate
 from gossamer.errors import TargetError
 from gossamer.methods.quantize import PostTraining
 from gossamer.model import Subject, apply, freeze
-from gossamer.targets import Timing, arrays_of, lower_frozen, measure, not_integer, operators_of, read_cpu, to_onnx
+from gossamer.targets import (
+    Timing,
+    arrays_of,
+    graph_of,
+    lower_frozen,
+    measure,
+    not_integer,
+    operators_of,
+    read_cpu,
+    to_onnx,
+)
 
 RESULT = Path(__file__).resolve().parent / "results" / "speed_int8.json"
 BARS = {"resnet50": 1.9, "vgg16": 1.8, "lstm": 2.4, "gru": 1.2}
@@ -98,7 +108,7 @@ def one(name: str, repeats: int, threads: int, samples: int) -> dict[str, Any]:
     method = PostTraining()
     evidence = calibrate(subject, [(each, {}, None) for each in given], method.needs)
     frozen = freeze(apply(subject, method.plan(subject, evidence)))
-    lowered = lower_frozen(frozen, to_onnx(frozen.model, args))
+    lowered = lower_frozen(frozen, graph_of(frozen, args))
     graphs = {"fp32": plain, "ours": lowered.proto}
     why = None
     try:

@@ -211,13 +211,13 @@ def test_a_module_equals_the_reference(kind, case, extra):
 
 
 def test_a_small_layer_stays_in_float_and_says_why(monkeypatch):
-    monkeypatch.setattr(dynamic, "LEAST", {"LSTM": 64, "GRU": 256, "RNN": 256})
+    monkeypatch.setattr(dynamic, "LEAST", {"LSTM": 64, "GRU": 320, "RNN": 256})
     layer = nn.GRU(6, 5)
     tensors = quantized(layer, np.random.default_rng(0))
     lowered = fill(by_hand(layer, []), tensors, {}, quantized=True)
     assert not lowered.integer
     assert {reason.what for reason in lowered.reasons} == {"layer.weight_ih_l0", "layer.weight_hh_l0"}
-    assert "GRU units are too few: float is faster below 256" in str(lowered.reasons[0])
+    assert "GRU units are too few: float is faster below 320" in str(lowered.reasons[0])
     x = np.random.default_rng(1).normal(size=(4, 3, 6)).astype(np.float32)
     found = run_session(open_session(lowered.proto), {"x": x})["y"]
     np.testing.assert_allclose(found[:, 0], layer(torch.from_numpy(x))[0].detach().numpy(), atol=1e-5)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gossamer.targets.agreement import Agreement, agreements
     from gossamer.targets.calls import arrays_of
-    from gossamer.targets.convert import Runner, compare, frozen_graph, lower_frozen, to_onnx
+    from gossamer.targets.convert import Runner, compare, frozen_graph, graph_of, lower_frozen, to_onnx
     from gossamer.targets.cpu import Cpu, read_cpu
     from gossamer.targets.graph import assemble, fill, graph_bytes, lower_artifact
     from gossamer.targets.horowitz import Energy, energy
@@ -47,6 +47,7 @@ __all__ = [
     "fill",
     "frozen_graph",
     "graph_bytes",
+    "graph_of",
     "lower_artifact",
     "lower_frozen",
     "measure",
@@ -67,7 +68,7 @@ _HOME = {
     for module, names in {
         "agreement": ("Agreement", "agreements"),
         "calls": ("arrays_of",),
-        "convert": ("Runner", "compare", "frozen_graph", "lower_frozen", "to_onnx"),
+        "convert": ("Runner", "compare", "frozen_graph", "graph_of", "lower_frozen", "to_onnx"),
         "cpu": ("Cpu", "read_cpu"),
         "graph": ("assemble", "fill", "graph_bytes", "lower_artifact"),
         "horowitz": ("Energy", "energy"),

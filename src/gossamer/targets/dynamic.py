@@ -21,7 +21,7 @@ from gossamer.targets.levels import Weight
 from gossamer.targets.stacked import Stacked, sources, stack
 from gossamer.targets.wiring import MICROSOFT, Wiring, attribute, attributes, reads
 
-LEAST: Mapping[str, int] = MappingProxyType({"LSTM": 64, "GRU": 256, "RNN": 256})
+LEAST: Mapping[str, int] = MappingProxyType({"LSTM": 64, "GRU": 320, "RNN": 256})
 """The hidden size from which integers are faster, by operator."""
 
 
