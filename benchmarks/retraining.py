@@ -8,8 +8,9 @@ hidden units of the character LSTM and GRU (``char-lstm-half``, ``char-gru-half`
 every bit: a hundredth and a two-hundredth of the LeNet-5, an eightieth and a hundred-and-fiftieth of the LeNet-300-100
 (``lenet5-100``, ``lenet5-200``, ``lenet300-80``, ``lenet300-150``). Starts from the committed reference
 weights and records in benchmarks/results/retraining_<case>.json what deep_compression.py records, the share of zeros
-and that of multiply-accumulates. Soft weight sharing (``lenet300-soft``) prunes while weights gather. A run that was
-stopped continues.
+and that of multiply-accumulates. Soft weight sharing (``lenet300-soft``) prunes while weights gather. Few bits: weights
+of two bits (``vgg-small-2bit``, ``resnet20-2bit``), of one (``vgg-small-binary``), and inputs too (``vgg-small-bnn``). A
+run that was stopped continues.
 """
 
 from provenance import ROOT
