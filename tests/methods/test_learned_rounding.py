@@ -228,3 +228,12 @@ def test_inputs_and_targets_are_of_the_same_samples_where_not_all_fit(monkeypatc
             return float((apply(subject, plan).model(x) - layer(x)).square().mean())
 
     assert error(learned) < 1.2 * error(nearest), "targets of other samples make it several times worse"
+
+
+@pytest.mark.parametrize("how", ["kl", "average"])
+def test_inputs_may_have_any_range_that_calibration_gives(net, evidence, how):
+    plan = AdaRound(iterations=1, input_range=how).plan(net, evidence)
+    plain = PostTraining(input_range=how).plan(net, evidence)
+    assert {site: float(grid.scale) for site, grid in plan.activations.items()} == {
+        site: float(grid.scale) for site, grid in plain.activations.items()
+    }

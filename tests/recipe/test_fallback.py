@@ -10,7 +10,7 @@ from gossamer.calibrate import tried
 from gossamer.errors import RecipeError, SettingError
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.quantize import PostTraining
-from gossamer.model import Grid, Mask, Method, Plan, Subject, live_weight
+from gossamer.model import Grid, Mask, Method, Plan, Subject, apply, foldable, live_weight
 from gossamer.recipe import Fallback, Gauge, Recipe, Step
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.step import perform
@@ -86,6 +86,36 @@ def test_a_plan_with_new_values_is_made_anew(trained, task, tmp_path):
     assert not done.plan.tensors
     assert "2.weight" not in done.plan.constraints
     assert torch.equal(live_weight(done.subject, "2.weight"), live_weight(trained, "2.weight"))
+
+
+class Folded(Method, frozen=True, tag="test.folded"):
+    """Folds the batch norm and spoils what the second layer becomes; its grids are for the folded weights."""
+
+    def plan(self, subject, evidence=None):
+        edits = foldable(subject)
+        folded = apply(subject, Plan("fold", edits=edits))
+        grids = {}
+        for site in self.chosen(subject):
+            weight = live_weight(folded, site.name)
+            scale = weight.abs().max() * (0.6 if site.name == "3.weight" else 1 / 32767)
+            grids[site.name] = Grid(scale, torch.tensor(0, dtype=torch.int32), 16)
+        return Plan(self.tag, grids, edits=edits)
+
+
+def test_the_guilty_site_of_a_plan_with_edits_is_found_in_the_edited_model(task, tmp_path):
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 2)]
+    subject = Subject.of(nn.Sequential(*layers), torch.zeros(2, 8))
+    train(subject, task, Training(epochs=30, lr=1e-2, batch_size=40))
+    with torch.no_grad():
+        subject.model[0].weight.mul_(1e-6)
+        subject.model[0].bias.mul_(1e-6)
+        subject.model[1].running_mean.mul_(1e-6)
+        subject.model[1].running_var.mul_(1e-12)
+        subject.model[1].eps *= 1e-12
+    done = perform(Step(method=Folded(), fallback=Fallback(drop=0.01)), subject, task, Collector(task), folder=tmp_path)
+    fell = [skip.site for skip in done.plan.skipped if skip.reason.startswith("fell back")]
+    assert fell == ["3.weight"]
 
 
 class Ruin(Method, frozen=True, tag="test.ruin"):

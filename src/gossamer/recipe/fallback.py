@@ -18,7 +18,7 @@ from rich.progress import Progress
 from gossamer.bars import bar
 from gossamer.calibrate import tried
 from gossamer.errors import RecipeError
-from gossamer.model import Evidence, Method, Plan, Skip, Subject
+from gossamer.model import Evidence, Method, Plan, Skip, Subject, apply
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.seek import Seek, excess_over
 from gossamer.settings import Settings
@@ -78,8 +78,7 @@ def fallen_back(
     if _will_do(excess(carry(plan))):
         return plan
     sites = tuple(name for name in dict.fromkeys((*plan.constraints, *plan.activations)) if name in subject.sites)
-    alone = {site: plan.only(site) for site in sites}
-    measured = tried(subject, alone, collector.batches(), loss=task.loss, progress=progress)
+    measured = tried(*_alone(subject, plan, sites), collector.batches(), loss=task.loss, progress=progress)
     guilty = sorted(sites, key=measured.rise, reverse=True)
     with bar(progress, "falling back", len(guilty)) as advance:
         for count in range(1, len(guilty) + 1):
@@ -91,6 +90,18 @@ def fallen_back(
         f"{method.tag}: costs more than {fallback.drop:g} of {task.main} even with no site left to fall back",
         hint="allow more",
     )
+
+
+def _alone(subject: Subject, plan: Plan, sites: Sequence[str]) -> tuple[Subject, dict[str, Plan]]:
+    """Return what ``plan`` does to each of ``sites`` alone, and to what it does it.
+
+    With edits that is the model after all edits and new values: grids are made for that one.
+    """
+    alone = {site: plan.only(site) for site in sites}
+    if not plan.edits:
+        return subject, alone
+    edited = apply(subject, replace(plan, constraints={}, activations={}))
+    return edited, {site: replace(each, tensors={}) for site, each in alone.items()}
 
 
 def _told(plan: Plan, rises: Mapping[str, float], fallback: Fallback, task: Task) -> Plan:

@@ -16,7 +16,7 @@ from gossamer.bars import bar
 from gossamer.calibrate.uses import plain_kernels
 from gossamer.errors import EvidenceError
 from gossamer.methods.quantize.post_training import PostTraining
-from gossamer.methods.quantize.ranges import Range
+from gossamer.methods.quantize.ranges import InputRange, Range
 from gossamer.methods.quantize.reconstruct import Data, InputStep, Part, Settings, learn
 from gossamer.methods.quantize.rounding import Rounding
 from gossamer.methods.quantize.units import Unit, layer_path, layer_unit, ordered_calls
@@ -52,7 +52,8 @@ class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
         Range, msgspec.Meta(description="range of the weights of a channel: minmax, mse, or a percentile")
     ] = "mse"
     input_range: Annotated[
-        Range, msgspec.Meta(description="range of the inputs of a layer: minmax, mse, or a percentile")
+        InputRange,
+        msgspec.Meta(description="range of the inputs of a layer: minmax, mse, kl, average, or a percentile"),
     ] = "mse"
     iterations: Annotated[int, msgspec.Meta(ge=1, description="steps of the optimizer for each part")] = 10_000
     batch: Annotated[int, msgspec.Meta(ge=1, description="samples in each of these steps")] = 32

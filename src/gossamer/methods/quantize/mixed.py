@@ -18,7 +18,7 @@ from gossamer.errors import EvidenceError
 from gossamer.methods.quantize.assignment import FLOAT, INTEGER, Table, within_bytes, within_operations
 from gossamer.methods.quantize.estimates import by_curvature, by_trace
 from gossamer.methods.quantize.post_training import PostTraining
-from gossamer.methods.quantize.ranges import Range
+from gossamer.methods.quantize.ranges import InputRange, Range
 from gossamer.model import Evidence, Grid, Method, Plan, Subject, live_weight
 
 Width = Literal[2, 3, 4, 5, 6, 7, 8, 16, 32]
@@ -61,7 +61,8 @@ class Mixed(Method, frozen=True, tag="quantize.mixed"):
         Range, msgspec.Meta(description="range of the weights of a channel: minmax, mse, or a percentile")
     ] = "mse"
     input_range: Annotated[
-        Range, msgspec.Meta(description="range of the inputs of a layer: minmax, mse, or a percentile")
+        InputRange,
+        msgspec.Meta(description="range of the inputs of a layer: minmax, mse, kl, average, or a percentile"),
     ] = "mse"
     inputs: Annotated[
         bool,
