@@ -87,7 +87,7 @@ def test_a_network_without_data(subject):
     plan = DataFree().plan(subject)
     assert [type(edit) for edit in plan.edits[:2]] == [Fold, Fold]
     assert set(plan.constraints) == {"stem.0.weight", "deep.0.weight", "fc.weight"}
-    assert set(plan.activations) == {"deep.0.weight", "fc.weight"}
+    assert set(plan.activations) == {"deep.0.weight", "fc.weight", "deep.0:output"}
     reasons = [skip.reason for skip in plan.skipped if skip.site == "stem.0.weight"]
     assert len(reasons) == 2
     assert all("no batch norm tells" in reason for reason in reasons)

@@ -1,5 +1,7 @@
 """Post-training quantization: what is put on which grid, what is left, and that it runs in integers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from gossamer import datasets, zoo
 from gossamer.artifact import dumps, loads
 from gossamer.calibrate import calibrate
 from gossamer.errors import EvidenceError, GossamerError, ModelError, SettingError
-from gossamer.methods.quantize import PostTraining
+from gossamer.methods.quantize import DataFree, PostTraining
 from gossamer.methods.quantize.post_training import channel_axis
 from gossamer.model import Subject, apply, freeze, live_weight, plain_copy, to_artifact
 from gossamer.targets import (
@@ -27,6 +29,7 @@ from gossamer.targets import (
     to_onnx,
 )
 from gossamer.task import evaluate
+from gossamer.zoo.resnet20 import ResNet20
 
 
 class Small(nn.Module):
@@ -131,13 +134,54 @@ def test_grouped_transposed_convolutions_have_one_scale():
     assert channel_axis(subject, subject.sites["weight"]) is None
 
 
-def through_a_file(subject):
+def through_a_file(subject, method=None):
     """Quantize, freeze, write, read; return the plan, the quantized subject and the artifact."""
-    plan = PostTraining().plan(subject, evidence_of(subject))
+    plan = (method or PostTraining()).plan(subject, evidence_of(subject))
     done = apply(subject, plan)
     frozen = freeze(done)
     graph = frozen_graph(frozen, subject.args, subject.kwargs)
     return plan, done, loads(dumps(to_artifact(frozen, graph=graph)))
+
+
+@pytest.fixture(scope="module")
+def residual():
+    torch.manual_seed(0)
+    model = ResNet20(4).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    return subject_of(model, torch.rand(4, 1, 28, 28))
+
+
+@pytest.mark.parametrize(
+    ("method", "integer"),
+    [
+        (PostTraining(), 20),
+        (PostTraining(exclude=("blocks.1.conv2.weight",)), 19),
+        (PostTraining(powers_of_two=True), 20),
+        (DataFree(model_input=(0.0, 1.0)), 14),
+    ],
+)
+def test_convolutions_of_a_residual_network_go_from_codes_to_codes(residual, method, integer):
+    plan, done, stored = through_a_file(residual, method)
+    lowered = lower_artifact(stored)
+    inputs = set(plan.activations) & set(residual.sites)
+    assert set(lowered.integer) == inputs
+    assert len(inputs) == integer, "without data nothing is known of what sums make"
+    assert set(operators_of(lowered.proto, inputs).values()) <= {"QLinearConv", "QGemm"}
+    with torch.no_grad():
+        wanted = done.model(*residual.args)
+    got = Runner(lowered.proto)(*residual.args)
+    assert float((got - wanted).abs().max()) <= 0.06 * float(wanted.max() - wanted.min())
+
+
+def test_outputs_get_grids_after_a_training_that_gave_inputs_theirs(residual):
+    plan = PostTraining().plan(residual, evidence_of(residual))
+    inputs = {name: grid for name, grid in plan.activations.items() if name in residual.sites}
+    trained = apply(residual, replace(plan, activations=inputs))
+    later = PostTraining().plan(trained, evidence_of(trained))
+    assert {name for name in later.activations if name not in residual.sites} == set(plan.activations) - set(inputs)
 
 
 def test_a_convolutional_network_runs_in_integers_from_its_file():

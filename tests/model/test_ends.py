@@ -1,12 +1,16 @@
 """Outputs that want a grid of their own, found in the graph."""
 
+import itertools
+
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from gossamer import zoo
-from gossamer.model import Subject
-from gossamer.model.ends import open_ends
+from gossamer.errors import ModelError, PlanError
+from gossamer.model import Grid, Plan, Subject, apply, foldable, plain_copy
+from gossamer.model.ends import open_ends, possible_ends, without_idle
 
 
 def ends(model, *shape, without=()):
@@ -78,3 +82,61 @@ def test_bottlenecks_of_the_zoo():
     found = ends(model, *zoo.example("mobilenetv2-small")[0].shape[1:])
     assert [path for path in found if not path.endswith(("inner.7", "14", "9"))] == []
     assert ends(nn.Linear(3, 2), 3) == ()
+
+
+def test_no_bound_is_passed_where_codes_go_beyond_it():
+    chain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten())
+    subject = Subject.of(chain.eval(), torch.zeros(1, 1, 6, 6))
+    assert open_ends(subject.graph, subject.sites) == ("5",)
+    assert open_ends(subject.graph, subject.sites, bounded=False) == ("1", "3")
+
+
+def test_every_end_that_some_sites_have_is_possible_and_those_of_no_product_are_idle():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), Block(), nn.Flatten(), nn.Linear(64, 2))
+    subject = Subject.of(model.eval(), torch.zeros(1, 1, 4, 4))
+    sites = list(subject.sites)
+    found = set(possible_ends(subject.graph, sites))
+    for kept in itertools.chain.from_iterable(itertools.combinations(sites, count) for count in range(len(sites))):
+        assert set(open_ends(subject.graph, kept)) <= found
+    grids = dict.fromkeys(["0.weight", "1:output", "2.bn2:output", "2.bn1:output"], None)
+    assert set(without_idle(subject.graph, grids, ["2.conv2.weight"])) == {"0.weight", "1:output", "2.bn2:output"}
+    assert set(without_idle(subject.graph, grids, ["4.weight"])) == {"0.weight"}
+
+
+def test_a_module_with_two_paths_can_have_a_grid_under_either():
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU())
+            self.body = nn.Sequential(*self.layers)
+
+        def forward(self, x):
+            return self.body(x)
+
+    subject = Subject.of(Two().eval(), torch.zeros(1, 1, 6, 6))
+    grid = Grid(torch.tensor(0.1), torch.tensor(0, dtype=torch.int32), 8)
+    for path in ("body.0", "layers.0"):
+        done = apply(subject, Plan("test", activations={f"{path}:output": grid}))
+        assert list(done.activations) == ["layers.0:output"]
+    with pytest.raises(PlanError, match=r"no module 'body\.7'"):
+        apply(subject, Plan("test", activations={"body.7:output": grid}))
+
+
+def test_a_fold_and_a_copy_keep_the_grid():
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.SiLU()).eval()
+    subject = Subject.of(model, torch.randn(1, 1, 6, 6))
+    grid = Grid(torch.tensor(0.5), torch.tensor(0, dtype=torch.int32), 8)
+    done = apply(subject, Plan("test", activations={"1:output": grid}))
+    wanted = done.model(*done.args)
+    assert not torch.equal(wanted, model(*done.args))
+    folded = apply(done, Plan("fold", edits=foldable(done)))
+    assert list(folded.activations) == ["0:output"]
+    torch.testing.assert_close(folded.model(*done.args), wanted)
+    torch.testing.assert_close(plain_copy(folded)(*done.args), model(*done.args))
+
+
+def test_what_makes_no_tensor_cannot_be_put_on_a_grid():
+    subject = Subject.of(nn.GRU(2, 2), torch.zeros(1, 3, 2))
+    grid = Grid(torch.tensor(0.5), torch.tensor(0, dtype=torch.int32), 8)
+    with pytest.raises(ModelError, match="wanted a tensor"):
+        apply(subject, Plan("test", activations={":output": grid})).model(*subject.args)

@@ -100,3 +100,11 @@ def test_recurrent_layers_are_compared_by_their_outputs(kind, monkeypatch):
     assert found["rnn.weight_hh_l1"].compared == "output"
     assert found["rnn.weight_hh_l1"].steps <= 2
     assert found["fc.weight"].steps <= 2
+
+
+def test_a_layer_that_pads_with_what_is_there_is_left_out():
+    torch.manual_seed(0)
+    first = nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect")
+    found, _ = compared(nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)), torch.randn(2, 3, 6, 6))
+    assert set(found) == {"3.weight", "outputs"}
+    assert found["outputs"].carried <= 1

@@ -13,7 +13,7 @@ from gossamer import artifact as artifacts
 from gossamer.artifact import Artifact
 from gossamer.codings import Affine, Dense, decode, encode
 from gossamer.errors import TargetError
-from gossamer.targets import OnnxRuntime, Timing, assemble, graph_bytes, measure
+from gossamer.targets import OnnxRuntime, Timing, assemble, graph_bytes, lower_artifact, measure
 
 
 @pytest.fixture(scope="module")
@@ -142,3 +142,21 @@ def test_measuring_checks_the_inputs_first():
     proto = graph([node("Tanh", "x", "y")], {"x": ("n", 2)}, ("y",))
     with pytest.raises(TargetError, match="input x: wanted shape"):
         measure({"only": proto}, np.ones((1, 3), np.float32))
+
+
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [
+        (lambda mark: mark.input.append("x"), "has 2 inputs"),
+        (lambda mark: mark.output.append("more"), "2 outputs"),
+        (lambda mark: setattr(mark.attribute[0], "s", b"\xff"), "no text"),
+    ],
+)
+def test_a_damaged_mark_is_told(mark, message):
+    node = onnx.helper.make_node("Output", ["x"], ["y"], domain="gossamer", module="m")
+    mark(node)
+    values = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy"]
+    proto = onnx.helper.make_model(onnx.helper.make_graph([node], "g", values[:1], values[1:]))
+    artifact = Artifact({}, {}, (), {}, proto.SerializeToString(), {})
+    with pytest.raises(TargetError, match=message):
+        lower_artifact(artifact)

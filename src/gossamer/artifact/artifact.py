@@ -20,7 +20,7 @@ class Artifact:
         tensors: the coding of every entry of the state dict, by name, in the order they are stored.
         aliases: further names of stored tensors (tied weights): name to stored name.
         edits: changes of structure, in the order they are replayed.
-        activations: the input grid of a site, by site name.
+        activations: grids of inputs by the site's name, of outputs as ``MODULE:output``.
         graph: the model's graph without weights; with it the file is self-contained.
         meta: what else a reader wants to know: task, recipe, bytes of the dense model, versions.
     """

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from gossamer.artifact.activations import output_of
 from gossamer.calibrate.inputs import Inputs
-from gossamer.model.ends import open_ends
+from gossamer.model.ends import possible_ends
 from gossamer.model.subject import Subject
 
 
 class Outputs:
-    """What the modules made whose outputs want a grid (`open_ends`).
+    """What the modules made whose outputs want a grid (`possible_ends`).
 
     A module that runs more than once for one batch is named in ``unread``, and so is one that makes no tensor.
 
@@ -27,7 +27,7 @@ class Outputs:
 
     def __init__(self, subject: Subject, model: nn.Module, inputs: Inputs) -> None:
         convolves = any(site.kind == "conv" for site in subject.sites.values())
-        self.paths = open_ends(subject.graph, subject.sites) if convolves else ()
+        self.paths = possible_ends(subject.graph, subject.sites) if convolves else ()
         self.model, self.inputs = model, inputs
         self.unread: dict[str, str] = {}
         self._runs = Counter[str]()

@@ -88,7 +88,7 @@ def settle(subject: Subject) -> None:
 def _activate(subject: Subject, plan: Plan) -> None:
     """Put inputs and outputs on the plan's grids."""
     sites = find_sites(subject.model, every=True) if plan.activations else {}
-    modules = dict(subject.model.named_modules()) if plan.activations else {}
+    modules = dict(subject.model.named_modules(remove_duplicate=False)) if plan.activations else {}
     for name, grid in plan.activations.items():
         path = module_of(name)
         reason = why_no_input_grid(subject.model, _site(sites, name)) if path is None else None

@@ -5,11 +5,13 @@ input grid they are on. Elsewhere what the convolution makes ends in a sum, an a
 grid of its own (`output_grid`); and so do the other parts of the sum. Only the output of a module can have one.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from gossamer.artifact.activations import module_of
+from gossamer.model.constraint import Grid
 from gossamer.model.graph import Graph, Node
 
 _CONVOLUTIONS: Final = frozenset({"aten.conv1d", "aten.conv2d", "aten.conv3d"})
@@ -17,30 +19,51 @@ _LAYERS: Final = _CONVOLUTIONS | {"aten.linear"}
 _SUMS: Final = frozenset({"aten.add", "aten.add_"})
 _JOINS: Final = frozenset({"aten.cat", "aten.concat"})
 _POOLS: Final = frozenset({"aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d"})
-_KEEPS_ORDER: Final = _POOLS | frozenset(
-    {
-        *("aten.relu", "aten.relu_", "aten.relu6", "aten.relu6_", "aten.hardtanh", "aten.hardtanh_"),
-        *("aten.dropout", "aten.dropout_", "aten.feature_dropout", "aten.contiguous", "aten.clone", "aten.alias"),
-        *("aten.flatten", "aten.view", "aten.reshape", "aten._unsafe_view", "aten.squeeze", "aten.unsqueeze"),
-        *("aten.permute", "aten.transpose"),
-    }
+_BOUNDS: Final = frozenset({"aten.relu", "aten.relu_", "aten.relu6", "aten.relu6_", "aten.hardtanh", "aten.hardtanh_"})
+_KEEPS_ORDER: Final = (
+    _POOLS
+    | _BOUNDS
+    | frozenset(
+        {
+            *("aten.dropout", "aten.dropout_", "aten.feature_dropout", "aten.contiguous", "aten.clone", "aten.alias"),
+            *("aten.flatten", "aten.view", "aten.reshape", "aten._unsafe_view", "aten.squeeze", "aten.unsqueeze"),
+            *("aten.permute", "aten.transpose"),
+        }
+    )
 )
 
 
-def open_ends(graph: Graph, integer: Collection[str]) -> tuple[str, ...]:
+def open_ends(graph: Graph, integer: Collection[str], *, bounded: bool = True) -> tuple[str, ...]:
     """Return the paths of modules whose outputs want a grid of their own, in the order in which they run.
 
     Args:
         graph: of the model.
         integer: sites whose products are of integers.
+        bounded: whether grids end where a ReLU or a clip before them does, so that codes go through it.
     """
-    return _Ends(graph, frozenset(integer)).found()
+    return _Ends(graph, frozenset(integer), bounded).found()
+
+
+def possible_ends(graph: Graph, sites: Iterable[str]) -> tuple[str, ...]:
+    """Return every path that :func:`open_ends` gives for some of ``sites``."""
+    every = tuple(sites)
+    found = [*open_ends(graph, every), *open_ends(graph, every, bounded=False)]
+    for site in every:
+        found += open_ends(graph, {site})
+    return tuple(dict.fromkeys(found))
+
+
+def without_idle(graph: Graph, activations: Mapping[str, Grid], integer: Collection[str]) -> dict[str, Grid]:
+    """Return ``activations`` without the outputs that no product of ``integer`` sites ends in any more."""
+    ends = {*open_ends(graph, integer), *open_ends(graph, integer, bounded=False)}
+    return {name: grid for name, grid in activations.items() if (path := module_of(name)) is None or path in ends}
 
 
 @dataclass(frozen=True)
 class _Ends:
     graph: Graph
     integer: frozenset[str]
+    bounded: bool
 
     def found(self) -> tuple[str, ...]:
         ends = {}
@@ -105,7 +128,7 @@ class _Ends:
         if self._is_multiplied(node):
             return None
         reader = self._only_reader(node)
-        if reader is None or reader.op not in _KEEPS_ORDER | _JOINS:
+        if reader is None or reader.op not in _KEEPS_ORDER | _JOINS or (reader.op in _BOUNDS and not self.bounded):
             return best
         if reader.op in _JOINS:
             if self._after(reader, reader) is None:

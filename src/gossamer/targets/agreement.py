@@ -67,7 +67,8 @@ def agreements(
 ) -> tuple[Agreement, ...]:
     """Return how far ``lowered`` is from ``subject`` at the sites that it multiplies in integers, and at the outputs.
 
-    Recurrent layers that are given packed sequences are compared at the outputs of the graph only.
+    Recurrent layers that are given packed sequences are compared at the outputs of the graph only, and so are layers
+    that pad their input with other values than zero.
 
     Args:
         subject: the live model that was frozen and lowered.
@@ -86,6 +87,7 @@ def agreements(
             raise TargetError(f"{site}: read {len(wanted)} times by the model and {len(places[site])} by its graph")
     inner = [name for values in places.values() for name in values]
     alone = _run(lowered.proto, inner, arrays_of(lowered.proto, args, kwargs))
+    simulated = {site: wanted for site, wanted in simulated.items() if _alike(wanted, [alone[n] for n in places[site]])}
     codes = {
         name: value.reshape(alone[name].shape).astype(alone[name].dtype)
         for site in simulated.keys() & subject.activations.keys()
@@ -98,6 +100,11 @@ def agreements(
     ]
     ends = [value.name for value in lowered.proto.graph.output]
     return (*listed, _compare(OUTPUTS, "output", ends, outputs, (led, alone)))
+
+
+def _alike(wanted: list[Array], found: list[Array]) -> bool:
+    """Return whether the graph has as many values as the model; a layer that pads its input itself reads more."""
+    return all(one.size == other.size for one, other in zip(wanted, found, strict=True))
 
 
 def _compared(subject: Subject, name: str) -> str:

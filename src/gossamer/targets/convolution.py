@@ -14,7 +14,7 @@ import onnx
 from gossamer.codings.nodes import Array
 from gossamer.targets.integers import why_scales
 from gossamer.targets.levels import Levels, Weight
-from gossamer.targets.quantized import Use, add_scale, meets_grid, quantized_bias, quantized_input
+from gossamer.targets.quantized import Use, add_scale, meets_grid, quantized_bias, quantized_input, with_room
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
 
@@ -101,13 +101,17 @@ def _fold_norm(wiring: Wiring, product: _Product, node: onnx.NodeProto) -> _Prod
 
 
 def _codes_to_codes(wiring: Wiring, use: Use, product: _Product) -> bool:
-    weight, bias = product.weight, product.bias
-    inputs = []
+    bias, inputs = product.bias, []
     if bias is not None:
+        weight = with_room(product.weight, bias, use.levels)
+        if weight is not product.weight:
+            stem = f"{product.stem}:coarse"
+            product = replace(product, codes=stem, stem=stem, weight=weight)
         coded = quantized_bias(wiring, wiring.fresh(f"{use.site}:bias"), bias, weight, use.levels)
         if coded is None:
             return False
         inputs = [coded]
+    weight = product.weight
     x = quantized_input(wiring, use.node.input[0], use.levels)
     parts = [wiring.constant(product.codes, weight.codes), *add_scale(wiring, product.stem, weight)]
     axis = {} if weight.axis is None else {"axis": 0}

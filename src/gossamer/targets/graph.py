@@ -20,8 +20,9 @@ from gossamer.codings.nodes import Array
 from gossamer.errors import CodingError, TargetError
 from gossamer.targets.grouped import weight_groups
 from gossamer.targets.halves import halve
-from gossamer.targets.levels import input_levels, weight_levels
+from gossamer.targets.levels import Levels, input_levels, weight_levels
 from gossamer.targets.lower import Lowered, lower
+from gossamer.targets.marks import is_mark, module_of_mark, why_not_marked
 from gossamer.targets.reason import Reason
 from gossamer.targets.wiring import reads
 
@@ -56,6 +57,9 @@ def parse_graph(artifact: Artifact) -> onnx.ModelProto:
     lacking = sorted(missing_names(proto) - known)
     if lacking:
         raise TargetError(f"the file's graph reads {', '.join(lacking)}, which the file does not hold")
+    wrong = why_not_marked(proto)
+    if wrong is not None:
+        raise TargetError(f"the file's graph is damaged: {wrong}")
     return proto
 
 
@@ -115,7 +119,7 @@ def fill(
     """
     own = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     names = sorted((missing_names(proto) | set(own)) & set(tensors))
-    weights, groups, inputs, outputs, reasons = {}, {}, {}, {}, []
+    weights, groups, reasons = {}, {}, []
     if quantized:
         for name in names:
             found = weight_levels(tensors[name])
@@ -126,21 +130,35 @@ def fill(
                 groups[name] = grouped
             elif name in activations or isinstance(tensors[name], Reshape):
                 reasons.append(Reason(name, found))
-        for name, grid in activations.items():
-            levels = input_levels(grid)
-            path = module_of(name)
-            if isinstance(levels, str):
-                reasons += [Reason(name, levels)] if name in weights else []
-            elif path is not None:
-                outputs[path] = levels
-            elif name in weights:
-                inputs[name] = levels
+    inputs, outputs, untaken = _activation_levels(proto, activations if quantized else {}, weights)
+    reasons += untaken
     constants = {**own, **{name: _floats(name, tensors[name]) for name in names if name not in weights}}
     lowered = lower(proto, constants, weights, inputs, outputs, groups=groups, otherwise=set(activations) - set(inputs))
     known = {reason.what for reason in reasons}
     further = (reason for reason in lowered.reasons if reason.what not in known)
     integer = tuple(site for site in lowered.integer if site not in known)
     return Lowered(halve(lowered.proto) if quantized else lowered.proto, integer, (*reasons, *further))
+
+
+def _activation_levels(
+    proto: onnx.ModelProto, activations: Mapping[str, Mapping[str, Any]], weights: Container[str]
+) -> tuple[dict[str, Levels], dict[str, Levels], list[Reason]]:
+    """Return the levels of inputs by site and of outputs by module, and why others are not taken."""
+    marked = {module_of_mark(node) for node in proto.graph.node if is_mark(node)}
+    inputs, outputs, untaken = {}, {}, []
+    for name, grid in activations.items():
+        levels, path = input_levels(grid), module_of(name)
+        if path is None and name not in weights:
+            continue
+        if isinstance(levels, str):
+            untaken.append(Reason(name, levels))
+        elif path is None:
+            inputs[name] = levels
+        elif path in marked:
+            outputs[path] = levels
+        else:
+            untaken.append(Reason(name, "the graph does not say where that is"))
+    return inputs, outputs, untaken
 
 
 def _floats(name: str, coding: Coding) -> Array:

@@ -32,6 +32,13 @@ class Weight:
     axis: int | None
 
     @property
+    def values(self) -> Array:
+        """What the codes stand for, float32."""
+        shape = [-1 if axis == self.axis else 1 for axis in range(self.codes.ndim)] if self.axis is not None else ()
+        scale, zero = self.scale.reshape(shape), self.zero.astype(np.float32).reshape(shape)
+        return np.asarray((self.codes.astype(np.float32) - zero) * scale, np.float32)
+
+    @property
     def symmetric(self) -> bool:
         """Whether 0 is the code of 0.0 everywhere."""
         return not self.zero.any()

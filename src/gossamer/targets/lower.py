@@ -176,13 +176,20 @@ class _Lowering:
         kept = onnx.NodeProto()
         kept.CopyFrom(node)
         for index, site, turned in found:
-            kept.input[index] = self._dequantized(site, turned=turned)
-            if index == 1 and site in self.inputs and node.op_type in _PRODUCTS:
+            snapped = index == 1 and site in self.inputs and node.op_type in _PRODUCTS
+            if snapped:
                 kept.input[0] = quantized_input(self.wiring, node.input[0], self.inputs[site])
+            kept.input[index] = self._value(site, turned=turned) if snapped else self._dequantized(site, turned=turned)
             if site not in self.inputs and not any(reason.what == site for reason in self.reasons):
                 why = self.recurrent.reasons.get(site, "its input has no grid; stored in 8 bits, multiplied in float")
                 self.reasons[Reason(site, why)] = None
         self.wiring.nodes.append(kept)
+
+    def _value(self, site: str, *, turned: bool) -> str:
+        """Return the value of the weight as a constant, so that the runtime makes no integer operator of its own."""
+        value = self.weights[site].values
+        name = f"{site}:float{':turned' if turned else ''}"
+        return self.wiring.constant(name, np.ascontiguousarray(value.T) if turned else value)
 
     def _dequantized(self, site: str, *, turned: bool) -> str:
         """Return the value of the weight in floating point, made once for all who read it."""

@@ -24,6 +24,19 @@ def module_of_mark(node: onnx.NodeProto) -> str:
     return next((entry.s.decode() for entry in node.attribute if entry.name == "module"), "")
 
 
+def why_not_marked(proto: onnx.ModelProto) -> str | None:
+    """Return what is wrong with a mark of ``proto``, or None."""
+    for node in proto.graph.node:
+        if is_mark(node):
+            if len(node.input) != 1 or len(node.output) != 1:
+                return f"a mark has {len(node.input)} inputs and {len(node.output)} outputs, wanted one of each"
+            try:
+                module_of_mark(node)
+            except UnicodeDecodeError:
+                return "a mark names a module that is no text"
+    return None
+
+
 def without_marks(proto: onnx.ModelProto, kept: Container[str]) -> onnx.ModelProto:
     """Return ``proto`` without its marks but those of the modules ``kept``; the others pass their value on."""
     if not any(is_mark(node) for node in proto.graph.node):

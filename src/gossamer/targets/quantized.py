@@ -15,6 +15,10 @@ from gossamer.targets.wiring import Wiring
 ORDER_KEEPING = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
 
 
+_ROOM = 1 << 30
+"""Largest code of a bias that leaves as much for the sum of products."""
+
+
 @dataclass(frozen=True, eq=False)
 class Use:
     """A node that multiplies its first input, on ``levels``, with the weight ``site`` as its second."""
@@ -53,7 +57,7 @@ def quantized_bias(wiring: Wiring, name: str, bias: Array, weight: Weight, level
     """Return the bias as int32 codes of scale input * weight, dequantised; None if it does not fit in int32."""
     scale = np.broadcast_to(weight.scale * np.float32(levels.scale), bias.shape).astype(np.float32)
     codes = np.rint(bias.astype(np.float64) / scale)
-    if np.abs(codes).max(initial=0) > np.iinfo(np.int32).max:
+    if np.abs(codes).max(initial=0) > _ROOM:
         return None
     parts = [
         wiring.constant(f"{name}:codes", codes.astype(np.int32)),
@@ -61,6 +65,22 @@ def quantized_bias(wiring: Wiring, name: str, bias: Array, weight: Weight, level
         wiring.constant(f"{name}:zero", np.zeros(bias.shape, np.int32)),
     ]
     return wiring.add("DequantizeLinear", parts, f"{name}:value", axis=0)
+
+
+def with_room(weight: Weight, bias: Array, levels: Levels) -> Weight:
+    """Return ``weight``, with coarser scales of the outputs whose bias would take more than half of 32 bits.
+
+    Such an output is all but its bias, as behind a batch norm whose factor is next to nothing. What its weights lose
+    is less than a billionth of the bias for each product.
+    """
+    least = np.abs(bias.astype(np.float64)) / (float(_ROOM) * levels.scale)
+    scale = np.broadcast_to(weight.scale, bias.shape).astype(np.float64)
+    if not weight.symmetric or (scale >= least).all():
+        return weight
+    wider = np.maximum(scale, least).astype(np.float32)
+    share = (scale / wider).reshape(-1, *[1] * (weight.codes.ndim - 1))
+    codes = np.rint(weight.codes * share).astype(weight.codes.dtype)
+    return Weight(codes, wider, np.zeros(bias.shape, weight.codes.dtype), 0)
 
 
 def quantized_output(wiring: Wiring, mark: onnx.NodeProto, levels: Levels) -> None:

@@ -10,6 +10,7 @@ from gossamer.errors import ModelError, SettingError
 from gossamer.methods.quantize.knapsack import cheapest
 from gossamer.model import Grid, Plan, Skip, Subject, apply, freeze, plain_copy, to_artifact
 from gossamer.model.cost import site_macs
+from gossamer.model.ends import without_idle
 
 FLOAT = 32
 """The width at which a site is left as it is."""
@@ -67,7 +68,8 @@ class Table:
                 activations[site] = plan.activations[site]
             skipped |= {skip.site: skip.reason for skip in plan.skipped if skip.site == site}
         skips = tuple(Skip(site, reason) for site, reason in skipped.items())
-        return Plan(self.tag, constraints=constraints, activations=activations, skipped=skips)
+        used = without_idle(self.subject.graph, activations, activations)
+        return Plan(self.tag, constraints=constraints, activations=used, skipped=skips)
 
 
 def within_operations(table: Table, limit: int | float) -> Plan:

@@ -14,11 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gossamer.artifact.activations import output_of
 from gossamer.errors import SettingError
 from gossamer.methods.quantize.beliefs import Belief, believed_inputs
 from gossamer.methods.quantize.bias_correction import bias_of, why_no_bias
 from gossamer.methods.quantize.chains import by_input
-from gossamer.methods.quantize.equalize import Equalize
+from gossamer.methods.quantize.equalize import Equalize, Statistics
 from gossamer.methods.quantize.post_training import Bits, PostTraining
 from gossamer.methods.quantize.ranges import Range
 from gossamer.model import Evidence, Grid, Method, Plan, Skip, Subject, apply, live_weight
@@ -82,7 +83,7 @@ class DataFree(Method, frozen=True, tag="quantize.data_free"):
         )
         ready = apply(subject, first.plan)
         beliefs = believed_inputs(ready, first.made, self.sigmas)
-        grids = self._grids().plan(ready, self._evidence(ready, beliefs))
+        grids = self._grids().plan(ready, self._evidence(ready, beliefs, first.made))
         rounded = apply(ready, grids)
         biases, skipped = self._biases(ready, rounded, grids, beliefs)
         return Plan(
@@ -104,9 +105,12 @@ class DataFree(Method, frozen=True, tag="quantize.data_free"):
             exclude=self.exclude,
         )
 
-    def _evidence(self, subject: Subject, beliefs: Mapping[str, Belief]) -> Evidence:
-        """Return ranges as calibration would have found them."""
+    def _evidence(self, subject: Subject, beliefs: Mapping[str, Belief], made: Mapping[str, Statistics]) -> Evidence:
+        """Return ranges of inputs, and of what layers make, as calibration would have found them."""
         ranges = {site: (float(one.low.min()), float(one.high.max())) for site, one in beliefs.items()}
+        for path, one in made.items():
+            reach = self.sigmas * one.deviation
+            ranges[output_of(path)] = float((one.mean - reach).min()), float((one.mean + reach).max())
         if self.model_input != "unknown":
             model_inputs = set(subject.graph.inputs)
             fed = {node.sites[0] for node in subject.graph.nodes if node.sites and node.inputs[0] in model_inputs}

@@ -117,15 +117,18 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             elif found is not None and not dynamic:
                 notes.insert(0, f"stored in {bits} bits, multiplied in float: {found}")
             skipped += [Skip(site.name, "; ".join(notes))] if notes else []
-        inputs |= self._outputs(subject, inputs.keys() & grids.keys(), evidence)
+        held_grids = {site for site, each in held.items() if each.grid is not None}
+        integer = {site for site in subject.activations.keys() | inputs.keys() if site in held_grids | grids.keys()}
+        inputs |= self._outputs(subject, integer, evidence)
         return Plan(self.tag, constraints=grids, activations=inputs, skipped=tuple(skipped))
 
     def _outputs(self, subject: Subject, integer: Collection[str], evidence: Evidence | None) -> dict[str, Grid]:
         """Return the grids of outputs that no input grid awaits, so that convolutions go from codes to codes."""
         convolves = any(subject.sites[site].kind == "conv" for site in integer)
-        if evidence is None or not convolves or self.input_bits != 8:
+        if evidence is None or not convolves or self.input_bits != 8 or not self.inputs:
             return {}
-        names = map(output_of, open_ends(subject.graph, integer))
+        bounded = self.input_codes == "affine" and not self.powers_of_two
+        names = map(output_of, open_ends(subject.graph, integer, bounded=bounded))
         return {name: self._seen(evidence, name) for name in names if name in evidence.ranges}
 
     @property
