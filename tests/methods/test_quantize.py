@@ -182,6 +182,10 @@ def test_outputs_get_grids_after_a_training_that_gave_inputs_theirs(residual):
     trained = apply(residual, replace(plan, activations=inputs))
     later = PostTraining().plan(trained, evidence_of(trained))
     assert {name for name in later.activations if name not in residual.sites} == set(plan.activations) - set(inputs)
+    only = PostTraining(include=()).plan(trained, evidence_of(trained))
+    assert set(only.activations) == set(plan.activations) - set(inputs)
+    assert not only.constraints
+    assert not only.skipped
 
 
 def test_a_convolutional_network_runs_in_integers_from_its_file():
