@@ -112,8 +112,8 @@ def test_built_in_recipes_are_valid_and_named_after_their_files(name: str):
         ("name='x'\n[[step]]", ["step 1", "a method, a training"]),
         ("name='x'\n[[step]]\nbits = 3", ["step 1", "'bits'", "no method", "hint: add method"]),
         (
-            "name='x'\n[[step]]\nmethod = 'prune.magic'",
-            ["step 1", "'prune.magic'", "known methods", "prune.magnitude, "],
+            "name='x'\n[[step]]\nmethod = 'prune.none'",
+            ["step 1", "'prune.none'", "known methods", "prune.magnitude, "],
         ),
         (
             "name='x'\n[[step]]\nmethod='share.kmeans'\n[[step]]\nmethod='prune.magnitude'\nsparsty = 0.5",
@@ -201,3 +201,16 @@ def test_a_wrong_choice_is_told_with_all_of_them():
 def test_steps_is_told_to_be_step():
     with pytest.raises(RecipeError, match=r"\[\[step\]\] table"):
         Recipe.from_plain({"name": "a", "steps": []})
+
+
+def test_a_file_without_a_name_is_called_as_it_is(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[[step]]\nmethod = "prune.magnitude"\nsparsity = 0.5\n')
+    assert Recipe.load(path).name == "mine"
+    path.write_text('[[step]]\nmethod = "prune.magnitud"\n')
+    with pytest.raises(RecipeError) as caught:
+        Recipe.load(path)
+    assert caught.value.hint == "did you mean 'prune.magnitude'?"
+    path.write_text("[[step]\n")
+    with pytest.raises(RecipeError, match=r"mine\.toml: not TOML"):
+        Recipe.load(path)

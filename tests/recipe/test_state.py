@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from gossamer.calibrate import calibrate
 from gossamer.errors import RecipeError
 from gossamer.methods.factorize import Svd
 from gossamer.methods.prune import Magnitude
@@ -78,6 +79,18 @@ def test_input_grids_come_back(subject, task, tmp_path):
     inputs = task.validation.batch(torch.arange(9)).args[0]
     assert back.activations.keys() == {"0.weight", "2.weight"}
     assert torch.equal(back.model(inputs), quantized.model(inputs))
+
+
+def test_output_grids_come_back(tmp_path):
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Flatten(), nn.Linear(32, 2)).eval()
+    subject = Subject.of(model, torch.randn(3, 1, 6, 6))
+    found = calibrate(subject, [(subject.args, {}, None)], {"range"})
+    quantized = apply(subject, PostTraining().plan(subject, found))
+    assert "0:output" in quantized.activations
+    save_subject(tmp_path, quantized, subject)
+    back = load_subject(tmp_path, subject)
+    assert back.activations.keys() == quantized.activations.keys()
+    assert torch.equal(back.model(*subject.args), quantized.model(*subject.args))
 
 
 def test_a_state_of_another_model_is_refused(subject, tmp_path):

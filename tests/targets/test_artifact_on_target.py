@@ -79,7 +79,7 @@ def test_it_runs_without_torch(stored, tmp_path):
 
 def test_what_it_lowers_is_listed(stored):
     reasons = {reason.what: reason.why for reason in OnnxRuntime().lowers(stored)}
-    assert reasons == {"tied": "its input has no grid; stored in 8 bits, multiplied in float"}
+    assert reasons == {"tied": "its input has no grid; stored in integers, multiplied in float"}
     unfolded = {reason.what: reason.why for reason in OnnxRuntime(quantized=False).lowers(stored)}
     assert "runs as dense floats" in unfolded["fc2.weight"]
 

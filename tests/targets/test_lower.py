@@ -184,18 +184,21 @@ def test_a_clip_goes_where_the_codes_end_before_it(rng, most, integer):
     np.testing.assert_allclose(run(lowered.proto, x), wanted, atol=worst + 1e-5)
 
 
-def test_parts_that_are_joined_for_a_product_stay_codes(rng):
+@pytest.mark.parametrize("late", [False, True])
+def test_parts_that_are_joined_for_a_product_stay_codes(rng, late):
     tensors = {name: levels(rng, (4, 3, 1, 1)) for name in "ab"} | {"c": levels(rng, (2, 8, 1, 1))}
     nodes = [
         node("Conv", "x a", "p"),
         node("Relu", "p", "pr"),
         node("Conv", "x b", "q"),
         node("Relu", "q", "qr"),
-        node("Concat", "pr qr", "j", axis=1),
-        node("MaxPool", "j", "m", kernel_shape=[2, 2]),
+        node("Concat", "p q" if late else "pr qr", "j", axis=1),
+        node("Relu", "j", "jr"),
+        node("MaxPool", "jr", "m", kernel_shape=[2, 2]),
         node("Conv", "m c", "n"),
         node("Output", "n", "y", domain="gossamer", module="last"),
     ]
+    nodes = [each for each in nodes if not late or each.output[0] not in {"pr", "qr"}]
     proto = graph(nodes, {"x": ("batch", 3, 4, 4)}, ("y",))
     grids = {"a": grid(0.02, 128), "b": grid(0.02, 128), "c": grid(0.03, 0), "last:output": grid(0.1, 128)}
     lowered = fill(proto, tensors, grids, quantized=True)

@@ -38,6 +38,8 @@ def export(
     where a value lies on a rounding border. Where inputs have no grid, outputs are compared, in steps of 8 bits. The
     last column is what the differences come to as they are carried from layer to layer.
     """
+    if floats and check is not None:
+        raise typer.BadParameter("--check compares integers with their simulation, and --float leaves none")
     writable(output, suffixes=[".onnx"], inputs=[file])
     from gossamer.artifact import load
     from gossamer.artifact.files import write_file

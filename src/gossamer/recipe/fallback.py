@@ -125,5 +125,5 @@ def _without(method: Method, plan: Plan, sites: Sequence[str], subject: Subject,
     return replace(
         plan,
         constraints={site: parts for site, parts in plan.constraints.items() if site not in sites},
-        activations=without_idle(subject.graph, left, left),
+        activations=without_idle(subject.graph, left, left.keys() | subject.activations.keys()),
     )

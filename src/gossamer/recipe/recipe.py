@@ -1,5 +1,6 @@
 """The recipe: ordered steps of methods and training, as a Python value and as TOML, the same both ways."""
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -189,17 +190,19 @@ class Recipe:
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
-        """Read a recipe from a TOML file.
+        """Read a recipe from a TOML file; one without a name is called as the file is.
 
         Raises:
             RecipeError: the file cannot be read or does not hold a recipe.
         """
         try:
-            text = Path(path).read_text(encoding="utf-8")
+            plain = msgspec.toml.decode(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: cannot be read: {error}") from error
+        except msgspec.DecodeError as error:
+            raise RecipeError(f"{path}: not TOML: {error}") from error
         try:
-            return cls.from_toml(text)
+            return cls.from_plain({"name": Path(path).stem} | plain)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error.message}", hint=error.hint) from error
 
@@ -261,7 +264,9 @@ def _step_from_plain(number: int, entry: Mapping[str, Any]) -> Step:
     if tag is not None:
         known = methods()
         if not isinstance(tag, str) or tag not in known:
-            raise RecipeError(f"{where}: unknown method {tag!r}", hint=f"known methods: {', '.join(sorted(known))}")
+            near = difflib.get_close_matches(str(tag), known, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known methods: {', '.join(sorted(known))}"
+            raise RecipeError(f"{where}: unknown method {tag!r}", hint=hint)
         made["method"] = _settings(where, known[tag], own)
     elif own:
         raise RecipeError(f"{where}: {min(own)!r} is given, but no method", hint="add method = ...")

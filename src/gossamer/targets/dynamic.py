@@ -84,14 +84,14 @@ class Recurrent:
     def _matrices(self, node: onnx.NodeProto) -> tuple[Stacked, Stacked] | str:
         kind, least = node.op_type, LEAST[node.op_type]
         if attribute(node, "hidden_size", 0) < least:
-            return f"{kind} units are too few: float is faster below {least}; stored in 8 bits, multiplied in float"
+            return f"{kind} units are too few: float is faster below {least}; stored in integers, multiplied in float"
         why = _unusual(node)
         if why is not None:
-            return f"{why}; stored in 8 bits, multiplied in float"
+            return f"{why}; stored in integers, multiplied in float"
         inputs, recurrent = (stack(self.wiring, node.input[index], self.weights) for index in (1, 2))
         if isinstance(inputs, str) or isinstance(recurrent, str):
             lacking = inputs if isinstance(inputs, str) else recurrent
-            return f"{lacking}; stored in 8 bits, multiplied in float"
+            return f"{lacking}; stored in integers, multiplied in float"
         return inputs, recurrent
 
 

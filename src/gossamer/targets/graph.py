@@ -151,7 +151,9 @@ def _activation_levels(
         if path is None and name not in weights:
             continue
         if isinstance(levels, str):
-            untaken.append(Reason(name, levels))
+            untaken.append(
+                Reason(name, levels if path is None else levels.replace("the grid of its input", "its grid"))
+            )
         elif path is None:
             inputs[name] = levels
         elif path in marked:

@@ -20,7 +20,7 @@ from gossamer.targets.dynamic import Recurrent
 from gossamer.targets.grouped import Grouped
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.marks import is_mark, module_of_mark, without_marks
-from gossamer.targets.quantized import ORDER_KEEPING, Use, add_scale, meets_grid, quantized_input, quantized_output
+from gossamer.targets.quantized import Use, add_scale, keeps_codes, meets_grid, quantized_input, quantized_output
 from gossamer.targets.reason import Reason
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
@@ -181,7 +181,7 @@ class _Lowering:
                 kept.input[0] = quantized_input(self.wiring, node.input[0], self.inputs[site])
             kept.input[index] = self._value(site, turned=turned) if snapped else self._dequantized(site, turned=turned)
             if site not in self.inputs and not any(reason.what == site for reason in self.reasons):
-                why = self.recurrent.reasons.get(site, "its input has no grid; stored in 8 bits, multiplied in float")
+                why = self.recurrent.reasons.get(site, "its input has no grid; stored in integers, multiplied in float")
                 self.reasons[Reason(site, why)] = None
         self.wiring.nodes.append(kept)
 
@@ -235,7 +235,7 @@ class _Lowering:
         for node in reversed(self.wiring.old.graph.node):
             for value in node.output:
                 self._end(value, wanted, ends)
-            if node.output[0] in ends and node.op_type in {"Concat", *ORDER_KEEPING}:
+            if node.output[0] in ends and keeps_codes(self.wiring, node, ends[node.output[0]]):
                 for name in node.input if node.op_type == "Concat" else node.input[:1]:
                     wanted.setdefault(name, []).append(ends[node.output[0]])
         for given in self.wiring.old.graph.input:

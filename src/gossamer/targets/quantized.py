@@ -105,8 +105,18 @@ def meets_grid(wiring: Wiring, value: str, ends: Mapping[str, Levels]) -> bool:
         elif reader.op_type not in ORDER_KEEPING:
             return False
         value = reader.output[0]
-    levels = ends[value]
-    return all(levels.code(low) <= levels.lowest and levels.code(high) >= levels.highest for low, high in bounds)
+    return all(_beyond(ends[value], low, high) for low, high in bounds)
+
+
+def keeps_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
+    """Return whether ``node`` gives the same codes if what it reads is put on ``levels`` in place of what it makes."""
+    if node.op_type in {"Relu", "Clip"}:
+        return _beyond(levels, *_bounds(wiring, node))
+    return node.op_type == "Concat" or node.op_type in ORDER_KEEPING
+
+
+def _beyond(levels: Levels, low: float, high: float) -> bool:
+    return levels.code(low) <= levels.lowest and levels.code(high) >= levels.highest
 
 
 def _bounds(wiring: Wiring, node: onnx.NodeProto) -> tuple[float, float]:

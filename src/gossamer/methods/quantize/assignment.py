@@ -68,7 +68,8 @@ class Table:
                 activations[site] = plan.activations[site]
             skipped |= {skip.site: skip.reason for skip in plan.skipped if skip.site == site}
         skips = tuple(Skip(site, reason) for site, reason in skipped.items())
-        used = without_idle(self.subject.graph, activations, activations)
+        subject = self.subject
+        used = without_idle(subject.graph, activations, activations.keys() | subject.activations.keys())
         return Plan(self.tag, constraints=constraints, activations=used, skipped=skips)
 
 
