@@ -112,8 +112,8 @@ def test_built_in_recipes_are_valid_and_named_after_their_files(name: str):
         ("name='x'\n[[step]]", ["step 1", "a method, a training"]),
         ("name='x'\n[[step]]\nbits = 3", ["step 1", "'bits'", "no method", "hint: add method"]),
         (
-            "name='x'\n[[step]]\nmethod = 'prune.none'",
-            ["step 1", "'prune.none'", "known methods", "prune.magnitude, "],
+            "name='x'\n[[step]]\nmethod = 'magic.wand'",
+            ["step 1", "'magic.wand'", "known methods", "prune.magnitude, "],
         ),
         (
             "name='x'\n[[step]]\nmethod='share.kmeans'\n[[step]]\nmethod='prune.magnitude'\nsparsty = 0.5",
