@@ -138,3 +138,12 @@ def test_stored_weights_are_unfolded_before_the_session_opens():
     wanted = snap(x @ decode(stored).T, grid(0.02, 128)) @ decode(used).T
     got = run_session(open_session(lowered), [x])["y"]
     np.testing.assert_allclose(got, wanted, atol=0.02 * np.abs(decode(used)).max() + 1e-5)
+
+
+def test_a_scale_of_one_value_needs_no_axis():
+    """Other tools write it so for vectors, for which the default axis does not exist."""
+    nodes = [node("DequantizeLinear", "c s z", "w"), node("Mul", "x w", "y")]
+    constants = {"c": np.int8([2, -4]), "s": np.float32([0.5]), "z": np.int8([0])}
+    proto = unfold_stored(graph(nodes, {"x": (2,)}, ("y",), constants))
+    assert [n.op_type for n in proto.graph.node] == ["Mul"]
+    np.testing.assert_array_equal(run_session(open_session(proto), [np.ones(2, np.float32)])["y"], [1.0, -2.0])

@@ -37,7 +37,9 @@ def unfold_stored(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _dequantized(parts: list[Array], axis: int) -> Array:
     codes, scale = parts[0].astype(np.float32), parts[1]
     zero = parts[2].astype(np.float32) if len(parts) > 2 else np.zeros_like(scale)
-    if scale.ndim:
+    if scale.size == 1:  # per tensor, in whatever shape: the axis says nothing
+        scale, zero = scale.reshape(()), zero.reshape(())
+    elif scale.ndim:
         shape = [1] * codes.ndim
         shape[axis] = -1
         scale, zero = scale.reshape(shape), zero.reshape(shape)
