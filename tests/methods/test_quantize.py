@@ -154,6 +154,7 @@ def residual():
     return subject_of(model, torch.rand(4, 1, 28, 28))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "integer"),
     [

@@ -9,6 +9,8 @@ from gossamer.methods.quantize import PostTraining
 from gossamer.model import Subject, apply, freeze
 from gossamer.targets import agreements, blocks, dynamic, graph_of, lower_frozen
 
+pytestmark = pytest.mark.slow
+
 
 def compared(model, x):
     subject = Subject.of(model.eval(), x)
