@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from agreement import another
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from provenance import commit, machine
@@ -86,11 +87,6 @@ def network(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     if name in {"lstm", "gru"}:
         return Sequences(name).eval(), (torch.randn(1, 32, 650),)
     return zoo.build(name, pretrained=None).eval(), tuple(zoo.example(name))
-
-
-def another(part: torch.Tensor) -> torch.Tensor:
-    """Return random numbers in the form of an example; whole numbers as they are."""
-    return torch.randn_like(part) if part.is_floating_point() else part
 
 
 def peer(plain: onnx.ModelProto, batches: list[dict[str, Any]]) -> onnx.ModelProto:

@@ -158,16 +158,15 @@ def test_buckets_of_quite_another_size_are_told():
     assert not Bucketed(bucket_size="all").plan(subject).skipped
 
 
+def after_training(method, subject, task, folder):
+    step = Step(method=method, train=Training(epochs=2, lr=5e-3, batch_size=50))
+    return perform(step, subject, task, Collector(task), folder=folder)
+
+
 @pytest.mark.parametrize("drawn", [False, True])
 def test_a_training_ends_on_levels_that_a_file_keeps_short(drawn, trained, task, tmp_path):
     method = Bucketed(bits=2, bucket_size=64, drawn=drawn)
-    done = perform(
-        Step(method=method, train=Training(epochs=2, lr=5e-3, batch_size=50)),
-        trained,
-        task,
-        Collector(task),
-        folder=tmp_path,
-    )
+    done = after_training(method, trained, task, tmp_path)
     for name, held in done.subject.constraints.items():
         assert held.latent is None
         assert held.grid.bits == 2
@@ -180,13 +179,7 @@ def test_a_training_ends_on_levels_that_a_file_keeps_short(drawn, trained, task,
 def test_points_train_and_weights_do_not(trained, task, tmp_path):
     method = Differentiable(bits=2, bucket_size=64)
     start = method.plan(trained).constraints
-    done = perform(
-        Step(method=method, train=Training(epochs=2, lr=5e-3, batch_size=50)),
-        trained,
-        task,
-        Collector(task),
-        folder=tmp_path,
-    )
+    done = after_training(method, trained, task, tmp_path)
     for name, held in done.subject.constraints.items():
         assert not torch.equal(held.latent.points, start[name].points)
         live = done.subject.model.get_submodule(name[0]).parametrizations.weight

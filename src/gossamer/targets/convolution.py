@@ -14,7 +14,7 @@ import onnx
 from gossamer.codings.nodes import Array
 from gossamer.targets.integers import why_scales
 from gossamer.targets.levels import Levels, Weight
-from gossamer.targets.quantized import Use, add_scale, meets_grid, quantized_bias, quantized_input, with_room
+from gossamer.targets.quantized import Use, add_scale, quantized_bias, quantized_input, with_room
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
 
@@ -60,7 +60,7 @@ def lower_convolution(wiring: Wiring, use: Use, ends: Mapping[str, Levels]) -> t
         if bias is None:
             return "its bias is computed"
     product = _fold_norm(wiring, _Product(use.site, use.site, weight, bias, node.output[0]), node)
-    if not meets_grid(wiring, product.output, ends):
+    if product.output not in ends:
         return "what it makes is on no grid, so it is multiplied in float, which is faster then"
     if not _codes_to_codes(wiring, use, product):
         return "its bias does not fit in 32 bits"

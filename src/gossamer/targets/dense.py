@@ -12,7 +12,7 @@ import onnx
 
 from gossamer.targets.integers import why_scales
 from gossamer.targets.levels import Levels, Weight
-from gossamer.targets.quantized import Use, add_scale, meets_grid, quantized_bias, quantized_input, zero_of
+from gossamer.targets.quantized import Use, add_scale, quantized_bias, quantized_input, zero_of
 from gossamer.targets.wiring import Wiring, attribute
 
 _CLIPPING = frozenset({"Relu", "Clip"})
@@ -42,7 +42,7 @@ def lower_product(wiring: Wiring, use: Use, ends: Mapping[str, Levels], *, turne
             return "it enters a scaled Gemm"
         reader = wiring.only_reader(node.output[0])
         clipped = reader is not None and reader.op_type in _CLIPPING
-        if clipped and not meets_grid(wiring, node.output[0], ends):
+        if clipped and node.output[0] not in ends:
             _codes_to_float(wiring, use)
         else:
             _gemm(wiring, use)

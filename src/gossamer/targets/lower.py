@@ -20,7 +20,7 @@ from gossamer.targets.dynamic import Recurrent
 from gossamer.targets.grouped import Grouped
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.marks import is_mark, module_of_mark, without_marks
-from gossamer.targets.quantized import Use, add_scale, keeps_codes, meets_grid, quantized_input, quantized_output
+from gossamer.targets.quantized import Use, add_scale, keeps_codes, quantized_input, quantized_output
 from gossamer.targets.reason import Reason
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
@@ -112,7 +112,7 @@ class _Lowering:
         elif node.op_type == "Concat" and output in ends:
             parts = [quantized_input(wiring, name, ends[output]) for name in node.input]
             wiring.add("Concat", parts, output, **attributes(node))
-        elif node.op_type == "Clip" and meets_grid(wiring, node.input[0], ends):
+        elif node.op_type == "Clip" and node.input[0] in ends:
             wiring.add("Identity", [node.input[0]], output)
         else:
             return False

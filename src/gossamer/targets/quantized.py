@@ -1,6 +1,5 @@
 """Pieces that integer products share: quantised inputs, scales and biases."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +11,7 @@ from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.marks import module_of_mark
 from gossamer.targets.wiring import Wiring
 
-ORDER_KEEPING = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
+_ORDER_KEEPING = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
 
 
 _ROOM = 1 << 30
@@ -90,33 +89,15 @@ def quantized_output(wiring: Wiring, mark: onnx.NodeProto, levels: Levels) -> No
     wiring.add("Identity", [back], mark.output[0], name=output_of(module_of_mark(mark)))
 
 
-def meets_grid(wiring: Wiring, value: str, ends: Mapping[str, Levels]) -> bool:
-    """Return whether ``value`` reaches a grid with nothing between that a runtime cannot do on codes.
-
-    A ReLU or a clip can go where the codes end at its bounds or before: rounding to codes saturates there.
-    """
-    bounds = []
-    while value not in ends:
-        reader = wiring.only_reader(value)
-        if reader is None or reader.input[0] != value:
-            return False
-        if reader.op_type in {"Relu", "Clip"}:
-            bounds.append(_bounds(wiring, reader))
-        elif reader.op_type not in ORDER_KEEPING:
-            return False
-        value = reader.output[0]
-    return all(_beyond(ends[value], low, high) for low, high in bounds)
-
-
 def keeps_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
-    """Return whether ``node`` gives the same codes if what it reads is put on ``levels`` in place of what it makes."""
+    """Return whether ``node`` gives the same codes if what it reads is put on ``levels`` in place of what it makes.
+
+    A ReLU or a clip does where the codes end at its bounds or before: rounding to codes saturates there.
+    """
     if node.op_type in {"Relu", "Clip"}:
-        return _beyond(levels, *_bounds(wiring, node))
-    return node.op_type == "Concat" or node.op_type in ORDER_KEEPING
-
-
-def _beyond(levels: Levels, low: float, high: float) -> bool:
-    return levels.code(low) <= levels.lowest and levels.code(high) >= levels.highest
+        low, high = _bounds(wiring, node)
+        return levels.code(low) <= levels.lowest and levels.code(high) >= levels.highest
+    return node.op_type == "Concat" or node.op_type in _ORDER_KEEPING
 
 
 def _bounds(wiring: Wiring, node: onnx.NodeProto) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import onnx
 from onnx import numpy_helper
 
 from gossamer.codings.nodes import Array
+from gossamer.targets.levels import Weight
 from gossamer.targets.products import integer_products
 from gossamer.targets.tidy import drop_unused
 from gossamer.targets.wiring import attribute
@@ -35,12 +36,6 @@ def unfold_stored(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _dequantized(parts: list[Array], axis: int) -> Array:
-    codes, scale = parts[0].astype(np.float32), parts[1]
-    zero = parts[2].astype(np.float32) if len(parts) > 2 else np.zeros_like(scale)
-    if scale.size == 1:  # per tensor, in whatever shape: the axis says nothing
-        scale, zero = scale.reshape(()), zero.reshape(())
-    elif scale.ndim:
-        shape = [1] * codes.ndim
-        shape[axis] = -1
-        scale, zero = scale.reshape(shape), zero.reshape(shape)
-    return np.asarray((codes - zero) * scale, np.float32)
+    codes, scale = parts[:2]
+    zero = parts[2] if len(parts) > 2 else np.zeros_like(scale)
+    return Weight(codes, scale, zero, None if scale.size == 1 else axis).values  # of one scale the axis says nothing
