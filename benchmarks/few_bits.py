@@ -21,7 +21,7 @@ from provenance import ROOT, commit, machine
 from gossamer import datasets, zoo
 from gossamer.artifact import dumps
 from gossamer.calibrate import calibrate
-from gossamer.methods.quantize import AdaRound, Brecq, PostTraining
+from gossamer.methods.quantize import AdaRound, Brecq, Gptq, PostTraining
 from gossamer.model import Method, Subject, apply, freeze, to_artifact
 from gossamer.task import evaluate
 
@@ -37,6 +37,7 @@ def methods(iterations: int, seed: int) -> dict[str, Method]:
     """Return what is compared."""
     return {
         "nearest": PostTraining(weight_bits=4),
+        "gptq": Gptq(weight_bits=4),
         "adaround": AdaRound(weight_bits=4, iterations=iterations, seed=seed),
         "brecq": Brecq(weight_bits=4, iterations=iterations, seed=seed),
     }

@@ -10,6 +10,7 @@ from gossamer.methods.quantize.data_free import DataFree
 from gossamer.methods.quantize.differentiable import Differentiable
 from gossamer.methods.quantize.dorefa import DoReFa
 from gossamer.methods.quantize.equalize import Equalize
+from gossamer.methods.quantize.gptq import Gptq
 from gossamer.methods.quantize.half import Half
 from gossamer.methods.quantize.lsq import Lsq
 from gossamer.methods.quantize.mixed import Mixed
@@ -30,6 +31,7 @@ METHODS: tuple[type[Method], ...] = (
     DataFree,
     AdaRound,
     Brecq,
+    Gptq,
     Mixed,
     Half,
     Lsq,
@@ -57,6 +59,7 @@ __all__ = [
     "Differentiable",
     "DoReFa",
     "Equalize",
+    "Gptq",
     "Half",
     "Lsq",
     "Mixed",

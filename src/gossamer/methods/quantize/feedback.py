@@ -15,14 +15,17 @@ quarter off the whole cost of the first layer of LeNet-300-100.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from gossamer.codings.rates import Rates
+from gossamer.model import Moment
 
 Matrix = NDArray[np.float64]
 Codes = NDArray[np.int64]
@@ -105,6 +108,34 @@ class Band:
     left: Matrix
     worth: float
 
+    def swept(self, pick: Callable[[int, Matrix], Matrix]) -> Matrix:
+        """Return what ``pick`` makes of one column after another, each moved by the errors of those before it.
+
+        Args:
+            pick: given the number of a column and what it is by then, (rows,), returns what it is from then on.
+        """
+        W, inputs, moves = self.start.copy(order="F"), self.start.shape[1], self.moves
+        for first in range(0, inputs, _TOGETHER):
+            last = min(first + _TOGETHER, inputs)
+            errors = np.empty((len(W), last - first), order="F")
+            for c in range(first, last):
+                wanted = W[:, c].copy()
+                W[:, c] = pick(c, wanted)
+                errors[:, c - first] = wanted - W[:, c]
+                if moves.size:
+                    W[:, c + 1 : last] -= np.outer(errors[:, c - first], moves[c, c + 1 : last])
+            if moves.size:
+                W[:, last:] -= errors @ moves[first:last, last:]
+        return W
+
+
+def covered(weight: Tensor, moments: Sequence[Moment]) -> bool:
+    """Return whether every element of ``weight`` is in exactly one of the parts whose inputs are known."""
+    count, zero = torch.zeros_like(weight), torch.zeros_like(weight)
+    for moment in moments:
+        count += moment.layout.put(zero, torch.ones_like(moment.layout.matrix(weight)))
+    return bool((count == 1).all())
+
 
 def rounded(bands: Sequence[Band], step: float, price: float, rates: Rates, free: NDArray[np.bool_]) -> Codes:
     """Return the whole numbers Q for which W is near ``step`` Q, by one sweep over the columns.
@@ -119,24 +150,12 @@ def rounded(bands: Sequence[Band], step: float, price: float, rates: Rates, free
     Q = np.zeros(rates.zero.shape, np.int64)
     for band in bands:
         there = Rates(rates.zero[band.rows], rates.below[band.rows], rates.above[band.rows], rates.distance)
-        Q[band.rows] = _swept(band, step, _Prices.of(price, there, free[band.rows], 0.5 * band.worth * step * step))
-    return Q
+        prices = _Prices.of(price, there, free[band.rows], 0.5 * band.worth * step * step)
 
+        def cheapest(c: int, w: Matrix, band: Band = band, prices: _Prices = prices) -> Matrix:
+            return step * _cheapest(w, step, prices.column(c, 0.5 * band.left[c] * band.curvature))
 
-def _swept(band: Band, step: float, prices: "_Prices") -> Codes:
-    W, Q = band.start.copy(order="F"), np.zeros(band.start.shape, np.int64)
-    inputs, moves = W.shape[1], band.moves
-    for first in range(0, inputs, _TOGETHER):
-        last = min(first + _TOGETHER, inputs)
-        errors = np.empty((len(W), last - first), order="F")
-        for c in range(first, last):
-            picked = _cheapest(W[:, c], step, prices.column(c, 0.5 * band.left[c] * band.curvature))
-            Q[:, c] = picked
-            errors[:, c - first] = W[:, c] - step * picked
-            if moves.size:
-                W[:, c + 1 : last] -= np.outer(errors[:, c - first], moves[c, c + 1 : last])
-        if moves.size:
-            W[:, last:] -= errors @ moves[first:last, last:]
+        Q[band.rows] = np.rint(band.swept(cheapest) / step)
     return Q
 
 

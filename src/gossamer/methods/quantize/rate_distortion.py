@@ -26,7 +26,7 @@ from torch import Tensor
 
 from gossamer.codings.rates import Rates, rates
 from gossamer.errors import EvidenceError, ModelError
-from gossamer.methods.quantize.feedback import Band, Codes, Matrix, Part, rounded
+from gossamer.methods.quantize.feedback import Band, Codes, Matrix, Part, covered, rounded
 from gossamer.methods.quantize.small import rounded_small
 from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, Subject, live_weight, signed_bits
 
@@ -249,10 +249,7 @@ class _Search:
 
 def _why_no_parts(weight: Tensor, moments: Sequence[Moment], curvatures: Sequence[Tensor | None]) -> str | None:
     """Return why the parts of a weight cannot be rounded one by one."""
-    count, zero = torch.zeros_like(weight), torch.zeros_like(weight)
-    for moment in moments:
-        count += moment.layout.put(zero, torch.ones_like(moment.layout.matrix(weight)))
-    if not bool((count == 1).all()):
+    if not covered(weight, moments):
         return "its parts multiply different inputs, or not all are used, and no change suits all"
     if not bool(weight.any()):
         return "all its values are zero"
