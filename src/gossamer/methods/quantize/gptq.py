@@ -126,7 +126,7 @@ class Gptq(Method, frozen=True, tag="quantize.gptq"):
 
 
 class _Levels(NamedTuple):
-    """The grid of one matrix: ends of its codes, and for each element scale, code of zero, and 0 where it must be zero."""
+    """The grid of one matrix: ends of its codes; for each element scale, code of zero, and 0 where it must be zero."""
 
     ends: tuple[int, int]
     scale: Matrix
