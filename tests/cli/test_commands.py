@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -190,12 +191,20 @@ def test_export_writes_onnx(folder, tmp_path):
     onnx.checker.check_model(onnx.load(tmp_path / "m.onnx"))
 
 
-def test_export_compares_with_the_simulation(folder, tmp_path):
-    (tmp_path / "net.py").write_text(MODEL)
-    (tmp_path / "int8.toml").write_text('name = "tiny8"\n[[step]]\nmethod = "quantize.post_training"\n')
-    spec, out, made = f"{tmp_path / 'net.py'}:build", tmp_path / "out.goss", tmp_path / "m.onnx"
-    given = [spec, "--data", "digits", "--recipe", tmp_path / "int8.toml", "-o", out, "--no-measure"]
+@pytest.fixture(scope="module")
+def integers(tmp_path_factory):
+    """The spec of a tiny model, and its file in 8 bits."""
+    place = tmp_path_factory.mktemp("integers")
+    (place / "net.py").write_text(MODEL)
+    (place / "int8.toml").write_text('name = "tiny8"\n[[step]]\nmethod = "quantize.post_training"\n')
+    spec, out = f"{place / 'net.py'}:build", place / "out.goss"
+    given = [spec, "--data", "digits", "--recipe", place / "int8.toml", "-o", out, "--no-measure"]
     assert invoke("compress", *given).exit_code == 0
+    return spec, out
+
+
+def test_export_compares_with_the_simulation(integers, tmp_path):
+    (spec, out), made = integers, tmp_path / "m.onnx"
     shown = invoke("export", out, "-o", made, "--check", spec, "--json")
     assert shown.exit_code == 0, shown.output
     found = {one["site"]: one for one in json.loads(shown.stdout)["agreement"]}
@@ -207,7 +216,46 @@ def test_export_compares_with_the_simulation(folder, tmp_path):
     other = invoke("export", out, "-o", made, "--check", "zoo:lenet5")
     assert other.exit_code == 2
     assert "does not fit" in other.stderr
-    assert "agreement" not in json.loads(invoke("export", out, "-o", made, "--json").stdout)
+    assert "agreement" not in json.loads(invoke("export", out, "-o", made, "--integers", "--json").stdout)
+
+
+@pytest.mark.parametrize(("seconds", "kept"), [(1.0, True), (1.04, True), (1.06, False)])
+def test_export_keeps_integers_unless_they_are_slower(integers, tmp_path, monkeypatch, seconds, kept):
+    asked = []
+
+    def measure(protos, inputs, timing):
+        asked.append((timing.threads, {name: array.shape for name, array in inputs.items()}))
+        times = {"integers": seconds, "floats": 1.0}
+        latencies = {name: SimpleNamespace(median=measured(times[name], "s")) for name in protos}
+        return {name: SimpleNamespace(latency=latency) for name, latency in latencies.items()}
+
+    monkeypatch.setattr("gossamer.targets.choice.measure", measure)
+    made = tmp_path / "m.onnx"
+    shown = invoke("export", integers[1], "-o", made, "--threads", 2)
+    assert shown.exit_code == 0, shown.output
+    assert [(threads, *shapes.values()) for threads, shapes in asked] == [(2, (1, 1, 8, 8))]
+    assert ("written in floats" in shown.stdout) is not kept
+    assert any(node.op_type.startswith("Q") for node in onnx.load(made).graph.node) is kept
+    assert ("in integers: 1.weight, 3.weight" in shown.stdout) is kept
+    found = json.loads(invoke("export", integers[1], "-o", made, "--json").stdout)
+    assert found["measured"]["integers"]["value"] == seconds
+    assert found["integer"] == (["1.weight", "3.weight"] if kept else [])
+    always = invoke("export", integers[1], "-o", made, "--integers")
+    assert "in integers: 1.weight, 3.weight" in always.stdout
+    assert len(asked) == 2
+
+
+def test_export_measures_integers_against_floats(integers, tmp_path):
+    found = json.loads(invoke("export", integers[1], "-o", tmp_path / "m.onnx", "--json").stdout)
+    assert 0 < found["measured"]["integers"]["value"] < 1
+    assert found["measured"]["floats"]["unit"] == "s"
+
+
+@pytest.mark.parametrize("with_it", [("--integers",), ("--check", "zoo:lenet5")])
+def test_export_of_floats_has_no_integers_to_keep_or_check(integers, tmp_path, with_it):
+    shown = invoke("export", integers[1], "-o", tmp_path / "m.onnx", "--float", *with_it)
+    assert shown.exit_code == 2
+    assert "leaves no integers" in shown.stderr
 
 
 def test_measure_two_files(folder):

@@ -11,7 +11,8 @@ from gossamer.cli.places import writable
 from gossamer.errors import about
 
 if TYPE_CHECKING:
-    from gossamer.targets import Agreement, Lowered
+    from gossamer.artifact import Artifact
+    from gossamer.targets import Agreement, Choice, Lowered
 
 
 def export(
@@ -21,6 +22,10 @@ def export(
     floats: Annotated[
         bool, typer.Option("--float", help="Plain floats: 8-bit weights are unfolded, for runtimes without integers.")
     ] = False,
+    integers: Annotated[
+        bool, typer.Option("--integers", help="Integers even where floats are faster here; nothing is measured.")
+    ] = False,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of the measurement.")] = 1,
     check: Annotated[
         str | None,
         typer.Option(
@@ -32,14 +37,15 @@ def export(
 ) -> None:
     """Write a file's ONNX model.
 
-    The file must be self-contained. Weights in 8 bits stay so, multiplied as integers where the graph allows it. The
-    graph that the runtime makes of it is read: a layer that it does not multiply in integers is listed. With --check
-    the codes that integer products read are compared with those of the simulation: they differ by 0 steps, or by 1
-    where a value lies on a rounding border. Where inputs have no grid, outputs are compared, in steps of 8 bits. The
-    last column is what the differences come to as they are carried from layer to layer.
+    The file must be self-contained. Weights in 8 bits stay so, multiplied as integers where the graph allows it, unless
+    that is slower here than plain floats: both are measured, one made-up sample a run. The graph that the runtime makes
+    of it is read: a layer that it does not multiply in integers is listed. With --check the codes that integer products
+    read are compared with those of the simulation: they differ by 0 steps, or by 1 where a value lies on a rounding
+    border. Where inputs have no grid, outputs are compared, in steps of 8 bits. The last column is what the differences
+    come to as they are carried from layer to layer.
     """
-    if floats and check is not None:
-        raise typer.BadParameter("--check compares integers with their simulation, and --float leaves none")
+    if floats and (check is not None or integers):
+        raise typer.BadParameter("--float leaves no integers: give it without --integers and --check")
     writable(output, suffixes=[".onnx"], inputs=[file])
     from gossamer.artifact import load
     from gossamer.artifact.files import write_file
@@ -50,16 +56,23 @@ def export(
         lowered = lower_artifact(artifact, quantized=not floats)
         missed = not_integer(lowered.proto, lowered.integer) if lowered.integer else []
         agreed = [] if check is None else _agreements(file, check, lowered)
+        choice = _choice(artifact, lowered, threads) if lowered.integer and not integers and check is None else None
+        if choice is not None and choice.for_floats:
+            lowered, missed = lower_artifact(artifact, quantized=False), []
     reasons = [*lowered.reasons, *missed]
     integer = [site for site in lowered.integer if site not in {reason.what for reason in missed}]
     data = lowered.proto.SerializeToString()
     write_file(output, [data])
     if as_json:
         shown = {"onnx": output, "bytes": len(data), "integer": integer, "float": [str(each) for each in reasons]}
-        print_json(shown if check is None else shown | {"agreement": agreed})
+        print_json(
+            shown | ({} if check is None else {"agreement": agreed}) | ({} if choice is None else {"measured": choice})
+        )
         return
     console = stdout()
     console.print(f"{output}: {count_bytes(len(data))}", markup=False, soft_wrap=True)
+    if choice is not None:
+        console.print(_sentence(choice), markup=False, soft_wrap=True)
     if integer:
         console.print(f"in integers: {', '.join(integer)}", markup=False, soft_wrap=True)
     for reason in reasons:
@@ -70,6 +83,26 @@ def export(
             (one.site, one.compared, f"{one.steps:.2g}", f"{one.differing:.2%}", f"{one.carried:.2g}") for one in agreed
         )
         console.print(table(columns, rows, left=("compared",)))
+
+
+def _choice(artifact: "Artifact", lowered: "Lowered", threads: int) -> "Choice | None":
+    """Return what integers and floats take here, or None if inputs cannot be made up."""
+    from gossamer.cli.session import made_up_inputs
+    from gossamer.errors import TargetError
+    from gossamer.targets import Timing, choose, lower_artifact
+
+    try:
+        inputs = made_up_inputs(lowered.proto, 1)
+    except TargetError:
+        return None
+    return choose(lowered.proto, lower_artifact(artifact, quantized=False).proto, inputs, Timing(threads=threads))
+
+
+def _sentence(choice: "Choice") -> str:
+    from gossamer.report import amount
+
+    took = f"one run takes {amount(choice.integers)} in integers and {amount(choice.floats)} in floats on this machine"
+    return f"{took}: written in floats; --integers keeps integers" if choice.for_floats else took
 
 
 def _agreements(file: Path, spec: str, lowered: "Lowered") -> "list[Agreement]":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gossamer.targets.agreement import Agreement, agreements
     from gossamer.targets.calls import arrays_of
+    from gossamer.targets.choice import Choice, choose
     from gossamer.targets.convert import Runner, compare, frozen_graph, graph_of, lower_frozen, to_onnx
     from gossamer.targets.cpu import Cpu, read_cpu
     from gossamer.targets.graph import assemble, fill, graph_bytes, lower_artifact
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agreement",
+    "Choice",
     "Cpu",
     "Energy",
     "Latency",
@@ -41,6 +43,7 @@ __all__ = [
     "agreements",
     "arrays_of",
     "assemble",
+    "choose",
     "compare",
     "count_work",
     "energy",
@@ -68,6 +71,7 @@ _HOME = {
     for module, names in {
         "agreement": ("Agreement", "agreements"),
         "calls": ("arrays_of",),
+        "choice": ("Choice", "choose"),
         "convert": ("Runner", "compare", "frozen_graph", "graph_of", "lower_frozen", "to_onnx"),
         "cpu": ("Cpu", "read_cpu"),
         "graph": ("assemble", "fill", "graph_bytes", "lower_artifact"),
