@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from gossamer.cli.app import EXAMPLES, RESUMES, app
 from gossamer.figure import measured
 from gossamer.lock import locked
+from gossamer.targets import Agreement
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -207,12 +208,15 @@ def test_export_compares_with_the_simulation(integers, tmp_path):
     (spec, out), made = integers, tmp_path / "m.onnx"
     shown = invoke("export", out, "-o", made, "--check", spec, "--json")
     assert shown.exit_code == 0, shown.output
-    found = {one["site"]: one for one in json.loads(shown.stdout)["agreement"]}
+    told = json.loads(shown.stdout)
+    assert told["agrees"] is True
+    found = {one["site"]: one for one in told["agreement"]}
     assert set(found) == {"1.weight", "3.weight", "outputs"}
     assert all(one["steps"] <= 1 for one in found.values())
     assert found["1.weight"]["compared"] == "input"
-    table = invoke("export", out, "-o", made, "--check", spec)
+    table = invoke("export", out, "-o", made, "--check", spec, "--data", "digits")
     assert "most steps" in table.stdout
+    assert "agrees within a step everywhere" in table.stdout
     other = invoke("export", out, "-o", made, "--check", "zoo:lenet5")
     assert other.exit_code == 2
     assert "does not fit" in other.stderr
@@ -243,6 +247,17 @@ def test_export_keeps_integers_unless_they_are_slower(integers, tmp_path, monkey
     always = invoke("export", integers[1], "-o", made, "--integers")
     assert "in integers: 1.weight, 3.weight" in always.stdout
     assert len(asked) == 2
+
+
+def test_export_names_the_sites_that_differ(integers, tmp_path, monkeypatch):
+    def agreements(*_given):
+        return [Agreement(site=site, compared="input", steps=steps, differing=0.1, carried=9.0) for site, steps in far]
+
+    far = [("1.weight", 1.0), ("3.weight", 2.0), ("outputs", 1.5)]
+    monkeypatch.setattr("gossamer.targets.agreements", agreements, raising=False)
+    given = ["export", integers[1], "-o", tmp_path / "m.onnx", "--check", integers[0]]
+    assert "more than a step apart: 3.weight, outputs" in invoke(*given).stdout
+    assert json.loads(invoke(*given, "--json").stdout)["agrees"] is False
 
 
 def test_export_measures_integers_against_floats(integers, tmp_path):

@@ -135,6 +135,14 @@ def test_built_in_recipes_are_valid_and_named_after_their_files(name: str):
             "name='x'\n[[step]]\n[step.train]\nepochs = 0",
             ["step 1, train", "field epochs", "0", ">= 1"],
         ),
+        (
+            "name='x'\n[[step]]\nmethod='share.kmeans'\n[step.trian]\nepochs = 1",
+            ["step 1 (share.kmeans)", "unknown table 'trian'", "hint: did you mean [step.train]?"],
+        ),
+        (
+            "name='x'\n[[step]]\nmethod='share.kmeans'\n[step.when]\nend = 1",
+            ["unknown table 'when'", "hint: tables of a step: train, schedule, seek, fallback"],
+        ),
         ("name='x'\n[[step]]\ntrain = 3", ["step 1, train", "table", "3"]),
         (
             "name='x'\n[[step]]\nmethod='share.soft'\n[step.train]\nepochs=1\noptimizer='sgd'",

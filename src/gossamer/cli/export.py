@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gossamer.cli.options import File, Json
+from gossamer.cli.options import Data, File, Json
 from gossamer.cli.output import count_bytes, print_json, stdout, table
 from gossamer.cli.places import writable
 from gossamer.errors import about
@@ -25,6 +25,7 @@ def export(
     integers: Annotated[
         bool, typer.Option("--integers", help="Integers even where floats are faster here; nothing is measured.")
     ] = False,
+    data: Data = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the measurement.")] = 1,
     check: Annotated[
         str | None,
@@ -38,11 +39,11 @@ def export(
     """Write a file's ONNX model.
 
     The file must be self-contained. Weights in 8 bits stay so, multiplied as integers where the graph allows it, unless
-    that is slower here than plain floats: both are measured, one made-up sample a run. The graph that the runtime makes
-    of it is read: a layer that it does not multiply in integers is listed. With --check the codes that integer products
-    read are compared with those of the simulation: they differ by 0 steps, or by 1 where a value lies on a rounding
-    border. Where inputs have no grid, outputs are compared, in steps of 8 bits. The last column is what the differences
-    come to as they are carried from layer to layer.
+    that is slower here than plain floats: both are measured, one sample a run, of the data or made up. The graph that
+    the runtime makes of it is read: a layer that it does not multiply in integers is listed. With --check the codes
+    that integer products read are compared with those of the simulation: they differ by 0 steps, or by 1 where a value
+    lies on a rounding border. Where inputs have no grid, outputs are compared, in steps of 8 bits. The last column is
+    what the differences come to as they are carried from layer to layer.
     """
     if floats and (check is not None or integers):
         raise typer.BadParameter("--float leaves no integers: give it without --integers and --check")
@@ -55,22 +56,22 @@ def export(
     with about(file):
         lowered = lower_artifact(artifact, quantized=not floats)
         missed = not_integer(lowered.proto, lowered.integer) if lowered.integer else []
-        agreed = [] if check is None else _agreements(file, check, lowered)
-        choice = _choice(artifact, lowered, threads) if lowered.integer and not integers and check is None else None
+        agreed = [] if check is None else _agreements(file, check, data, lowered)
+        measured = lowered.integer and not integers and check is None
+        choice = _choice(artifact, lowered, data, threads) if measured else None
         if choice is not None and choice.for_floats:
             lowered, missed = lower_artifact(artifact, quantized=False), []
     reasons = [*lowered.reasons, *missed]
     integer = [site for site in lowered.integer if site not in {reason.what for reason in missed}]
-    data = lowered.proto.SerializeToString()
-    write_file(output, [data])
+    written = lowered.proto.SerializeToString()
+    write_file(output, [written])
     if as_json:
-        shown = {"onnx": output, "bytes": len(data), "integer": integer, "float": [str(each) for each in reasons]}
-        print_json(
-            shown | ({} if check is None else {"agreement": agreed}) | ({} if choice is None else {"measured": choice})
-        )
+        shown = {"onnx": output, "bytes": len(written), "integer": integer, "float": [str(each) for each in reasons]}
+        shown |= {} if check is None else {"agrees": not _apart(agreed), "agreement": agreed}
+        print_json(shown | ({} if choice is None else {"measured": choice}))
         return
     console = stdout()
-    console.print(f"{output}: {count_bytes(len(data))}", markup=False, soft_wrap=True)
+    console.print(f"{output}: {count_bytes(len(written))}", markup=False, soft_wrap=True)
     if choice is not None:
         console.print(_sentence(choice), markup=False, soft_wrap=True)
     if integer:
@@ -83,18 +84,27 @@ def export(
             (one.site, one.compared, f"{one.steps:.2g}", f"{one.differing:.2%}", f"{one.carried:.2g}") for one in agreed
         )
         console.print(table(columns, rows, left=("compared",)))
+        apart = ", ".join(_apart(agreed))
+        console.print(f"more than a step apart: {apart}" if apart else "agrees within a step everywhere", markup=False)
 
 
-def _choice(artifact: "Artifact", lowered: "Lowered", threads: int) -> "Choice | None":
-    """Return what integers and floats take here, or None if inputs cannot be made up."""
-    from gossamer.cli.session import made_up_inputs
+def _apart(agreed: "list[Agreement]") -> list[str]:
+    """Return the sites whose own integers are more than a step away from their simulation."""
+    return [one.site for one in agreed if one.steps > 1]
+
+
+def _choice(artifact: "Artifact", lowered: "Lowered", data: str | None, threads: int) -> "Choice | None":
+    """Return what integers and floats take here, or None if there are no data and inputs cannot be made up."""
+    from gossamer.cli.session import inputs_of
     from gossamer.errors import TargetError
     from gossamer.targets import Timing, choose, lower_artifact
 
     try:
-        inputs = made_up_inputs(lowered.proto, 1)
+        inputs = inputs_of(lowered.proto, data, 1)
     except TargetError:
-        return None
+        if data is None:
+            return None
+        raise
     return choose(lowered.proto, lower_artifact(artifact, quantized=False).proto, inputs, Timing(threads=threads))
 
 
@@ -105,8 +115,11 @@ def _sentence(choice: "Choice") -> str:
     return f"{took}: written in floats; --integers keeps integers" if choice.for_floats else took
 
 
-def _agreements(file: Path, spec: str, lowered: "Lowered") -> "list[Agreement]":
-    """Return how far the graph is from the model that the file was made of, on the zoo's example or made-up inputs."""
+def _agreements(file: Path, spec: str, data: str | None, lowered: "Lowered") -> "list[Agreement]":
+    """Return how far the graph is from the model that the file was made of, on the example of the data or of the zoo.
+
+    Without either, inputs are made up.
+    """
     from torch import from_numpy
 
     from gossamer.cli.models import model_of
@@ -117,8 +130,8 @@ def _agreements(file: Path, spec: str, lowered: "Lowered") -> "list[Agreement]":
 
     loaded = load(file)
     model = loaded.into(model_of(spec))
-    if spec.startswith("zoo:"):
-        args, kwargs = inputs_for(spec, None)
+    if data is not None or spec.startswith("zoo:"):
+        args, kwargs = inputs_for(spec, data)
     else:
         args, kwargs = tuple(from_numpy(array) for array in made_up_inputs(lowered.proto, 1).values()), {}
     plain = Subject.of(model, *args, **kwargs)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -28,11 +28,13 @@ def measure(
     Time and memory on ONNX Runtime in fresh processes that take turns, sizes, work and modelled energy, and measured
     energy of the sockets where the machine exposes a counter (RAPL); with data, also the metrics on the test split.
     """
+    from gossamer.cli.session import inputs_of
     from gossamer.targets import OnnxRuntime, Timing
 
     names = _names(files)
     runtime = OnnxRuntime(threads=threads)
-    found = runtime.measure({**names}, _inputs(files[0], data, batch), Timing(threads=threads, rounds=rounds))
+    inputs = inputs_of(runtime.model(files[0]), data, batch)
+    found = runtime.measure({**names}, inputs, Timing(threads=threads, rounds=rounds))
     metrics = {name: _metrics(file, data, threads) for name, file in names.items()} if data is not None else {}
     if as_json:
         print_json({"batch": batch, "files": found, "metrics": metrics})
@@ -54,19 +56,6 @@ def _names(files: list[Path]) -> dict[str, Path]:
     if len(names) < len(files):
         raise typer.BadParameter("the two files are the same")
     return names
-
-
-def _inputs(file: Path, data: str | None, batch: int) -> Any:
-    from gossamer.cli.session import made_up_inputs
-    from gossamer.targets import OnnxRuntime, arrays_of
-
-    proto = OnnxRuntime().model(file)
-    if data is None:
-        return made_up_inputs(proto, batch)
-    from gossamer.cli.tasks import task_of
-
-    first = next(iter(task_of(data).batches("validation", batch_size=batch)))
-    return arrays_of(proto, first.args, first.kwargs)
 
 
 def _metrics(file: Path, data: str, threads: int) -> dict[str, float]:

@@ -52,6 +52,22 @@ def read_inputs(path: Path) -> Any:
     return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
 
 
+def inputs_of(proto: onnx.ModelProto, data: str | None, batch: int) -> dict[str, Array]:
+    """Return inputs of a graph: the first samples of the validation split of ``data``, or made up without it.
+
+    Raises:
+        DataError: there are no such data.
+        TargetError: they do not fit the graph, or an input is of a type that cannot be made up.
+    """
+    if data is None:
+        return made_up_inputs(proto, batch)
+    from gossamer.cli.tasks import task_of
+    from gossamer.targets import arrays_of
+
+    first = next(iter(task_of(data).batches("validation", batch_size=batch)))
+    return arrays_of(proto, first.args, first.kwargs)
+
+
 def made_up_inputs(proto: onnx.ModelProto, batch: int) -> dict[str, Array]:
     """Return inputs that fit a graph: normal numbers from seed 0, zeros for integers; free axes are ``batch``, 16, ...
 

@@ -1,6 +1,6 @@
 """Load: from an artifact to a filled instance of the user's own class, without pickle."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,9 @@ from gossamer.model.constraint import Grid
 from gossamer.model.edits import Edit, edit_from_dict
 from gossamer.model.freeze import entries
 from gossamer.model.surgery import perform
+
+_MOST_NAMES = 5
+"""Names that an error lists."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ class Loaded:
         those that did not train do not.
 
         Raises:
-            ModelError: names are missing or too many, shapes differ, or an edit does not fit; names them all.
+            ModelError: names are missing or too many, shapes differ, or an edit does not fit; names the first ones.
             ArtifactError: a tensor's coding is not consistent.
         """
         with about(self.source):
@@ -67,7 +70,7 @@ class Loaded:
         problems = [*self._names(model), *self._shapes(model)]
         if problems:
             raise ModelError(
-                f"{type(model).__name__} does not fit the file: " + "; ".join(problems),
+                f"{type(model).__name__} does not fit the file: {_few(problems, '; ')}",
                 hint="give a fresh instance of the class that was compressed, built with the same arguments",
             )
         copies = self.artifact.meta.get("copies", {})
@@ -94,9 +97,9 @@ class Loaded:
         have = set(model.state_dict())
         want = {*self.artifact.tensors, *self.artifact.aliases}
         if want - have:
-            yield f"the model lacks {', '.join(sorted(want - have))}"
+            yield f"the model lacks {_few(sorted(want - have))}"
         if have - want:
-            yield f"the file lacks {', '.join(sorted(have - want))}"
+            yield f"the file lacks {_few(sorted(have - want))}"
 
     def _shapes(self, model: nn.Module) -> Iterator[str]:
         for names, tensor in entries(model):
@@ -116,6 +119,12 @@ def load(path: str | Path) -> Loaded:
         ArtifactError: the file is missing or not a valid artifact.
     """
     return Loaded(artifact.load(path), path)
+
+
+def _few(names: Sequence[str], between: str = ", ") -> str:
+    """Return the first of ``names``, and how many there are beside these."""
+    beside = len(names) - _MOST_NAMES
+    return between.join(names[:_MOST_NAMES]) + (f"{between}and {beside} more" if beside > 0 else "")
 
 
 def _get(model: nn.Module, name: str) -> object:

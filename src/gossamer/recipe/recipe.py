@@ -1,7 +1,7 @@
 """The recipe: ordered steps of methods and training, as a Python value and as TOML, the same both ways."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -267,6 +267,7 @@ def _step_from_plain(number: int, entry: Mapping[str, Any]) -> Step:
             near = difflib.get_close_matches(str(tag), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known methods: {', '.join(sorted(known))}"
             raise RecipeError(f"{where}: unknown method {tag!r}", hint=hint)
+        _refuse_tables(where, [name for name, value in own.items() if isinstance(value, dict)], known[tag])
         made["method"] = _settings(where, known[tag], own)
     elif own:
         raise RecipeError(f"{where}: {min(own)!r} is given, but no method", hint="add method = ...")
@@ -276,6 +277,14 @@ def _step_from_plain(number: int, entry: Mapping[str, Any]) -> Step:
         return Step(**made)
     except RecipeError as error:
         raise RecipeError(f"step {number}: {error.message}", hint=error.hint) from error
+
+
+def _refuse_tables(where: str, tables: Iterable[str], method: type[Method]) -> None:
+    for name in tables:
+        if name not in method.__struct_fields__:
+            near = difflib.get_close_matches(name, TABLES, n=1)
+            hint = f"did you mean [step.{near[0]}]?" if near else f"tables of a step: {', '.join(TABLES)}"
+            raise RecipeError(f"{where}: unknown table {name!r}", hint=hint)
 
 
 def _whole(where: str, name: str, value: Any) -> int:
