@@ -115,9 +115,7 @@ def test_a_weight_that_something_else_reads_stays_in_float(rng):
     lowered = fill(graph(nodes, {"x": ("batch", 64)}, ("y",)), {"w": weight}, {}, quantized=True)
     assert operators(lowered.proto) == ["Gemm", "ReduceSum", "Add"]
     (reason,) = lowered.reasons
-    assert str(reason) == (
-        "w: it enters ReduceSum, which has no integer operator here; stored in integers, multiplied in float"
-    )
+    assert str(reason) == ("w: it enters ReduceSum, which has no integer operator here; the ONNX model has its floats")
     x = rng.normal(size=(2, 64)).astype(np.float32)
     dense = decode(weight)
     np.testing.assert_allclose(run(lowered.proto, x), x @ dense.T + dense.sum(), atol=1e-4)
@@ -136,7 +134,7 @@ def test_what_fits_no_blocks_says_why(rng, columns, size, found, why):
     proto = graph([found], {"x": ("batch", columns)}, ("y",))
     lowered = fill(proto, {"w": weight, "b": Dense(np.zeros(5, np.float32))}, {}, quantized=True)
     assert not lowered.integer
-    assert [str(reason) for reason in lowered.reasons] == [f"w: {why}; stored in integers, multiplied in float"]
+    assert [str(reason) for reason in lowered.reasons] == [f"w: {why}; the ONNX model has its floats"]
     assert operators(lowered.proto) == ["Gemm"]
 
 

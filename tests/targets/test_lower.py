@@ -293,6 +293,14 @@ def test_what_stays_in_float_says_why(rng):
     assert lowered.integer == ()
 
 
+def test_a_weight_that_is_only_added_is_not_told_to_need_an_input_grid(rng):
+    proto = graph([node("Add", "x w", "y")], {"x": ("n", 3)}, ("y",))
+    lowered = fill(proto, {"w": levels(rng, (2, 3))}, {}, quantized=True)
+    assert [str(reason) for reason in lowered.reasons] == [
+        "w: it enters Add, which is done in float; stored in integers"
+    ]
+
+
 def test_a_wide_grid_stays_in_float(rng):
     coding = Affine(Dense(np.array([[300, -300]], np.int16)), Dense(np.float32(0.1)), Dense(np.int32(0)), None)
     proto = graph([node("Gemm", "x w", "y", transB=1)], {"x": ("n", 2)}, ("y",))

@@ -67,6 +67,12 @@ def lower(
     return _Lowering(plain, constants, weights, inputs, outputs, groups=groups, otherwise=otherwise).run()
 
 
+def _why_in_float(node: onnx.NodeProto) -> str:
+    if node.op_type in _PRODUCTS or node.op_type == "ConvTranspose":
+        return "its input has no grid; stored in integers, multiplied in float"
+    return f"it enters {node.op_type}, which is done in float; stored in integers"
+
+
 class _Lowering:
     """One pass over the nodes; values that stand for a weight are followed through transpositions."""
 
@@ -181,8 +187,7 @@ class _Lowering:
                 kept.input[0] = quantized_input(self.wiring, node.input[0], self.inputs[site])
             kept.input[index] = self._value(site, turned=turned) if snapped else self._dequantized(site, turned=turned)
             if site not in self.inputs and not any(reason.what == site for reason in self.reasons):
-                why = self.recurrent.reasons.get(site, "its input has no grid; stored in integers, multiplied in float")
-                self.reasons[Reason(site, why)] = None
+                self.reasons[Reason(site, self.recurrent.reasons.get(site) or _why_in_float(node))] = None
         self.wiring.nodes.append(kept)
 
     def _value(self, site: str, *, turned: bool) -> str:
