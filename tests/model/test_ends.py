@@ -84,11 +84,10 @@ def test_bottlenecks_of_the_zoo():
     assert ends(nn.Linear(3, 2), 3) == ()
 
 
-def test_no_bound_is_passed_where_codes_go_beyond_it():
+def test_codes_go_through_a_relu_to_the_next_layer():
     chain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten())
     subject = Subject.of(chain.eval(), torch.zeros(1, 1, 6, 6))
     assert open_ends(subject.graph, subject.sites) == ("5",)
-    assert open_ends(subject.graph, subject.sites, bounded=False) == ("1", "3")
 
 
 def test_every_end_that_some_sites_have_is_possible_and_those_of_no_product_are_idle():

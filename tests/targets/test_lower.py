@@ -133,13 +133,17 @@ def chain(rng, *, norm: bool, zero: int = 0):
     return graph(nodes, {"x": ("batch", 1, 12, 12)}, ("y",)), tensors, grids, values
 
 
-@pytest.mark.parametrize("norm", [False, True])
-def test_convolutions_in_a_chain_go_from_codes_to_codes(rng, norm):
-    proto, tensors, grids, values = chain(rng, norm=norm)
+@pytest.mark.parametrize(("norm", "zero"), [(False, 0), (True, 0), (False, 7), (True, 255)])
+def test_convolutions_in_a_chain_go_from_codes_to_codes(rng, norm, zero):
+    proto, tensors, grids, values = chain(rng, norm=norm, zero=zero)
     lowered = fill(proto, tensors, grids, quantized=True)
     assert lowered.integer == ("a.weight",)
     assert operators_of(lowered.proto, ["a.weight"]) == {"a.weight": "QLinearConv"}
-    assert "BatchNormalization" not in {n.op_type for n in lowered.proto.graph.node}
+    kinds = [n.op_type for n in optimized_graph(lowered.proto).graph.node]
+    assert "BatchNormalization" not in kinds
+    assert "Relu" not in kinds
+    assert kinds.count("Clip") == (zero != 0), "codes below that of zero are clipped"
+    assert kinds.count("QuantizeLinear") == 1
     x = rng.normal(size=(2, 1, 12, 12)).astype(np.float32)
     inner = conv(snap(x, grids["a.weight"]), decode(tensors["a.weight"]), tensors["a.bias"].array)
     if norm:
@@ -154,29 +158,23 @@ def test_convolutions_in_a_chain_go_from_codes_to_codes(rng, norm):
     assert np.median(np.abs(got - wanted)) < 1e-5
 
 
-def test_a_relu_that_a_grid_does_not_imply_keeps_the_convolution_in_floats(rng):
-    proto, tensors, grids, _ = chain(rng, norm=False, zero=7)
-    lowered = fill(proto, tensors, grids, quantized=True)
-    assert not lowered.integer
-    assert all("on no grid" in reason.why for reason in lowered.reasons)
-
-
-@pytest.mark.parametrize(("most", "integer"), [(2.55, True), (5.0, False)])
-def test_a_clip_goes_where_the_codes_end_before_it(rng, most, integer):
+@pytest.mark.parametrize(("most", "clips"), [(2.55, False), (5.0, True)])
+def test_a_clip_is_done_on_codes_and_goes_where_they_end_before_it(rng, most, clips):
     tensors = {"a": levels(rng, (4, 3, 1, 1)), "b": levels(rng, (2, 4))}
-    limits = {"low": Dense(np.float32(0)), "high": Dense(np.float32(2.55))}
+    limits = {"low": Dense(np.float32(0)), "high": Dense(np.float32(2.55)), "flat": Dense(np.array([-1, 4]))}
     nodes = [
         node("Conv", "x a", "c"),
         node("Clip", "c low high", "k"),
-        node("Flatten", "k", "f"),
+        node("Reshape", "k flat", "f"),
         node("MatMul", "f b", "y"),
     ]
     tensors["b"] = levels(rng, (4, 2), axis=1)
     proto = graph(nodes, {"x": ("batch", 3, 1, 1)}, ("y",))
     grids = {"a": grid(0.02, 128), "b": grid(most / 255, 0)}
     lowered = fill(proto, tensors | limits, grids, quantized=True)
-    assert ("a" in lowered.integer) is integer
-    assert ("Clip" in {n.op_type for n in lowered.proto.graph.node}) is not integer
+    assert lowered.integer == ("a", "b")
+    assert operators_of(lowered.proto, ["a"]) == {"a": "QLinearConv"}
+    assert ("Clip" in {n.op_type for n in optimized_graph(lowered.proto).graph.node}) is clips
     x = rng.normal(size=(9, 3, 1, 1)).astype(np.float32)
     clipped = np.clip(conv(snap(x, grids["a"]), decode(tensors["a"])), 0, 2.55).reshape(9, 4)
     wanted = snap(clipped, grids["b"]) @ decode(tensors["b"])

@@ -33,21 +33,20 @@ _KEEPS_ORDER: Final = (
 )
 
 
-def open_ends(graph: Graph, integer: Collection[str], *, bounded: bool = True) -> tuple[str, ...]:
+def open_ends(graph: Graph, integer: Collection[str]) -> tuple[str, ...]:
     """Return the paths of modules whose outputs want a grid of their own, in the order in which they run.
 
     Args:
         graph: of the model.
         integer: sites whose products are of integers.
-        bounded: whether grids end where a ReLU or a clip before them does, so that codes go through it.
     """
-    return _Ends(graph, frozenset(integer), bounded).found()
+    return _Ends(graph, frozenset(integer)).found()
 
 
 def possible_ends(graph: Graph, sites: Iterable[str]) -> tuple[str, ...]:
     """Return every path that :func:`open_ends` gives for some of ``sites``."""
     every = tuple(sites)
-    found = [*open_ends(graph, every), *open_ends(graph, every, bounded=False)]
+    found = list(open_ends(graph, every))
     for site in every:
         found += open_ends(graph, {site})
     return tuple(dict.fromkeys(found))
@@ -55,7 +54,7 @@ def possible_ends(graph: Graph, sites: Iterable[str]) -> tuple[str, ...]:
 
 def without_idle(graph: Graph, activations: Mapping[str, Grid], integer: Collection[str]) -> dict[str, Grid]:
     """Return ``activations`` without the outputs that no product of ``integer`` sites ends in any more."""
-    ends = {*open_ends(graph, integer), *open_ends(graph, integer, bounded=False)}
+    ends = set(open_ends(graph, integer))
     return {name: grid for name, grid in activations.items() if (path := module_of(name)) is None or path in ends}
 
 
@@ -63,7 +62,6 @@ def without_idle(graph: Graph, activations: Mapping[str, Grid], integer: Collect
 class _Ends:
     graph: Graph
     integer: frozenset[str]
-    bounded: bool
 
     def found(self) -> tuple[str, ...]:
         ends = {}
@@ -128,7 +126,7 @@ class _Ends:
         if self._is_multiplied(node):
             return None
         reader = self._only_reader(node)
-        if reader is None or reader.op not in _KEEPS_ORDER | _JOINS or (reader.op in _BOUNDS and not self.bounded):
+        if reader is None or reader.op not in _KEEPS_ORDER | _JOINS:
             return best
         if reader.op in _JOINS:
             if self._after(reader, reader) is None:

@@ -30,6 +30,7 @@ from gossamer.model.input_grid import InputGrid
 from gossamer.model.output_grid import OutputGrid
 from gossamer.model.run import evaluation
 from gossamer.targets.calls import arrays_of
+from gossamer.targets.levels import UNSIGNED
 from gossamer.targets.lower import Lowered
 from gossamer.targets.optimized import sites_of
 from gossamer.targets.products import integer_products
@@ -157,7 +158,7 @@ def _note_made(seen: dict[str, list[Array]], path: str, module: nn.Module, _give
 
 def _codes(value: Tensor, grid: Grid) -> Array:
     codes = torch.round(value.detach().cpu().double() / grid.scale.double()) + grid.zero.double()
-    return codes.numpy()
+    return codes.numpy() + (UNSIGNED if grid.signed else 0)
 
 
 def _note_output(seen: dict[str, list[Array]], path: str, module: nn.RNNBase, _given: Any, result: Any) -> None:

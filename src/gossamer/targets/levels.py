@@ -10,6 +10,8 @@ from gossamer.codings import Affine, Codebook, Coding, Hash, Reshape, Sparse, de
 from gossamer.codings.hashed import places
 from gossamer.codings.nodes import Array
 
+UNSIGNED = 128
+"""What makes a signed code of 8 bits an unsigned one."""
 _FINE = 2.0**-20
 """Scale of a weight that is all zeros."""
 _BETWEEN = "its grid puts 0.0 between two codes"
@@ -46,26 +48,14 @@ class Weight:
 
 @dataclass(frozen=True)
 class Levels:
-    """The grid of a node's input: ``(q - zero) * scale`` with 8-bit codes."""
+    """The grid of a node's input: ``(q - zero) * scale`` with unsigned codes of 8 bits.
+
+    The runtime fuses signed inputs on some processors only, so signed codes become unsigned by adding 128 to them and
+    to their zero, which leaves the values as they are.
+    """
 
     scale: float
     zero: int
-    signed: bool
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The integer type of the codes."""
-        return np.dtype(np.int8 if self.signed else np.uint8)
-
-    @property
-    def lowest(self) -> int:
-        """The smallest code."""
-        return int(np.iinfo(self.dtype).min)
-
-    @property
-    def highest(self) -> int:
-        """The largest code."""
-        return int(np.iinfo(self.dtype).max)
 
     def code(self, value: float) -> float:
         """Return the code that ``value`` would have if there were no ends."""
@@ -157,7 +147,7 @@ def input_levels(grid: Mapping[str, Any]) -> Levels | str:
         return "the grid of its input has several scales, wanted one"
     if grid["bits"] != 8:
         return f"the grid of its input has {grid['bits']} bits, wanted 8"
-    return Levels(float(scale.reshape(())), int(zero.reshape(())), bool(grid["signed"]))
+    return Levels(float(scale.reshape(())), int(zero.reshape(())) + (UNSIGNED if grid["signed"] else 0))
 
 
 def _fits(kind: type[np.int8] | type[np.uint8], values: Array) -> bool:

@@ -20,7 +20,7 @@ from gossamer.targets.dynamic import Recurrent
 from gossamer.targets.grouped import Grouped
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.marks import is_mark, module_of_mark, without_marks
-from gossamer.targets.quantized import Use, add_scale, keeps_codes, quantized_input, quantized_output
+from gossamer.targets.quantized import Use, add_scale, clip_codes, keeps_codes, quantized_input, quantized_output
 from gossamer.targets.reason import Reason
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
@@ -118,8 +118,8 @@ class _Lowering:
         elif node.op_type == "Concat" and output in ends:
             parts = [quantized_input(wiring, name, ends[output]) for name in node.input]
             wiring.add("Concat", parts, output, **attributes(node))
-        elif node.op_type == "Clip" and node.input[0] in ends:
-            wiring.add("Identity", [node.input[0]], output)
+        elif node.op_type in {"Relu", "Clip"} and node.input[0] in ends:
+            return clip_codes(wiring, node, ends[output])
         else:
             return False
         return True
@@ -240,7 +240,7 @@ class _Lowering:
         for node in reversed(self.wiring.old.graph.node):
             for value in node.output:
                 self._end(value, wanted, ends)
-            if node.output[0] in ends and keeps_codes(self.wiring, node, ends[node.output[0]]):
+            if node.output[0] in ends and keeps_codes(self.wiring, node):
                 for name in node.input if node.op_type == "Concat" else node.input[:1]:
                     wanted.setdefault(name, []).append(ends[node.output[0]])
         for given in self.wiring.old.graph.input:

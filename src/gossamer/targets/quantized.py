@@ -12,7 +12,7 @@ from gossamer.targets.marks import module_of_mark
 from gossamer.targets.wiring import Wiring
 
 _ORDER_KEEPING = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
-
+_CLIPS = frozenset({"Relu", "Clip"})
 
 _ROOM = 1 << 30
 """Largest code of a bias that leaves as much for the sum of products."""
@@ -30,10 +30,9 @@ class Use:
 
 def quantized_input(wiring: Wiring, value: str, levels: Levels, *, back: bool = True) -> str:
     """Return ``value`` on its levels: as codes, or dequantised again (the pair a runtime fuses) with ``back``."""
-    code = f"{'s' if levels.signed else 'u'}{levels.zero}"
     scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
     zero = zero_of(wiring, levels)
-    stem = f"{wiring.origin(value)}:{levels.scale!r}:{code}"
+    stem = _stem(wiring, value, levels)
     if not wiring.made(f"{stem}:q"):
         wiring.add("QuantizeLinear", [value, scale, zero], f"{stem}:q")
     if back and not wiring.made(f"{stem}:d"):
@@ -41,10 +40,13 @@ def quantized_input(wiring: Wiring, value: str, levels: Levels, *, back: bool = 
     return f"{stem}:d" if back else f"{stem}:q"
 
 
+def _stem(wiring: Wiring, value: str, levels: Levels) -> str:
+    return f"{wiring.origin(value)}:{levels.scale!r}:{levels.zero}"
+
+
 def zero_of(wiring: Wiring, levels: Levels) -> str:
     """Add the zero of ``levels`` as a constant and return its name."""
-    name = f"input:{'s' if levels.signed else 'u'}{levels.zero}"
-    return wiring.constant(name, np.array(levels.zero, levels.dtype))
+    return wiring.constant(f"input:zero{levels.zero}", np.array(levels.zero, np.uint8))
 
 
 def add_scale(wiring: Wiring, stem: str, weight: Weight) -> list[str]:
@@ -89,19 +91,41 @@ def quantized_output(wiring: Wiring, mark: onnx.NodeProto, levels: Levels) -> No
     wiring.add("Identity", [back], mark.output[0], name=output_of(module_of_mark(mark)))
 
 
-def keeps_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
-    """Return whether ``node`` gives the same codes if what it reads is put on ``levels`` in place of what it makes.
+def keeps_codes(wiring: Wiring, node: onnx.NodeProto) -> bool:
+    """Return whether ``node`` gives the same codes if what it reads is put on levels in place of what it makes.
 
-    A ReLU or a clip does where the codes end at its bounds or before: rounding to codes saturates there.
+    A ReLU or a clip does, as rounding keeps the order of numbers, if its bounds are known: see :func:`clip_codes`.
     """
-    if node.op_type in {"Relu", "Clip"}:
-        low, high = _bounds(wiring, node)
-        return levels.code(low) <= levels.lowest and levels.code(high) >= levels.highest
+    if node.op_type in _CLIPS:
+        return not np.isnan(_bounds(wiring, node)).any()
     return node.op_type == "Concat" or node.op_type in _ORDER_KEEPING
 
 
+def clip_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
+    """Write a ReLU or clip between values on ``levels``: codes are clipped at the codes of its bounds.
+
+    Where they end there anyhow, rounding to codes does all of it.
+
+    Returns:
+        whether that is done; a ReLU that rounding to codes does is left to the runtime, which takes it in.
+    """
+    low, high = (levels.code(bound) for bound in _bounds(wiring, node))
+    ends = max(low, 0), min(high, 255)
+    if ends == (0, 255):
+        if node.op_type == "Clip":
+            wiring.add("Identity", [node.input[0]], node.output[0])
+        return node.op_type == "Clip"
+    codes = quantized_input(wiring, node.input[0], levels, back=False)
+    limits = [wiring.constant(f"input:code{end:.0f}", np.array(end, np.uint8)) for end in ends]
+    clipped = wiring.add("Clip", [codes, *limits], f"{_stem(wiring, node.output[0], levels)}:q")
+    if any(reader.op_type in _ORDER_KEEPING for reader in wiring.readers(node.output[0])):
+        scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
+        wiring.add("DequantizeLinear", [clipped, scale, zero_of(wiring, levels)], node.output[0])
+    return True
+
+
 def _bounds(wiring: Wiring, node: onnx.NodeProto) -> tuple[float, float]:
-    """Return the ends of a ReLU or clip; an end that is computed is one that no code is beyond."""
+    """Return the ends of a ReLU or clip, NaN for one that is computed."""
     if node.op_type == "Relu":
         return 0.0, np.inf
     ends = [-np.inf, np.inf]

@@ -127,8 +127,7 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
         convolves = any(subject.sites[site].kind == "conv" for site in integer)
         if evidence is None or not convolves or self.input_bits != 8 or not self.inputs:
             return {}
-        bounded = self.input_codes == "affine" and not self.powers_of_two
-        names = map(output_of, open_ends(subject.graph, integer, bounded=bounded))
+        names = map(output_of, open_ends(subject.graph, integer))
         return {name: self._seen(evidence, name) for name in names if name in evidence.ranges}
 
     @property
