@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -15,6 +16,7 @@ from gossamer.methods.quantize.estimates import by_curvature, by_trace
 from gossamer.methods.quantize.knapsack import cheapest
 from gossamer.model import Layout, Moment, Reading, Subject, apply, freeze, to_artifact
 from gossamer.recipe.evidence import Collector
+from gossamer.targets import Profile
 
 
 def best_of_all(losses, costs, budget):
@@ -130,6 +132,36 @@ def test_bit_operations_are_those_of_both_factors(lame, task):
     assert spent <= 0.03 * 32**2 * sum(macs.values())
     with pytest.raises(SettingError, match=r"bit operations cannot be met: the fewest bits leave 9,216"):
         Mixed(limit=0.01, of="bit_operations", widths=(2, 8, 32)).plan(lame, evidence)
+
+
+def test_latency_is_measured_and_a_layer_that_integers_slow_down_stays_in_floats(lame, task, monkeypatch):
+    floats = {"one.weight": 30e-6, "two.weight": 20e-6, "last.weight": 10e-6}
+    integers = {"one.weight": 10e-6, "two.weight": 25e-6, "last.weight": 6e-6}
+    runs = []
+
+    def profile(proto, sites, inputs):
+        """Products of codes are fast or slow by site, and a graph with some of them takes 4 microseconds more."""
+        codes = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.INT8}
+        done = codes.intersection(sites)
+        runs.append((sorted(done), {name: array.shape for name, array in inputs.items()}))
+        times = {site: (integers if site in done else floats)[site] for site in sites}
+        return Profile(times, sum(times.values()) + 5e-6 + (4e-6 if done else 0))
+
+    monkeypatch.setattr("gossamer.methods.quantize.assignment.profile", profile)
+    method = Mixed(limit=0.8, of="latency", widths=(8, 32))
+    evidence = Collector(task).of(method, lame)
+    assert set(method.plan(lame, evidence).constraints) == {"one.weight"}, "65 to 49 microseconds, of 52 allowed"
+    assert runs[0] == (sorted(floats), {"x": (1, 8)})
+    both = Mixed(limit=46, of="latency", widths=(8, 32)).plan(lame, evidence)
+    assert set(both.constraints) == {"one.weight", "last.weight"}, "to 45 microseconds"
+    with pytest.raises(SettingError, match="44 microseconds cannot be met: the fastest widths take 45"):
+        Mixed(limit=44, of="latency", widths=(8, 32)).plan(lame, evidence)
+
+
+def test_latency_is_that_of_this_machine(lame, task):
+    method = Mixed(limit=1_000_000, of="latency", widths=(8, 32))
+    plan = method.plan(lame, Collector(task).of(method, lame))
+    assert {*plan.constraints, *(skip.site for skip in plan.skipped)} == set(lame.sites)
 
 
 def test_sixteen_bits_leave_inputs_in_floats(lame, task):

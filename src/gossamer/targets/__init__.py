@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gossamer.targets.onnx_runtime import Measurement, OnnxRuntime, Target
     from gossamer.targets.optimized import not_integer, operators_of
     from gossamer.targets.processes import Latency, Memory, Run, Timing, measure
+    from gossamer.targets.profiling import Profile, profile
     from gossamer.targets.rapl import measure_energy
     from gossamer.targets.reason import Reason
     from gossamer.targets.session import open_session, run_session
@@ -34,6 +35,7 @@ __all__ = [
     "Measurement",
     "Memory",
     "OnnxRuntime",
+    "Profile",
     "Reason",
     "Run",
     "Runner",
@@ -58,6 +60,7 @@ __all__ = [
     "not_integer",
     "open_session",
     "operators_of",
+    "profile",
     "read_cpu",
     "run_session",
     "to_onnx",
@@ -81,6 +84,7 @@ _HOME = {
         "onnx_runtime": ("Measurement", "OnnxRuntime", "Target"),
         "optimized": ("not_integer", "operators_of"),
         "processes": ("Latency", "Memory", "Run", "Timing", "measure"),
+        "profiling": ("Profile", "profile"),
         "rapl": ("measure_energy",),
         "reason": ("Reason",),
         "session": ("open_session", "run_session"),

@@ -58,8 +58,22 @@ def prepare(model: onnx.ModelProto, cpu: Cpu | None = None) -> onnx.ModelProto:
     return unfold_stored(exact)
 
 
-def open_prepared(model: bytes | Path, *, threads: int = 1, optimized: Path | None = None) -> ort.InferenceSession:
-    """Return a session for a prepared graph, given as bytes or as its file; see :func:`open_session`.
+def open_prepared(
+    model: bytes | Path,
+    *,
+    threads: int = 1,
+    optimized: Path | None = None,
+    optimize: bool = True,
+    profiled: Path | None = None,
+) -> ort.InferenceSession:
+    """Return a session for a prepared graph, given as bytes or as its file.
+
+    Args:
+        model: the graph.
+        threads: threads of one operator; operators run one after another.
+        optimized: where to write the graph as the runtime changed it, or None.
+        optimize: whether it changes the graph at all.
+        profiled: what the name of the file with the times of operators begins with, or None for no such file.
 
     Raises:
         TargetError: the runtime does not take the graph.
@@ -69,6 +83,11 @@ def open_prepared(model: bytes | Path, *, threads: int = 1, optimized: Path | No
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 4  # what it would print is in the error that is raised
+    if not optimize:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if profiled is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profiled)
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     try:

@@ -1,6 +1,6 @@
-"""The width of each site, from what it loses at each, under a limit of bytes or of bit operations."""
+"""The width of each site, from what it loses at each, under a limit of bytes, of bit operations or of time."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +11,7 @@ from gossamer.methods.quantize.knapsack import cheapest
 from gossamer.model import Grid, Plan, Skip, Subject, apply, freeze, plain_copy, to_artifact
 from gossamer.model.cost import site_macs
 from gossamer.model.ends import without_idle
+from gossamer.targets import Profile, arrays_of, graph_of, lower_frozen, profile
 
 FLOAT = 32
 """The width at which a site is left as it is."""
@@ -120,22 +121,69 @@ def within_bytes(table: Table, limit: int | float) -> Plan:
     fewest = {site: min(each, key=each.__getitem__) for site, each in costs.items()}
     least = _file_bytes(table.subject, table.plan(fewest))
     others = least - sum(costs[site][width] for site, width in fewest.items())
-    budget = most - others
-    for _ in range(_TRIES):
-        widths = table.assigned(costs, budget)
-        if widths is None:
-            break
-        plan = table.plan(widths)
-        over = _file_bytes(table.subject, plan) - most
-        if over <= 0:
-            return plan
-        budget -= over  # the header is longer for some codings than for others
+    # The header is longer for some codings than for others.
+    found = _tightened(table, costs, most - others, lambda plan: _file_bytes(table.subject, plan) - most)
+    if found is not None:
+        return found
     if least <= most:
         return table.plan(fewest)
     raise SettingError(
         f"{table.tag}.limit: {most:,} bytes cannot be met: the fewest bits leave a file of {least:,}",
         hint="allow more, or fewer bits in widths",
     )
+
+
+def within_latency(table: Table, limit: int | float) -> Plan:
+    """Return the plan under a limit of microseconds, or of a share of what 32-bit floats take, on ONNX Runtime here.
+
+    The time of each site is measured in the graph of all sites at each width, and so is that of the whole in the end,
+    for the example inputs and on one thread.
+
+    Raises:
+        TargetError: the model cannot be exported.
+        SettingError: the limit cannot be met.
+    """
+    profiles = {width: _profile(table, plan) for width, plan in table.plans.items()}
+    profiles[FLOAT] = _profile(table, Plan(table.tag))
+    most = 1e-6 * limit if isinstance(limit, int) else limit * profiles[FLOAT].whole
+    costs = {site: {width: profiles[width].sites[site] for width in each} for site, each in table.choices.items()}
+    others = profiles[FLOAT].whole - sum(profiles[FLOAT].sites[site] for site in costs)
+    found = _tightened(table, costs, most - others, lambda plan: _profile(table, plan).whole - most)
+    if found is not None:
+        return found
+    fastest = table.plan({site: min(each, key=each.__getitem__) for site, each in costs.items()})
+    least = _profile(table, fastest).whole
+    if least <= most:
+        return fastest
+    raise SettingError(
+        f"{table.tag}.limit: {1e6 * most:,.0f} microseconds cannot be met: the fastest widths take {1e6 * least:,.0f}",
+        hint="allow more, or other widths",
+    )
+
+
+def _tightened(
+    table: Table, costs: Mapping[str, Mapping[int, float]], budget: float, over: Callable[[Plan], float]
+) -> Plan | None:
+    """Return a plan within ``budget`` that ``over`` finds nothing beyond; what it finds comes off the budget."""
+    for _ in range(_TRIES):
+        widths = table.assigned(costs, budget)
+        if widths is None:
+            return None
+        plan = table.plan(widths)
+        beyond = over(plan)
+        if beyond <= 0:
+            return plan
+        budget -= beyond
+    return None
+
+
+def _profile(table: Table, plan: Plan) -> Profile:
+    """Return the times of every site under ``plan``, and of the whole."""
+    subject = table.subject
+    frozen = freeze(apply(subject, plan))
+    graph = graph_of(frozen, subject.args, subject.kwargs)
+    inputs = arrays_of(graph, subject.args, subject.kwargs)
+    return profile(lower_frozen(frozen, graph).proto, list(table.choices), inputs)
 
 
 def _sizes(table: Table, plan: Plan) -> dict[str, float]:
