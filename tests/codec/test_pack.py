@@ -127,7 +127,7 @@ def test_equal_tensors_are_stored_once_and_stay_two(tmp_path):
     assert (tmp_path / "back.safetensors").read_bytes() == (tmp_path / "w.safetensors").read_bytes()
 
 
-@pytest.mark.parametrize("step", [0.01, 0.3, 2.0])
+@pytest.mark.parametrize("step", [pytest.param(0.01, marks=pytest.mark.slow), 0.3, 2.0])
 def test_no_element_moves_by_more_than_half_a_step(tmp_path, step):
     made = state() | large()
     packed = gossamer.pack(made, tmp_path / "w.goss", step=step)
@@ -172,7 +172,7 @@ def test_what_is_to_be_exact_is(tmp_path):
         gossamer.pack(made, tmp_path / "w.goss", exact=["fourth.*"])
 
 
-@pytest.mark.parametrize("size", [12_000, 30_000, 100_000, 200_000])
+@pytest.mark.parametrize("size", [12_000, 30_000, pytest.param(100_000, marks=pytest.mark.slow), 200_000])
 def test_a_size_is_met_and_used(tmp_path, size):
     packed = gossamer.pack(large(), tmp_path / "w.goss", size=size)
     assert 0.98 * size <= packed.bytes == (tmp_path / "w.goss").stat().st_size <= size
@@ -195,6 +195,7 @@ def test_a_size_that_asks_for_nothing_loses_nothing(tmp_path):
     assert (tmp_path / "v.goss").read_bytes() == (tmp_path / "w.goss").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_size_that_cannot_be_met_is_refused_and_nothing_is_left(tmp_path):
     (tmp_path / "w.goss").write_bytes(b"old")
     with pytest.raises(
@@ -327,6 +328,7 @@ sys.exit("torch was imported" if "torch" in sys.modules else 0)
 """
 
 
+@pytest.mark.slow
 def test_memory_holds_one_tensor_and_torch_stays_out(tmp_path):
     """The peak is that of coding one tensor, whatever their number; the file grows by a factor of eight."""
     peaks = {}

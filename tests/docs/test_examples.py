@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-TRAINS = {"my_training.py", "quickstart.py", "xor.py"}
-"""Scripts that train for more than a few seconds."""
+TRAINS = {"edges.py", "my_training.py", "quickstart.py", "xor.py"}
+"""Scripts that take more than a few seconds."""
 
 
 def scripts():

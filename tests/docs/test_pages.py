@@ -14,8 +14,8 @@ from gossamer.recipe import Recipe
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-TRAINS = {"README.md", "docs/tutorial.md"}
-"""Pages whose blocks train a network."""
+TRAINS = {"README.md", "docs/tutorial.md", "docs/methods/prune.md", "docs/packing.md", "docs/recipes.md"}
+"""Pages whose blocks train a network, or work as long."""
 
 
 def load_generator():

@@ -97,6 +97,7 @@ def test_a_scan_continues_and_turns_into_a_recipe(subject, tmp_path):
         assert abs(zeros - strength) < 0.02
 
 
+@pytest.mark.slow
 def test_units_are_scanned_by_groups_and_time_is_measured_in_turns(subject, tmp_path):
     from gossamer.targets import OnnxRuntime
 
@@ -182,6 +183,7 @@ def test_what_was_not_measured_cannot_be_spread(subject):
         spread(found, 0.9, "milliseconds")
 
 
+@pytest.mark.slow
 def test_savings_that_do_not_add_up_are_corrected(subject):
     """Units of neighbouring layers meet in one weight: cutting both saves less than the sum."""
     method = Units(amount=0.5, of="units", criterion="l2", repair=False)
