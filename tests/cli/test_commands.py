@@ -266,6 +266,25 @@ def test_export_measures_integers_against_floats(integers, tmp_path):
     assert found["measured"]["floats"]["unit"] == "s"
 
 
+def test_export_of_a_model_as_it_is(integers, tmp_path):
+    made = tmp_path / "m.onnx"
+    shown = invoke("export", integers[0], "--data", "digits", "-o", made, "--json")
+    assert json.loads(shown.stdout)["bytes"] == made.stat().st_size
+    assert [node.op_type for node in onnx.load(made).graph.node if node.op_type != "Reshape"] == [
+        "Gemm",
+        "Relu",
+        "Gemm",
+    ]
+    assert f"{made}: " in invoke("export", "zoo:xor", "-o", made).stdout
+    without = invoke("export", integers[0], "-o", made)
+    assert without.exit_code == 2
+    assert "--data" in without.stderr
+    for wrong in (("--integers",), ("--check", "zoo:xor")):
+        assert "a model as it is has floats" in " ".join(invoke("export", "zoo:xor", "-o", made, *wrong).stderr.split())
+    given = invoke("export", integers[1], "-o", made, "--weights", "w.safetensors")
+    assert "a file has its own" in " ".join(given.stderr.split())
+
+
 @pytest.mark.parametrize("with_it", [("--integers",), ("--check", "zoo:lenet5")])
 def test_export_of_floats_has_no_integers_to_keep_or_check(integers, tmp_path, with_it):
     shown = invoke("export", integers[1], "-o", tmp_path / "m.onnx", "--float", *with_it)

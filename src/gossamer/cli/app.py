@@ -37,7 +37,7 @@ EXAMPLES: dict[Callable[..., Any], str] = {
     run: "gossamer run lenet.goss --data fashion-mnist",
     inspect: "gossamer inspect lenet.goss",
     verify: "gossamer verify lenet.goss",
-    export: "gossamer export lenet.goss -o lenet.onnx",
+    export: "gossamer export lenet.goss -o lenet.onnx\n  gossamer export zoo:lenet300 -o dense.onnx",
     measure: "gossamer measure lenet.goss",
     diff: "gossamer diff before.goss after.goss",
     pack: "gossamer pack w.safetensors -o w.goss\n  gossamer pack w.safetensors --step 0.5 -o w.goss\n"

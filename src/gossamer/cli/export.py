@@ -1,22 +1,31 @@
-"""``gossamer export``: the ONNX model of a self-contained file."""
+"""``gossamer export``: the ONNX model of a self-contained file, or of a model as it is."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gossamer.cli.options import Data, File, Json
+from gossamer.cli.options import Data, Json, Weights
 from gossamer.cli.output import count_bytes, print_json, stdout, table
 from gossamer.cli.places import writable
 from gossamer.errors import about
 
 if TYPE_CHECKING:
     from gossamer.artifact import Artifact
-    from gossamer.targets import Agreement, Choice, Lowered
+    from gossamer.targets import Agreement, Choice, Lowered, Reason
 
 
 def export(
-    file: File,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE.goss|MODEL",
+            help="A file written by compress, or a model as it is: zoo:NAME, path/to/file.py:factory or "
+            "package.module:factory.",
+        ),
+    ],
     *,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT.onnx", help="Where the ONNX model goes.")],
     floats: Annotated[
@@ -26,6 +35,7 @@ def export(
         bool, typer.Option("--integers", help="Integers even where floats are faster here; nothing is measured.")
     ] = False,
     data: Data = None,
+    weights: Weights = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of the measurement.")] = 1,
     check: Annotated[
         str | None,
@@ -36,59 +46,106 @@ def export(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a file's ONNX model.
+    """Write the ONNX model of a file, or of a model as it is.
 
-    The file must be self-contained. Weights in 8 bits stay so, multiplied as integers where the graph allows it, unless
-    that is slower here than plain floats: both are measured, one sample a run, of the data or made up. The graph that
-    the runtime makes of it is read: a layer that it does not multiply in integers is listed. With --check the codes
-    that integer products read are compared with those of the simulation: they differ by 0 steps, or by 1 where a value
-    lies on a rounding border. Where inputs have no grid, outputs are compared, in steps of 8 bits. The last column is
-    what the differences come to as they are carried from layer to layer.
+    A model becomes plain floats, for comparison. A file must be self-contained. Weights in 8 bits stay so, multiplied
+    as integers where the graph allows it, unless that is slower here than plain floats: both are measured, one sample a
+    run, of the data or made up. The graph that the runtime makes of it is read: a layer that it does not multiply in
+    integers is listed. With --check the codes that integer products read are compared with those of the simulation:
+    they differ by 0 steps, or by 1 where a value lies on a rounding border. Where inputs have no grid, outputs are
+    compared, in steps of 8 bits. The last column is what the differences come to as they are carried from layer to
+    layer.
     """
-    if floats and (check is not None or integers):
-        raise typer.BadParameter("--float leaves no integers: give it without --integers and --check")
-    writable(output, suffixes=[".onnx"], inputs=[file])
-    from gossamer.artifact import load
+    _refuse(source, floats=floats, integers=integers or check is not None, weights=weights)
+    writable(output, suffixes=[".onnx"], inputs=[source])
     from gossamer.artifact.files import write_file
+
+    if source.endswith(".goss"):
+        made = _of_file(Path(source), data, check, threads, floats=floats, measured=not integers)
+    else:
+        made = _of_model(source, weights, data)
+    written = made.proto.SerializeToString()
+    write_file(output, [written])
+    if as_json:
+        print_json({"onnx": output, "bytes": len(written), **made.plain()})
+    else:
+        stdout().print(f"{output}: {count_bytes(len(written))}", markup=False, soft_wrap=True)
+        made.show()
+
+
+def _refuse(source: str, *, floats: bool, integers: bool, weights: Path | None) -> None:
+    """Refuse options that do not go with each other."""
+    if floats and integers:
+        raise typer.BadParameter("--float leaves no integers: give it without --integers and --check")
+    if source.endswith(".goss") and weights is not None:
+        raise typer.BadParameter("--weights are those of a model, and a file has its own")
+    if not source.endswith(".goss") and integers:
+        raise typer.BadParameter("--integers and --check are for a file, and a model as it is has floats")
+
+
+@dataclass(frozen=True)
+class _Made:
+    """The ONNX model, and what there is to tell of it: sites in integers, reasons for floats, what was measured."""
+
+    proto: Any
+    integer: "Sequence[str]" = ()
+    reasons: "Sequence[Reason]" = ()
+    choice: "Choice | None" = None
+    agreed: "Sequence[Agreement] | None" = None
+
+    def plain(self) -> dict[str, Any]:
+        """Return what is printed as JSON."""
+        shown: dict[str, Any] = {"integer": self.integer, "float": [str(each) for each in self.reasons]}
+        if self.agreed is not None:
+            shown |= {"agrees": not _apart(self.agreed), "agreement": self.agreed}
+        return shown | ({} if self.choice is None else {"measured": self.choice})
+
+    def show(self) -> None:
+        """Print it for people."""
+        console = stdout()
+        lines = [] if self.choice is None else [_sentence(self.choice)]
+        lines += [f"in integers: {', '.join(self.integer)}"] if self.integer else []
+        for line in (*lines, *(f"in floats: {reason}" for reason in self.reasons)):
+            console.print(line, markup=False, soft_wrap=True)
+        if self.agreed is None:
+            return
+        columns = ("site", "compared", "most steps", "half a step or more", "carried on")
+        rows = (
+            (one.site, one.compared, f"{one.steps:.2g}", f"{one.differing:.2%}", f"{one.carried:.2g}")
+            for one in self.agreed
+        )
+        console.print(table(columns, rows, left=("compared",)))
+        apart = ", ".join(_apart(self.agreed))
+        console.print(f"more than a step apart: {apart}" if apart else "agrees within a step everywhere", markup=False)
+
+
+def _of_model(spec: str, weights: Path | None, data: str | None) -> _Made:
+    from gossamer.cli.models import model_of
+    from gossamer.cli.tasks import inputs_for
+    from gossamer.targets import to_onnx
+
+    args, kwargs = inputs_for(spec, data)
+    return _Made(to_onnx(model_of(spec, weights), args, kwargs))
+
+
+def _of_file(file: Path, data: str | None, check: str | None, threads: int, *, floats: bool, measured: bool) -> _Made:
+    from gossamer.artifact import load
     from gossamer.targets import lower_artifact, not_integer
 
     artifact = load(file)
     with about(file):
         lowered = lower_artifact(artifact, quantized=not floats)
         missed = not_integer(lowered.proto, lowered.integer) if lowered.integer else []
-        agreed = [] if check is None else _agreements(file, check, data, lowered)
-        measured = lowered.integer and not integers and check is None
-        choice = _choice(artifact, lowered, data, threads) if measured else None
+        agreed = None if check is None else _agreements(file, check, data, lowered)
+        compared = measured and lowered.integer and check is None
+        choice = _choice(artifact, lowered, data, threads) if compared else None
         if choice is not None and choice.for_floats:
             lowered, missed = lower_artifact(artifact, quantized=False), []
-    reasons = [*lowered.reasons, *missed]
     integer = [site for site in lowered.integer if site not in {reason.what for reason in missed}]
-    written = lowered.proto.SerializeToString()
-    write_file(output, [written])
-    if as_json:
-        shown = {"onnx": output, "bytes": len(written), "integer": integer, "float": [str(each) for each in reasons]}
-        shown |= {} if check is None else {"agrees": not _apart(agreed), "agreement": agreed}
-        print_json(shown | ({} if choice is None else {"measured": choice}))
-        return
-    console = stdout()
-    console.print(f"{output}: {count_bytes(len(written))}", markup=False, soft_wrap=True)
-    if choice is not None:
-        console.print(_sentence(choice), markup=False, soft_wrap=True)
-    if integer:
-        console.print(f"in integers: {', '.join(integer)}", markup=False, soft_wrap=True)
-    for reason in reasons:
-        console.print(f"in floats: {reason}", markup=False, soft_wrap=True)
-    if agreed:
-        columns = ("site", "compared", "most steps", "half a step or more", "carried on")
-        rows = (
-            (one.site, one.compared, f"{one.steps:.2g}", f"{one.differing:.2%}", f"{one.carried:.2g}") for one in agreed
-        )
-        console.print(table(columns, rows, left=("compared",)))
-        apart = ", ".join(_apart(agreed))
-        console.print(f"more than a step apart: {apart}" if apart else "agrees within a step everywhere", markup=False)
+    return _Made(lowered.proto, integer, [*lowered.reasons, *missed], choice, agreed)
 
 
-def _apart(agreed: "list[Agreement]") -> list[str]:
+def _apart(agreed: "Sequence[Agreement]") -> list[str]:
     """Return the sites whose own integers are more than a step away from their simulation."""
     return [one.site for one in agreed if one.steps > 1]
 
