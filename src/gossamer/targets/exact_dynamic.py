@@ -1,4 +1,4 @@
-"""Exact 8-bit products of the operators that quantize their input themselves; see ``exact.py``.
+"""Exact 8-bit products of the operators that recurrent layers become; see ``exact.py``.
 
 Their weights have a zero of their own and no other reader, so codes and zeros become unsigned where they are.
 """
@@ -9,7 +9,11 @@ from onnx import numpy_helper
 
 from gossamer.targets.wiring import all_nodes
 
-_PLACES = {"DynamicQuantizeLSTM": ((1, 9), (2, 11)), "DynamicQuantizeMatMul": ((1, 3),)}
+_PLACES = {
+    "DynamicQuantizeLSTM": ((1, 9), (2, 11)),
+    "DynamicQuantizeMatMul": ((1, 3),),
+    "MatMulIntegerToFloat": ((1, 5),),
+}
 """Where an operator reads codes and their zero."""
 
 
