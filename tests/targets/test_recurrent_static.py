@@ -9,20 +9,33 @@ from graphs.recurrent import Net, by_hand, quantized, reference
 from torch import nn
 
 from gossamer.codings import Dense
-from gossamer.targets import Cpu, dynamic, fill, not_integer, open_session, operators_of, run_session, to_onnx
+from gossamer.targets import (
+    Cpu,
+    dynamic,
+    fill,
+    not_integer,
+    open_session,
+    operators_of,
+    run_session,
+    static_loop,
+    to_onnx,
+)
 
 PLAIN = Cpu("plain", saturates=True, why="for the test")
 
 
 @pytest.fixture(autouse=True)
 def small_layers_too(monkeypatch):
-    monkeypatch.setattr(dynamic, "LEAST_STATIC", dict.fromkeys(dynamic.LEAST_STATIC, 1))
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
 
 
 def grids_of(layer):
     """Return a grid for each matrix, all of other scales and zeros."""
     names = [name for name, _ in layer.named_parameters() if name.startswith("weight")]
-    return {name: grid(0.012 + 0.001 * index, 120 + index) for index, name in enumerate(names)}
+    return {
+        name: grid(0.012 + 0.001 * index, index - 8 if index % 2 else 120 + index, signed=bool(index % 2))
+        for index, name in enumerate(names)
+    }
 
 
 def filled(proto, tensors, grids):
@@ -97,7 +110,7 @@ def float_of(layer, grids, tensors=None, change=None):
 
 
 def test_a_small_layer_stays_in_float_and_says_why(monkeypatch):
-    monkeypatch.setattr(dynamic, "LEAST_STATIC", {"LSTM": 256})
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", {"LSTM": 256})
     layer = nn.LSTM(6, 5)
     reasons = float_of(layer, grids_of(layer))
     assert set(reasons) == {"layer.weight_ih_l0", "layer.weight_hh_l0"}

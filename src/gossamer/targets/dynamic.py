@@ -20,7 +20,7 @@ from onnx import helper
 from gossamer.targets.dynamic_loop import lower_dynamic_loop
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.stacked import Stacked, sources, stack
-from gossamer.targets.static_loop import LEAST_STATIC, lower_static_loop, why_not_static
+from gossamer.targets.static_loop import lower_static_loop, why_no_loop, why_no_static
 from gossamer.targets.wiring import MICROSOFT, Wiring, attribute, attributes, reads
 
 LEAST: Mapping[str, int] = MappingProxyType({"LSTM": 64, "GRU": 320, "RNN": 256})
@@ -113,10 +113,9 @@ class Recurrent:
         return f"what {', '.join(lacking)} multiplies beside it has no grid{_FLOAT}"
 
     def _matrices(self, node: onnx.NodeProto, *, static: bool) -> tuple[Stacked, Stacked] | str:
-        kind, least = node.op_type, (LEAST_STATIC if static else LEAST)[node.op_type]
-        if attribute(node, "hidden_size", 0) < least:
-            return f"{kind} units are too few: float is faster below {least}{_FLOAT}"
-        why = _unusual(node) or (why_not_static(node) if static else None)
+        hidden = attribute(node, "hidden_size", 0)
+        few = why_no_static(node.op_type, hidden) if static else _why_no_dynamic(node.op_type, hidden)
+        why = few or _unusual(node) or (why_no_loop(node) if static else None)
         if why is not None:
             return f"{why}{_FLOAT}"
         inputs, recurrent = (stack(self.wiring, node.input[index], self.weights) for index in (1, 2))
@@ -124,6 +123,11 @@ class Recurrent:
             lacking = inputs if isinstance(inputs, str) else recurrent
             return f"{lacking}{_FLOAT}"
         return inputs, recurrent
+
+
+def _why_no_dynamic(operator: str, hidden: int) -> str | None:
+    least = LEAST[operator]
+    return f"{operator} units are too few: float is faster below {least}" if hidden < least else None
 
 
 def _unusual(node: onnx.NodeProto) -> str | None:

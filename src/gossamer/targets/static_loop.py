@@ -4,7 +4,7 @@ The codes of the inputs are multiplied for all steps at once, those of the state
 ``MatMulIntegerToFloat``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import numpy as np
@@ -32,10 +32,16 @@ def lower_static_loop(
         matrices: the input and the recurrent matrix.
         levels: of what each of their weights multiplies.
     """
-    lower_loop(wiring, node, matrices, lambda way: _product_on((levels[way.site(0)], levels[way.site(1)])))
+    lower_loop(wiring, node, matrices, lambda way: _product_on([_unsigned(levels[way.site(half)]) for half in (0, 1)]))
 
 
-def why_not_static(node: onnx.NodeProto) -> str | None:
+def why_no_static(operator: str, hidden: int) -> str | None:
+    """Return why an ``operator`` of so many ``hidden`` units is not multiplied on stored grids, or None if it is."""
+    least = LEAST_STATIC[operator]
+    return f"{operator} units are too few: float is faster below {least}" if hidden < least else None
+
+
+def why_no_loop(node: onnx.NodeProto) -> str | None:
     """Return what an ``LSTM`` does that a loop does not, or None."""
     if node.op_type != "LSTM":
         return None
@@ -49,7 +55,12 @@ def why_not_static(node: onnx.NodeProto) -> str | None:
     return "the LSTM couples its gates" if attribute(node, "input_forget", 0) else None
 
 
-def _product_on(levels: tuple[Levels, Levels]) -> Product:
+def _unsigned(levels: Levels) -> Levels:
+    """Return the same levels with unsigned codes, which the operator wants."""
+    return Levels(levels.scale, levels.zero + 128, signed=False) if levels.signed else levels
+
+
+def _product_on(levels: Sequence[Levels]) -> Product:
     def product(way: Way, half: int, value: str, result: str) -> list[onnx.NodeProto]:
         grid = levels[half]
         scale = way.wiring.constant(f"input:{grid.scale!r}", np.array(grid.scale, np.float32))
