@@ -36,8 +36,8 @@ class StateGrids:
 
     Attributes:
         grids: name of the site and grid, by the module's name of the matrix.
-        note: called with the site and the values on its grid, (time, batch, features) of an input and (batch, features)
-            of a state, whenever these are multiplied.
+        note: called with the name of the matrix and what it multiplies, on its grid: (time, batch, features) of an
+            input, (batch, features) of a state, whenever that is multiplied.
     """
 
     def __init__(self) -> None:
@@ -54,13 +54,13 @@ class StateGrids:
     def _snap(self, matrix: str, value: Tensor) -> Tensor:
         if matrix not in self.grids:
             return value
-        site, grid = self.grids[matrix]
+        _, grid = self.grids[matrix]
         scale, zero = grid.scale.to(value.device), grid.zero.to(value.device)
         snapped = straight_through_snap(
             value, clips=True, scale=scale, zero=zero, bits=grid.bits, signed=grid.signed, axis=None
         )
         if self.note is not None:
-            self.note(site, snapped)
+            self.note(matrix, snapped)
         return snapped
 
 
