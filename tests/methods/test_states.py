@@ -1,8 +1,14 @@
 """Static grids for the inputs and hidden states of recurrent layers."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
 import numpy as np
 import pytest
 import torch
+from awkward import checks
+from awkward.networks import NETWORKS
 from torch import nn
 
 from gossamer.calibrate import calibrate
@@ -134,3 +140,42 @@ def test_the_target_gives_what_the_live_model_gives(kind, codes):
     name = lowered.proto.graph.input[0].name
     found = next(iter(run_session(open_session(lowered.proto), {name: x.numpy()}).values()))
     np.testing.assert_allclose(found, live.model(x).detach().numpy(), atol=2e-3)
+
+
+class Static(PostTraining, frozen=True, tag="test.static"):
+    """States on grids, for the conformance suite."""
+
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"states": "static"})
+    states: Literal["dynamic", "static"] = "static"
+
+
+RECURRENT = [
+    pytest.param(network, marks=[] if network.name == "lstm" else [pytest.mark.slow], id=network.name)
+    for network in NETWORKS
+    if any(isinstance(module, nn.RNNBase) for module in network.build().modules())
+]
+
+
+@pytest.mark.parametrize("network", RECURRENT)
+@pytest.mark.parametrize(
+    "promise",
+    [
+        checks.input_is_untouched,
+        checks.plan_is_deterministic,
+        checks.excluded_sites_are_identical,
+        checks.ties_survive,
+        checks.dtype_mode_and_training_flags_survive,
+        checks.every_site_is_treated_or_skipped,
+        checks.plan_survives_saving,
+    ],
+    ids=lambda promise: promise.__name__,
+)
+def test_promise(promise, network, monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
+    promise(Static, network)
+
+
+@pytest.mark.parametrize("network", RECURRENT)
+def test_file_gives_equal_bits(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
+    checks.file_gives_equal_bits(Static, network, tmp_path)
