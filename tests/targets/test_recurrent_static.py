@@ -20,6 +20,7 @@ from gossamer.targets import (
     static_loop,
     to_onnx,
 )
+from gossamer.targets.exact import exact_products, needs_exact
 
 PLAIN = Cpu("plain", saturates=True, why="for the test")
 
@@ -46,7 +47,9 @@ def check(lowered, tensors, feeds, wanted):
     sites = [name for name in tensors if ".weight" in name]
     assert sorted(lowered.integer) == sorted(sites)
     assert not lowered.reasons
-    assert set(operators_of(lowered.proto, sites).values()) == {"MatMulIntegerToFloat"}
+    operators = operators_of(lowered.proto, sites)
+    assert {operators[site] for site in sites if "_hh_" in site} == {"MatMulInteger"}
+    assert {operators[site] for site in sites if "_ih_" in site} == {"MatMulIntegerToFloat"}
     assert not_integer(lowered.proto, sites) == []
     for cpu in (None, PLAIN):
         found = list(run_session(open_session(lowered.proto, cpu=cpu), feeds).values())
@@ -156,3 +159,15 @@ def test_peepholes_stay_in_float():
     change(proto.graph.node[-1])
     lowered = filled(proto, tensors, grids_of(layer))
     assert "has peepholes" in str(lowered.reasons[0])
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_where_sums_saturate_codes_become_unsigned_before_and_inside_the_loop(kind):
+    layer = getattr(nn, kind)(6, 5)
+    lowered = filled(by_hand(layer, []), quantized(layer, np.random.default_rng(0)), grids_of(layer))
+    assert needs_exact(lowered.proto)
+    exact = exact_products(lowered.proto)
+    kinds = {tensor.name: tensor.data_type for tensor in exact.graph.initializer}
+    for site in ("layer.weight_ih_l0", "layer.weight_hh_l0"):
+        assert kinds[f"{site}:codes"] == kinds[f"{site}:one:zero"] == onnx.TensorProto.UINT8
+    assert not needs_exact(exact)

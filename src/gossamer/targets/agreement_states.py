@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from gossamer.codings.nodes import Array
 from gossamer.model import Grid
 from gossamer.model.state_grid import StateGrids, state_grids_of
-from gossamer.targets.wiring import attribute
+from gossamer.targets.wiring import attribute, inner_graphs
 
 Seen = dict[str, list[Array]]
 """Codes by site, one array for each time it is multiplied."""
@@ -88,10 +88,11 @@ def with_read_states(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str,
     ends = {"gossamer:begin": [0], "gossamer:one": [1], "gossamer:before_last": [-1], "gossamer:end": [2**62]}
     names: dict[str, str] = {}
     for node in proto.graph.node:
-        product = _product(node)
-        if product is not None:
+        inner = _quantized_inside(node)
+        if inner is not None:
+            rounding, product = inner
             names[product.input[1]] = read = f"{node.output[-1]}:read"
-            shown.graph.node.extend(_read(node, product, read))
+            shown.graph.node.extend(_read(node, rounding, read))
     have = {tensor.name for tensor in shown.graph.initializer}
     shown.graph.initializer.extend(
         numpy_helper.from_array(np.array(end, np.int64), name) for name, end in ends.items() if name not in have
@@ -99,14 +100,14 @@ def with_read_states(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str,
     return shown, names
 
 
-def _product(node: onnx.NodeProto) -> onnx.NodeProto | None:
-    """Return the product of codes inside a loop."""
-    if node.op_type != "Scan":
-        return None
-    return next((step for step in attribute(node, "body", None).node if step.op_type == "MatMulIntegerToFloat"), None)
+def _quantized_inside(node: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+    """Return what puts the state on codes inside a loop, and the product of these."""
+    steps = {step.op_type: step for inner in inner_graphs(node) for step in inner.node}
+    found = steps.get("QuantizeLinear"), steps.get("MatMulInteger")
+    return None if found[0] is None or found[1] is None else (found[0], found[1])
 
 
-def _read(node: onnx.NodeProto, product: onnx.NodeProto, read: str) -> list[onnx.NodeProto]:
+def _read(node: onnx.NodeProto, rounding: onnx.NodeProto, read: str) -> list[onnx.NodeProto]:
     """Return nodes that make the codes of the states that a loop reads, in the order of time."""
     y, backward = node.output[-1], any(attribute(node, "scan_output_directions", []))
     ends = ["gossamer:one", "gossamer:end"] if backward else ["gossamer:begin", "gossamer:before_last"]
@@ -115,21 +116,22 @@ def _read(node: onnx.NodeProto, product: onnx.NodeProto, read: str) -> list[onnx
         helper.make_node("Unsqueeze", [node.input[0], "gossamer:begin"], [parts[0]]),
         helper.make_node("Slice", [y, *ends, "gossamer:begin"], [parts[1]]),
         helper.make_node("Concat", parts[::-1] if backward else parts, [f"{read}:values"], axis=0),
-        helper.make_node("QuantizeLinear", [f"{read}:values", product.input[2], product.input[4]], [read]),
+        helper.make_node("QuantizeLinear", [f"{read}:values", *rounding.input[1:]], [read]),
     ]
 
 
 def lead_loop(node: onnx.NodeProto, given: Container[str]) -> None:
     """Let the loop ``node`` read codes of its states, if a graph input with them is among ``given``."""
-    product = _product(node)
+    inner = _quantized_inside(node)
     codes = f"{node.output[-1]}:read{_GIVEN}"
-    if product is None or codes not in given:
+    if inner is None or codes not in given:
         return
+    rounded = inner[0].output[0]
     body = next(entry.g for entry in node.attribute if entry.name == "body")
-    kept = [step for step in body.node if step.output[0] != product.input[0]]
+    kept = [step for step in body.node if step.output[0] != rounded]
     del body.node[:]
     body.node.extend(kept)
-    body.input.append(helper.make_tensor_value_info(product.input[0], TensorProto.UINT8, None))
+    body.input.append(helper.make_tensor_value_info(rounded, TensorProto.UINT8, None))
     node.input.append(codes)
     for entry in node.attribute:
         if entry.name == "num_scan_inputs":

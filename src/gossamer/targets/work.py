@@ -19,8 +19,8 @@ from gossamer.targets.wiring import all_nodes, attribute, reads
 
 _MOVES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant", "Shape"})
 _GATES = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
-_OWN_BYTES = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "MatMulNBits"})
-_LOOPED = frozenset({"DynamicQuantizeMatMul", "MatMulIntegerToFloat"})
+_OWN_BYTES = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulNBits"})
+_LOOPED = frozenset({"DynamicQuantizeMatMul", "MatMulInteger"})
 _UNRULED = frozenset({"Einsum", "Attention", "DeformConv", "QLinearConv", "QLinearMatMul"})
 
 
