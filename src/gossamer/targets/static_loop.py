@@ -2,20 +2,22 @@
 
 The codes of the inputs are multiplied for all steps at once by ``MatMulIntegerToFloat``, those of the state step by
 step by ``MatMulInteger``, whose sums are then scaled and shifted. Other forms inside the loop were measured on ONNX
-Runtime 1.32 (one layer, 32 steps, batch 1, one thread, alternating, time of the thread, medians of 80): for GRU and
-LSTM of 256 to 650 units ``MatMulIntegerToFloat`` takes 1.10 to 1.16 times as long, ``QGemm`` 1.04 to 1.10,
-``QLinearMatMul`` with a grid for the sums 1.08 to 1.14, and ``DynamicQuantizeMatMul``, which needs no grid, 1.1. Before
-the loop the form makes no difference.
+Runtime 1.32 (one layer with as many inputs as units, 32 steps, batch 1, one thread, alternating, the thread's own time,
+medians of 80): for a GRU and an LSTM of 256 to 650 units ``MatMulIntegerToFloat`` takes 1.10 to 1.16 times as long,
+``QGemm`` and ``QLinearMatMul`` with a grid for the sums 1.04 to 1.12. Before the loop the form makes no difference.
 
-The float operator takes, in times of this loop:
+Times of the float operator, and of what needs no grids (`dynamic`), in times of this loop, measured in that way:
 
-    units            64    128    192    256    320    650
-    GRU            0.20   0.44   0.66   RATIO
-    LSTM           0.25   0.51   0.71   RATIO
-    RNN            0.38   0.68   1.00   RATIO
+    units                    64      128      192      256      320      650
+    GRU   float            0.18     0.43     0.71     1.05     1.47     2.46
+          dynamic          0.91     1.00     1.03     1.09     1.15     1.12
+    LSTM  float            0.18     0.45     0.78     1.21     1.58     2.61
+          dynamic          0.14     0.25     0.36     0.47     0.54     0.77
+    RNN   float            0.28     0.53     0.80     1.10     1.48     3.14
+          dynamic          0.72     0.79     0.85     0.90     0.98     1.13
 
-and ``DynamicQuantizeLSTM``, one operator for all steps, takes a half to two thirds of the time that the loop of an LSTM
-does. A GRU and an RNN are as fast as without grids, or faster by a tenth.
+So an LSTM is faster without grids, as one operator for all steps: grids serve where the target must compute what was
+simulated, or trained on.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +33,7 @@ from gossamer.targets.quantized import quantized_input, zero_of
 from gossamer.targets.stacked import Stacked
 from gossamer.targets.wiring import MICROSOFT, Wiring, attribute
 
-LEAST_STATIC: Mapping[str, int] = MappingProxyType({"LSTM": 256, "GRU": 320, "RNN": 256})
+LEAST_STATIC: Mapping[str, int] = MappingProxyType({"LSTM": 256, "GRU": 256, "RNN": 256})
 """The hidden size from which integers on stored grids are faster than floats, by operator."""
 
 

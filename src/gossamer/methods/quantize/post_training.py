@@ -39,11 +39,12 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     less, and scales per channel (of symmetric weights) or tensor. What a convolution makes is put on a grid too where
     it does not go to such a layer, and so is what it is added to: the target then goes from codes to codes. Recurrent
     layers, and large linear ones with a scale per group of a multiple of 16 weights, do so without an input grid: the
-    target quantizes inputs and states as they come, where that is faster than floating point. Everything else is stored
-    as integers and multiplied in floating point, and gets no input grid: embedding, attention and transposed
-    convolution weights, affine ones with scales per channel, convolutions with scales per group; the plan says so.
-    Without inputs no data is needed: weights of 8, 4 or 3 bits, with groups of 32 to 128, make the file smaller, and
-    large linear layers faster.
+    target quantizes inputs and states as they come, where that is faster than floating point. With static states the
+    inputs and hidden states of recurrent layers are on grids too, in the simulation as on the target. Everything
+    else is stored as integers and multiplied in floating point, and gets no input grid: embedding, attention and
+    transposed convolution weights, affine ones with scales per channel, convolutions with scales per group; the plan
+    says so. Without inputs no data is needed: weights of 8, 4 or 3 bits, with groups of 32 to 128, make the file
+    smaller, and large linear layers faster.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
