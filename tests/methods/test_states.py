@@ -13,8 +13,9 @@ from torch import nn
 
 from gossamer.calibrate import calibrate
 from gossamer.errors import EvidenceError
+from gossamer.methods.prune import Units
 from gossamer.methods.quantize import PostTraining
-from gossamer.model import Subject, apply, freeze
+from gossamer.model import Subject, apply, freeze, plain_copy
 from gossamer.targets import graph_of, lower_frozen, open_session, run_session, static_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
@@ -79,6 +80,17 @@ def test_a_grid_covers_its_range():
     grid = method.plan(subject, evidence).activations["rnn.weight_hh_l0"]
     low, high = evidence.ranges["rnn.weight_hh_l0"]
     np.testing.assert_allclose(float(grid.scale), (high - min(low, 0)) / 255, rtol=1e-5)
+
+
+def test_hidden_units_are_cut_under_their_grids():
+    subject, batches = subject_of("LSTM", num_layers=2)
+    live = apply(subject, planned(subject, batches))
+    method = Units(amount=0.4, criterion="l1", repair=False)
+    cut = apply(live, method.plan(live, calibrate(live, batches, method.needs)))
+    assert cut.model.rnn.hidden_size < 8
+    assert set(cut.activations) == set(live.activations)
+    x = batches[0][0][0]
+    torch.testing.assert_close(cut.model(x), plain_copy(cut)(x), atol=0.02, rtol=0)
 
 
 def reasons(plan):
