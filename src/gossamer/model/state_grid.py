@@ -10,7 +10,7 @@ hidden state that a GRU keeps, the cell state of an LSTM, which no matrix reads,
 straight through rounding, and not where a value is beyond the ends, as with inputs (`input_grid`).
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -121,6 +121,34 @@ def state_grids(model: nn.Module) -> Iterator[tuple[str, Grid]]:
         hook = state_grids_of(module)
         if hook is not None:
             yield from hook.grids.values()
+
+
+def recurrent_layers(model: nn.Module, sites: Iterable[Site]) -> Iterator[tuple[nn.RNNBase, list[Site]]]:
+    """Yield, for each layer of each recurrent module, the sites of its matrices, both directions together."""
+    owned = {owner.name: site for site in sites for owner in site.owners}
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.RNNBase):
+            continue
+        for layer in range(module.num_layers):
+            ends = [f"l{layer}", f"l{layer}_reverse"][: 2 if module.bidirectional else 1]
+            names = [f"{path}.weight_{half}_{end}".lstrip(".") for end in ends for half in ("ih", "hh")]
+            yield module, [owned[name] for name in names]
+
+
+def without_halves(
+    model: nn.Module, sites: Iterable[Site], activations: Mapping[str, Grid], integer: Collection[str]
+) -> dict[str, Grid]:
+    """Return ``activations`` without those of recurrent layers of which a target takes not all matrices any more.
+
+    Args:
+        model: the subject's.
+        sites: its sites.
+        activations: grids by name.
+        integer: the sites on grids whose products are of integers.
+    """
+    layers = ({site.name for site in found} for _, found in recurrent_layers(model, sites))
+    idle = {name for names in layers if not names <= set(integer) for name in names}
+    return {name: grid for name, grid in activations.items() if name not in idle}
 
 
 def recurrent(

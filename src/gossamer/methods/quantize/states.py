@@ -4,11 +4,12 @@ The target multiplies a layer in integers if all its matrices, those of both dir
 that they multiply is on a grid of 8 bits. So a layer gets all its grids or none.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 
 from torch import nn
 
 from gossamer.model import Evidence, Grid, Site, Skip, Subject, why_no_state_grid
+from gossamer.model.state_grid import recurrent_layers
 from gossamer.targets import why_no_static
 
 _BITS = 8
@@ -31,7 +32,7 @@ def state_grids(
     weights = {name: held.grid for name, held in subject.constraints.items() if held.grid is not None} | dict(chosen)
     reasons: dict[str, str] = {}
     found: dict[str, Grid] = {}
-    for module, sites in _layers(subject):
+    for module, sites in recurrent_layers(subject.model, subject.sites.values()):
         if not any(site.name in chosen for site in sites):
             continue
         why = _why_none(subject, module, sites, weights, evidence)
@@ -42,18 +43,6 @@ def state_grids(
             reasons |= dict.fromkeys(names, f"its input and state get no grid: {why}")
     skipped = [Skip(name, why) for name, why in reasons.items() if name in chosen]
     return {name: grid for name, grid in found.items() if name not in reasons}, skipped
-
-
-def _layers(subject: Subject) -> Iterator[tuple[nn.RNNBase, list[Site]]]:
-    """Yield, for each layer of each recurrent module, the sites of its matrices, both directions together."""
-    owned = {owner.name: site for site in subject.sites.values() for owner in site.owners}
-    for path, module in subject.model.named_modules():
-        if not isinstance(module, nn.RNNBase):
-            continue
-        for layer in range(module.num_layers):
-            ends = [f"l{layer}", f"l{layer}_reverse"][: 2 if module.bidirectional else 1]
-            names = [f"{path}.weight_{half}_{end}".lstrip(".") for end in ends for half in ("ih", "hh")]
-            yield module, [owned[name] for name in names]
 
 
 def _why_none(
