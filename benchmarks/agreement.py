@@ -2,7 +2,7 @@
 
     python benchmarks/agreement.py
     python benchmarks/agreement.py lenet5 resnet20
-    python benchmarks/agreement.py --states static char-rnn char-lstm char-gru seq2seq-lstm seq2seq-gru
+    python benchmarks/agreement.py --states static char-lstm char-gru seq2seq-lstm seq2seq-gru
 
 Each network of the zoo, with initial weights from seed 0 in evaluation mode, is put on 8 bits by quantize.post_training
 with default settings, calibrated on a few random inputs, and compared on its example (gossamer.targets.agreements). A
@@ -37,7 +37,8 @@ NOTE = (
     "same where the lowered network runs by itself and differences add up; `recurrent steps`: outputs of recurrent "
     "layers, which quantize their inputs as they come and are not simulated, in steps of 8 bits over their range; "
     "`output steps`: outputs of the network in such steps. Beyond one step are only such layers and what reads them. "
-    "With static states, inputs and hidden states of recurrent layers are on grids too and compared code by code."
+    "With static states (`--states static`), inputs and hidden states of recurrent layers are on grids too and compared "
+    "code by code."
 )
 LARGEST = 30_000_000
 """Networks with more parameters are left out unless they are named."""
