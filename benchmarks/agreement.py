@@ -37,8 +37,8 @@ NOTE = (
     "same where the lowered network runs by itself and differences add up; `recurrent steps`: outputs of recurrent "
     "layers, which quantize their inputs as they come and are not simulated, in steps of 8 bits over their range; "
     "`output steps`: outputs of the network in such steps. Beyond one step are only such layers and what reads them. "
-    "With static states (`--states static`), inputs and hidden states of recurrent layers are on grids too and compared "
-    "code by code."
+    "With static states (`--states static`), inputs and hidden states of recurrent layers are on grids too and "
+    "compared code by code."
 )
 LARGEST = 30_000_000
 """Networks with more parameters are left out unless they are named."""
