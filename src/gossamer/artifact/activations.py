@@ -1,4 +1,5 @@
-"""Names of grids among a file's activations: a site's own for its inputs, ``MODULE:output`` for what a module makes."""
+"""Names of grids among a file's activations: a site's own for what it multiplies, an input or the hidden state of a
+recurrent layer, and ``MODULE:output`` for what a module makes."""
 
 from typing import Final
 
