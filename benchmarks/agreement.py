@@ -2,6 +2,7 @@
 
     python benchmarks/agreement.py
     python benchmarks/agreement.py lenet5 resnet20
+    python benchmarks/agreement.py --states static char-lstm char-gru seq2seq-lstm seq2seq-gru
 
 Each network of the zoo, with initial weights from seed 0 in evaluation mode, is put on 8 bits by quantize.post_training
 with default settings, calibrated on a few random inputs, and compared on its example (gossamer.targets.agreements). A
@@ -35,8 +36,9 @@ NOTE = (
     "the worst input or output on a grid, where all before read what they read in the simulation; `carried`: the "
     "same where the lowered network runs by itself and differences add up; `recurrent steps`: outputs of recurrent "
     "layers, which quantize their inputs as they come and are not simulated, in steps of 8 bits over their range; "
-    "`output steps`: outputs of the network in such steps. Beyond one step are only recurrent layers and what reads "
-    "them."
+    "`output steps`: outputs of the network in such steps. Beyond one step are only such layers and what reads them. "
+    "With static states (`--states static`), inputs and hidden states of recurrent layers are on grids too and "
+    "compared code by code."
 )
 LARGEST = 30_000_000
 """Networks with more parameters are left out unless they are named."""
@@ -49,17 +51,22 @@ def another(value: Tensor) -> Tensor:
     return value.flatten()[torch.randperm(value.numel())].view(value.shape)
 
 
-def one(name: str, samples: int) -> dict[str, Any]:
+def label(name: str, states: str) -> str:
+    """Return what the row of a network is called."""
+    return name if states == "dynamic" else f"{name}, static states"
+
+
+def one(name: str, samples: int, states: str) -> dict[str, Any]:
     """Return what is recorded of one network."""
     started = time.monotonic()
     torch.manual_seed(0)
     model, args = zoo.build(name).eval(), zoo.example(name)
-    subject, method = Subject.of(model, *args), PostTraining()
+    subject, method = Subject.of(model, *args), PostTraining(states=states)
     given = [(tuple(another(part) for part in args), {}, None) for _ in range(samples)]
     live = apply(subject, method.plan(subject, calibrate(subject, given, method.needs)))
     frozen = freeze(live)
     lowered = lower_frozen(frozen, graph_of(frozen, args))
-    row: dict[str, Any] = {"network": name, "commit": commit()}
+    row: dict[str, Any] = {"network": label(name, states), "commit": commit()}
     try:
         found = agreements(live, lowered, args)
     except TargetError as error:
@@ -86,19 +93,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Lowered networks beside their simulation, in quantization steps.")
     parser.add_argument("networks", nargs="*", choices=[*zoo.names(), []], default=[])
     parser.add_argument("--samples", type=int, default=8, help="random inputs to calibrate on")
+    parser.add_argument("--states", choices=("dynamic", "static"), default="dynamic", help="of recurrent layers")
     given = parser.parse_args()
     small = [name for name in zoo.names() if zoo.network(name).parameters <= LARGEST]
     known = json.loads(RESULT.read_text())["networks"] if RESULT.exists() else []
     rows = {row["network"]: row for row in known}
     for name in given.networks or small:
-        row = rows[name] = one(name, given.samples)
+        row = rows[label(name, given.states)] = one(name, given.samples, given.states)
         record = {
             "title": "Lowered networks beside their simulation",
             "note": NOTE,
             "command": f"python benchmarks/agreement.py --samples {given.samples}",
             "seed": 0,
             "machine": machine(),
-            "networks": [rows[each] for each in zoo.names() if each in rows],
+            "networks": [
+                rows[each]
+                for every in zoo.names()
+                for each in (label(every, states) for states in ("dynamic", "static"))
+                if each in rows
+            ],
         }
         RESULT.write_text(json.dumps(record, indent=1) + "\n")
         print(json.dumps(row), flush=True)

@@ -1,5 +1,7 @@
 """Steps that leave out sites, most guilty first, until they cost no more than is allowed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from rich.progress import Progress
@@ -14,6 +16,7 @@ from gossamer.model import Grid, Mask, Method, Plan, Subject, apply, foldable, l
 from gossamer.recipe import Fallback, Gauge, Recipe, Step
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.step import perform
+from gossamer.targets import static_loop
 from gossamer.task import evaluate
 from gossamer.train import Training, train
 
@@ -116,6 +119,37 @@ def test_the_guilty_site_of_a_plan_with_edits_is_found_in_the_edited_model(task,
     done = perform(Step(method=Folded(), fallback=Fallback(drop=0.01)), subject, task, Collector(task), folder=tmp_path)
     fell = [skip.site for skip in done.plan.skipped if skip.reason.startswith("fell back")]
     assert fell == ["3.weight"]
+
+
+class Spoiled(PostTraining, frozen=True, tag="test.spoiled"):
+    """Puts a recurrent matrix on far too few levels."""
+
+    def plan(self, subject, evidence=None):
+        plan = super().plan(subject, evidence)
+        coarse = Grid(torch.tensor(100.0), torch.tensor(0, dtype=torch.int32), 2)
+        return replace(plan, constraints={**plan.constraints, "1.gru.weight_hh_l0": coarse})
+
+
+class Steps(nn.Module):
+    """A GRU over the eight numbers of a sample."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(1, 12, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(x)[0][:, -1]
+
+
+def test_a_recurrent_layer_of_which_a_matrix_goes_back_has_no_grids_of_states(task, tmp_path, monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", {"GRU": 1})
+    torch.manual_seed(0)
+    subject = Subject.of(nn.Sequential(nn.Unflatten(1, (8, 1)), Steps(), nn.Linear(12, 2)), torch.zeros(2, 8))
+    train(subject, task, Training(epochs=30, lr=1e-2, batch_size=40))
+    step = Step(method=Spoiled(states="static"), fallback=Fallback(drop=0.01))
+    plan = perform(step, subject, task, Collector(task), folder=tmp_path).plan
+    assert set(plan.constraints) == {"1.gru.weight_ih_l0", "2.weight"}
+    assert set(plan.activations) == {"2.weight"}
 
 
 class Ruin(Method, frozen=True, tag="test.ruin"):

@@ -14,6 +14,7 @@ from gossamer.model import Subject, apply, freeze
 from gossamer.recipe import evidence
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.state import load_subject, save_subject
+from gossamer.targets import static_loop
 
 
 class Tied(nn.Module):
@@ -81,12 +82,33 @@ def test_input_grids_come_back(subject, task, tmp_path):
     assert torch.equal(back.model(inputs), quantized.model(inputs))
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(4, 3)
+
+    def forward(self, x):
+        return self.gru(x)[0]
+
+
 def test_output_grids_come_back(tmp_path):
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU(), nn.Flatten(), nn.Linear(32, 2)).eval()
     subject = Subject.of(model, torch.randn(3, 1, 6, 6))
     found = calibrate(subject, [(subject.args, {}, None)], {"range"})
     quantized = apply(subject, PostTraining().plan(subject, found))
     assert "0:output" in quantized.activations
+    save_subject(tmp_path, quantized, subject)
+    back = load_subject(tmp_path, subject)
+    assert back.activations.keys() == quantized.activations.keys()
+    assert torch.equal(back.model(*subject.args), quantized.model(*subject.args))
+
+
+def test_state_grids_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", {"GRU": 1})
+    subject = Subject.of(Recurrent().eval(), torch.randn(5, 2, 4))
+    found = calibrate(subject, [(subject.args, {}, None)], {"range"})
+    quantized = apply(subject, PostTraining(states="static").plan(subject, found))
+    assert "gru.weight_hh_l0" in quantized.activations
     save_subject(tmp_path, quantized, subject)
     back = load_subject(tmp_path, subject)
     assert back.activations.keys() == quantized.activations.keys()

@@ -7,15 +7,15 @@ from torch import nn
 from gossamer.calibrate import calibrate
 from gossamer.methods.quantize import PostTraining
 from gossamer.model import Subject, apply, freeze
-from gossamer.targets import agreements, blocks, dynamic, graph_of, lower_frozen
+from gossamer.targets import agreements, blocks, dynamic, graph_of, lower_frozen, static_loop
 
 pytestmark = pytest.mark.slow
 
 
-def compared(model, x):
+def compared(model, x, method=PostTraining()):  # noqa: B008  # frozen
     subject = Subject.of(model.eval(), x)
     evidence = calibrate(subject, [((x,), {}, None)], PostTraining.needs)
-    live = apply(subject, PostTraining().plan(subject, evidence))
+    live = apply(subject, method.plan(subject, evidence))
     frozen = freeze(live)
     lowered = lower_frozen(frozen, graph_of(frozen, (x,)))
     return {found.site: found for found in agreements(live, lowered, (x,))}, lowered
@@ -110,3 +110,49 @@ def test_a_layer_that_pads_with_what_is_there_is_left_out():
     found, _ = compared(nn.Sequential(first, nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)), torch.randn(2, 3, 6, 6))
     assert set(found) == {"3.weight", "outputs"}
     assert found["outputs"].carried <= 1
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
+def test_states_on_grids_are_compared_code_by_code(kind, monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
+    torch.manual_seed(0)
+    found, lowered = compared(Sequence(kind), torch.randn(3, 9, 6), PostTraining(states="static"))
+    assert set(lowered.integer) == {name for name in found if name != "outputs"}
+    assert len(lowered.integer) == 9
+    assert {found[site].compared for site in lowered.integer} == {"input"}
+    assert max(found[site].steps for site in lowered.integer) <= 1
+    assert max(found[site].differing for site in lowered.integer) < 0.002
+    assert found["outputs"].steps < 0.1
+
+
+def test_symmetric_codes_and_a_first_state_are_compared_too(monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
+    torch.manual_seed(0)
+    model, given = nn.GRU(6, 16), (torch.randn(9, 3, 6), torch.randn(1, 3, 16))
+    subject = Subject.of(model.eval(), *given)
+    method = PostTraining(states="static", input_codes="symmetric")
+    live = apply(subject, method.plan(subject, calibrate(subject, [(given, {}, None)], method.needs)))
+    frozen = freeze(live)
+    lowered = lower_frozen(frozen, graph_of(frozen, given))
+    found = {one.site: one for one in agreements(live, lowered, given)}
+    assert set(found) == {"weight_ih_l0", "weight_hh_l0", "outputs"}
+    assert max(one.steps for one in found.values()) <= 1
+
+
+def test_a_loop_that_was_given_other_states_is_told_from_one_that_follows(monkeypatch):
+    """The bias of the second layer is moved in the simulation: its states differ, those of the third only follow."""
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
+    torch.manual_seed(0)
+    model, x = nn.GRU(6, 16, 3), torch.randn(9, 3, 6)
+    subject = Subject.of(model.eval(), x)
+    method = PostTraining(states="static")
+    live = apply(subject, method.plan(subject, calibrate(subject, [((x,), {}, None)], method.needs)))
+    frozen = freeze(live)
+    lowered = lower_frozen(frozen, graph_of(frozen, (x,)))
+    with torch.no_grad():
+        live.model.bias_ih_l1 += 0.3
+    found = {one.site: one for one in agreements(live, lowered, (x,))}
+    assert found["weight_hh_l0"].carried <= 1
+    assert found["weight_ih_l1"].carried <= 1
+    assert found["weight_hh_l1"].steps > 5
+    assert found["weight_hh_l2"].steps <= 1 < found["weight_hh_l2"].carried

@@ -254,3 +254,17 @@ def test_a_model_that_makes_numbers_of_lengths_is_exported_for_the_example_alone
 
     model, x = ByHand(), torch.randn(1, 5, 3)
     assert compare(model, to_onnx(model, (x,)), (x,)) < 1e-5
+
+
+@pytest.mark.slow
+def test_a_recurrent_layer_may_be_called_by_the_names_that_torch_gives():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.gru = nn.GRU(4, 3)
+
+        def forward(self, x, state):
+            return self.gru(input=x, hx=state)[0]
+
+    model, given = Named().eval(), (torch.randn(5, 2, 4), torch.randn(1, 2, 3))
+    assert compare(model, to_onnx(model, given), given) <= TOLERANCE

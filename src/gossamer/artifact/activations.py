@@ -1,4 +1,7 @@
-"""Names of grids among a file's activations: a site's own for its inputs, ``MODULE:output`` for what a module makes."""
+"""Names of grids among a file's activations: a site's own for what it multiplies, ``MODULE:output`` for what one makes.
+
+A site multiplies the input of its layer, or the hidden state if it is the recurrent matrix of one.
+"""
 
 from typing import Final
 

@@ -20,7 +20,8 @@ class Artifact:
         tensors: the coding of every entry of the state dict, by name, in the order they are stored.
         aliases: further names of stored tensors (tied weights): name to stored name.
         edits: changes of structure, in the order they are replayed.
-        activations: grids of inputs by the site's name, of outputs as ``MODULE:output``.
+        activations: grids of inputs and hidden states by the name of the site that multiplies them, of outputs as
+            ``MODULE:output``.
         graph: the model's graph without weights; with it the file is self-contained.
         meta: what else a reader wants to know: task, recipe, bytes of the dense model, versions.
     """

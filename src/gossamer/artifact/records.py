@@ -52,7 +52,7 @@ class UnclipRecord(_Record, frozen=True, tag="unclip"):
 
 
 class GridRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The grid of a site's input: ``(code - zero) * scale``."""
+    """The grid of what a site multiplies, or a module makes: ``(code - zero) * scale``."""
 
     scale: Annotated[float, Meta(ge=1e-38, le=3e38)]
     zero: int

@@ -13,10 +13,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from gossamer.model.activations import take_activations
 from gossamer.model.copying import copy_module
 from gossamer.model.input_grid import InputGrid
 from gossamer.model.live import live_parts
-from gossamer.model.output_grid import take_activations
 from gossamer.model.subject import Subject
 from gossamer.task import Batch
 

@@ -1,5 +1,6 @@
 """The model layer: subject, sites, graph, cost, plans, edits, live constraints, freeze and load."""
 
+from gossamer.model.activations import put_activation
 from gossamer.model.apply import apply, retarget, settle
 from gossamer.model.blocks import Block, find_blocks, why_no_drop
 from gossamer.model.buckets import bucket_count, scaled
@@ -19,11 +20,11 @@ from gossamer.model.load import Loaded, load
 from gossamer.model.method import Method, Revise, always_moved, choose
 from gossamer.model.mixture import Components, Mixture, Rates, own_rates
 from gossamer.model.nearest import nearest_center
-from gossamer.model.output_grid import put_activation
 from gossamer.model.parts import all_finite, in_parts
 from gossamer.model.penalty import Penalty, Ramped, StepContext
 from gossamer.model.plan import Plan, Skip
 from gossamer.model.site import Owner, Site, find_sites
+from gossamer.model.state_grid import why_no_state_grid
 from gossamer.model.subject import Subject, hidden_weight, live_weight, plain_copy, trainable, trains
 
 __all__ = [
@@ -108,4 +109,5 @@ __all__ = [
     "trains",
     "why_no_drop",
     "why_no_input_grid",
+    "why_no_state_grid",
 ]

@@ -6,18 +6,18 @@ import torch
 
 from gossamer.artifact.activations import module_of
 from gossamer.errors import ModelError, PlanError
+from gossamer.model.activations import name_activations, put_activation, why_no_activation
 from gossamer.model.blocks import why_no_drop
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraints, Grid, Hash
 from gossamer.model.coupling import constants, kept_units, positions
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Split
 from gossamer.model.folding import foldable
-from gossamer.model.input_grid import name_input_grids, settle_input_grids, why_no_input_grid
+from gossamer.model.input_grid import settle_input_grids
 from gossamer.model.latent import Binary, Bucketed, Points, Tanh, Ternary
 from gossamer.model.live import constrain, live_parts
 from gossamer.model.merge import merge
 from gossamer.model.mixture import Mixture
-from gossamer.model.output_grid import put_activation
 from gossamer.model.plan import Plan
 from gossamer.model.resize import stored_tensors, take
 from gossamer.model.run import run_example
@@ -86,12 +86,12 @@ def settle(subject: Subject) -> None:
 
 
 def _activate(subject: Subject, plan: Plan) -> None:
-    """Put inputs and outputs on the plan's grids."""
+    """Put inputs, hidden states and outputs on the plan's grids."""
     sites = find_sites(subject.model, every=True) if plan.activations else {}
     modules = dict(subject.model.named_modules(remove_duplicate=False)) if plan.activations else {}
     for name, grid in plan.activations.items():
         path = module_of(name)
-        reason = why_no_input_grid(subject.model, _site(sites, name)) if path is None else None
+        reason = why_no_activation(subject.model, _site(sites, name), grid) if path is None else None
         if path is not None and path not in modules:
             reason = f"the subject has no module {path!r}"
         if reason is not None:
@@ -153,7 +153,7 @@ def _carried_out(subject: Subject, edit: Edit) -> Edit:
             if reason is not None:
                 raise PlanError(f"{edit.module or 'the model'} cannot be dropped: {reason}")
             perform(subject.model, edit)
-            name_input_grids(subject.model, find_sites(subject.model, every=True).values())
+            name_activations(subject.model, find_sites(subject.model, every=True).values())
         case _:
             perform(subject.model, edit)
     return edit

@@ -28,7 +28,7 @@ class Frozen:
             turns it into the smallest one.
         aliases: other ``state_dict`` names of stored entries.
         edits: edits as plain data, in order.
-        activations: grid of the input of each site's module, and of outputs of modules (`output_grid`).
+        activations: grid of what each site multiplies, and of outputs of modules (`activations`).
         grids: weight grid of each site that has one, by site name.
     """
 

@@ -77,7 +77,8 @@ class _Padded:
         return (data.transpose(0, 1) if batch_first else data), lengths
 
 
-def _forward(module: nn.RNNBase, given: Tensor | PackedSequence, state: Any = None) -> Any:
+def _forward(module: nn.RNNBase, /, input: Tensor | PackedSequence, hx: Any = None) -> Any:  # noqa: A002  # torch's names
+    given, state = input, hx
     data = given.data if isinstance(given, PackedSequence) else given
     first = module.batch_first and not isinstance(given, PackedSequence)
     batch = data.shape[0 if first else 1] if data.ndim == 3 else 0

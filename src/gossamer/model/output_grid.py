@@ -4,16 +4,14 @@ They serve values that no input grid takes up: the parts of a sum, what enters a
 the activations of a plan, a subject or a file such a grid is called ``MODULE:output``.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
-from gossamer.artifact.activations import module_of, output_of
+from gossamer.artifact.activations import output_of
 from gossamer.errors import ModelError
 from gossamer.model.constraint import Grid
-from gossamer.model.input_grid import put_input_grid, take_input_grid
-from gossamer.model.site import Site
 from gossamer.model.straight import straight_through_snap
 
 
@@ -32,24 +30,6 @@ class OutputGrid:
         return straight_through_snap(
             result, clips=True, scale=scale, zero=zero, bits=grid.bits, signed=grid.signed, axis=grid.axis
         )
-
-
-def put_activation(model: nn.Module, sites: Mapping[str, Site], name: str, grid: Grid) -> None:
-    """Put on ``grid`` what ``name`` stands for: the input of one of ``sites``, or the output of a module."""
-    path = module_of(name)
-    if path is None:
-        put_input_grid(model, sites[name], grid)
-        return
-    module = model.get_submodule(path)
-    take_output_grid(module)
-    module.register_forward_hook(OutputGrid(grid))
-
-
-def take_activations(model: nn.Module) -> None:
-    """Take all grids of inputs and outputs off."""
-    for module in model.modules():
-        take_input_grid(module)
-        take_output_grid(module)
 
 
 def take_output_grid(module: nn.Module) -> OutputGrid | None:

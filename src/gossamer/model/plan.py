@@ -47,7 +47,8 @@ class Plan:
         tensors: values of parameters and buffers, by ``state_dict`` name in the edited model: of those that an edit
             creates, and new ones for those that are there (compensation, repair). What holds already goes on holding
             for them.
-        activations: grid of the input of each named site's module, or of the output of a module (`output_grid`).
+        activations: grid of what each named site multiplies, an input or a hidden state, or of the output of a
+            module (`activations`).
         penalties: terms of the training loss for the training that follows.
         skipped: sites left alone, with reasons.
         reset_norms: whether batch norms want their statistics measured anew once the plan is carried out.

@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from gossamer.errors import ModelError
+from gossamer.model.activations import activations, take_activations
 from gossamer.model.constraint import Constraints, Grid
 from gossamer.model.copying import copy_inputs, copy_module
 from gossamer.model.coupling import Group, Unseen, find_groups
 from gossamer.model.edits import Edit
 from gossamer.model.graph import Graph
-from gossamer.model.input_grid import input_grids
 from gossamer.model.live import Live, bake, live_parts, stub
-from gossamer.model.output_grid import output_grids, take_activations
 from gossamer.model.parts import all_finite
 from gossamer.model.penalty import Penalty
 from gossamer.model.plan import Skip
@@ -117,8 +116,8 @@ class Subject:
 
     @property
     def activations(self) -> Mapping[str, Grid]:
-        """The live grids of inputs, by site, and of outputs of modules (`output_grid`)."""
-        return {hook.site: hook.grid for hook in input_grids(self.model)} | dict(output_grids(self.model))
+        """The live grids of inputs and hidden states, by site, and of outputs of modules (`activations`)."""
+        return dict(activations(self.model))
 
     def copy(self) -> "Subject":
         """Return an independent copy; penalties are shared, for they may hold a whole teacher.
@@ -208,7 +207,7 @@ def _live_at(subject: Subject, module: nn.Module, attribute: str) -> tuple[Live,
 
 
 def plain_copy(subject: Subject) -> nn.Module:
-    """Return a copy of the subject's model with its constraints baked in and no grids of inputs or outputs."""
+    """Return a copy of the subject's model with its constraints baked in and no grids of activations."""
     model = copy_module(subject.model, lazy=True)
     bake(model)
     take_activations(model)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from gossamer.targets.rapl import measure_energy
     from gossamer.targets.reason import Reason
     from gossamer.targets.session import open_session, run_session
+    from gossamer.targets.static_loop import why_no_static
     from gossamer.targets.work import Work, count_work, total_macs
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "total_macs",
     "why_in_floats",
     "why_no_groups",
+    "why_no_static",
 ]
 
 _HOME = {
@@ -88,6 +90,7 @@ _HOME = {
         "rapl": ("measure_energy",),
         "reason": ("Reason",),
         "session": ("open_session", "run_session"),
+        "static_loop": ("why_no_static",),
         "work": ("Work", "count_work", "total_macs"),
     }.items()
     for name in names

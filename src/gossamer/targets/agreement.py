@@ -2,15 +2,16 @@
 
 At a site with an input grid the codes that the runtime's integer kernels read are compared with the codes that the
 grid gives in the live model: 0 where both round the same way, 1 where a value fell on the other side of a rounding
-border. A recurrent layer and a linear one in blocks have no stored grid; there the outputs are compared (before the
-bias of a linear layer), and so are the outputs of the graph, in steps of 8 bits over their range.
+border. So are those of the hidden states of recurrent layers on grids, step by step. A recurrent layer without grids
+and a linear one in blocks quantize as they come; there the outputs are compared (before the bias of a linear layer),
+and so are the outputs of the graph, in steps of 8 bits over their range.
 
 A value on the other side of a border moves all that is computed from it by a fraction of a step, so that in a deep
 network more and more values differ. What a layer itself adds is therefore measured apart: the graph is run a second
 time, in which every product reads the codes of the simulation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,8 @@ from gossamer.model import Grid, Subject
 from gossamer.model.input_grid import InputGrid
 from gossamer.model.output_grid import OutputGrid
 from gossamer.model.run import evaluation
+from gossamer.model.state_grid import state_grids_of
+from gossamer.targets.agreement_states import lead_loop, noting_states, with_read_states
 from gossamer.targets.calls import arrays_of
 from gossamer.targets.levels import UNSIGNED
 from gossamer.targets.lower import Lowered
@@ -81,20 +84,21 @@ def agreements(
         TargetError: the inputs do not fit, or a site is read another number of times than in the live model.
     """
     simulated, outputs = _simulated(subject, args, dict(kwargs or {}))
-    places = _places(lowered)
+    proto, read = with_read_states(lowered.proto)
+    places = _places(lowered, read)
     simulated = {site: wanted for site, wanted in simulated.items() if site in places}
     for site, wanted in simulated.items():
         if len(places[site]) != len(wanted):
             raise TargetError(f"{site}: read {len(wanted)} times by the model and {len(places[site])} by its graph")
     inner = [name for values in places.values() for name in values]
-    alone = _run(lowered.proto, inner, arrays_of(lowered.proto, args, kwargs))
+    alone = _run(proto, inner, arrays_of(lowered.proto, args, kwargs))
     simulated = {site: wanted for site, wanted in simulated.items() if _alike(wanted, [alone[n] for n in places[site]])}
     codes = {
         name: value.reshape(alone[name].shape).astype(alone[name].dtype)
         for site in simulated.keys() & subject.activations.keys()
         for name, value in zip(places[site], simulated[site], strict=True)
     }
-    led = _run(lowered.proto, inner, arrays_of(lowered.proto, args, kwargs), codes)
+    led = _run(proto, inner, arrays_of(lowered.proto, args, kwargs), codes)
     listed = [
         _compare(site, _compared(subject, site), places[site], wanted, (led, alone))
         for site, wanted in simulated.items()
@@ -127,13 +131,13 @@ def _simulated(
             handles.append(module.register_forward_pre_hook(partial(_note_codes, seen), with_kwargs=True))
         if any(isinstance(hook, OutputGrid) for hook in module._forward_hooks.values()):  # noqa: SLF001
             handles.append(module.register_forward_hook(partial(_note_made, seen, path)))
-        if isinstance(module, nn.RNNBase):
+        if isinstance(module, nn.RNNBase) and state_grids_of(module) is None:
             handles.append(module.register_forward_hook(partial(_note_output, seen, path)))
         elif isinstance(module, nn.Linear) and not snaps:
             site = names.get(f"{path}.weight".lstrip("."), "")
             handles.append(module.register_forward_hook(partial(_note_product, seen, site)))
     try:
-        with evaluation(model), torch.no_grad():
+        with evaluation(model), torch.no_grad(), noting_states(model, seen):
             outputs = model(*args, **kwargs)
     finally:
         for handle in handles:
@@ -174,31 +178,58 @@ def _note_product(seen: dict[str, list[Array]], site: str, module: nn.Linear, _g
     seen.setdefault(site, []).append(product.detach().cpu().double().numpy())
 
 
-def _places(lowered: Lowered) -> dict[str, list[str]]:
-    """Return, for each site in integers, the values of the graph that hold its input's codes or its output."""
-    graph = lowered.proto.graph
-    makers = {name: node for node in graph.node for name in node.output}
+def _places(lowered: Lowered, read: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return, for each site in integers, the values of the graph that hold its input's codes or its output.
+
+    Args:
+        lowered: the lowered graph.
+        read: where the codes of the states are that the matrix of a name multiplies.
+    """
     found: dict[str, list[str]] = {}
-    for node in integer_products(lowered.proto):
+    for matrix, value in (*_multiplied(lowered.proto), *read.items(), *_made(lowered.proto)):
+        for site in sites_of(matrix, lowered.integer):
+            found.setdefault(site, []).append(value)
+    for name, codes in _marked(lowered.proto):
+        found.setdefault(name, []).append(codes)
+    return found
+
+
+def _makers(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
+    return {name: node for node in proto.graph.node for name in node.output}
+
+
+def _multiplied(proto: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """Yield the matrices that multiply codes and the values that hold these, outside of loops."""
+    makers = _makers(proto)
+    for node in integer_products(proto):
         value, weight = node.input[0], node.input[1]
         while weight in makers:
             weight = makers[weight].input[0]
         maker = makers.get(value)
-        codes = maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else value
-        for site in sites_of(weight, lowered.integer):
-            found.setdefault(site, []).append(codes)
-    for node in graph.node:
-        maker = makers.get(node.input[0]) if node.op_type == "Identity" and module_of(node.name) is not None else None
-        if maker is not None and maker.op_type == "DequantizeLinear":
-            found.setdefault(node.name, []).append(maker.input[0])
+        yield weight, maker.input[0] if maker is not None and maker.op_type == "DequantizeLinear" else value
+    for node in proto.graph.node:
+        if node.op_type == "MatMulIntegerToFloat":
+            yield node.input[1], node.input[0]
+
+
+def _made(proto: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """Yield the matrices that quantize what they multiply as it comes, and the values that they make."""
+    for node in proto.graph.node:
         if node.op_type in _BY_OUTPUT:
-            for site in sites_of(node.input[_BY_OUTPUT[node.op_type]], lowered.integer):
-                found.setdefault(site, []).append(node.output[0])
+            yield node.input[_BY_OUTPUT[node.op_type]], node.output[0]
         elif node.op_type == "Scan":
             inner = [step for step in all_nodes([node]) if step.op_type == "DynamicQuantizeMatMul"]
-            for site in sites_of(inner[0].input[1], lowered.integer) if inner else ():
-                found.setdefault(site, []).append(_end_of_loop(graph, node.output[1]))
-    return found
+            if inner:
+                yield inner[0].input[1], _end_of_loop(proto.graph, node.output[1])
+
+
+def _marked(proto: onnx.ModelProto) -> Iterator[tuple[str, str]]:
+    """Yield the names of outputs on grids, and the values that hold their codes."""
+    makers = _makers(proto)
+    for node in proto.graph.node:
+        maker = makers.get(node.input[0]) if node.op_type == "Identity" and module_of(node.name) is not None else None
+        if maker is not None and maker.op_type == "DequantizeLinear":
+            yield node.name, maker.input[0]
 
 
 def _end_of_loop(graph: onnx.GraphProto, y: str) -> str:
@@ -231,6 +262,7 @@ def _run(
         kind = helper.np_dtype_to_tensor_dtype(array.dtype)
         exposed.graph.input.append(helper.make_tensor_value_info(name, kind, array.shape))
     for node in exposed.graph.node:
+        lead_loop(node, given)
         for index, name in enumerate(node.input):
             if f"{name}:given" in given:
                 node.input[index] = f"{name}:given"

@@ -1,28 +1,32 @@
-"""Recurrent layers in integers: 8-bit matrices times inputs that are quantized as they come.
+"""Recurrent layers in integers: 8-bit matrices times inputs and hidden states in 8 bits.
 
-Inputs and hidden states have no stored grid; each product puts its own on 8 unsigned bits between its smallest and
-largest value (dynamic quantization: ONNX operator ``DynamicQuantizeLinear``). An LSTM becomes ONNX Runtime's
-``DynamicQuantizeLSTM``. A GRU and a plain RNN have no such operator and become a loop; see ``dynamic_loop.py``.
+Where these have stored grids, the layer becomes a loop; see ``static_loop.py``. Where they have none, each product puts
+its own on 8 unsigned bits between its smallest and largest value (dynamic quantization: ONNX operator
+``DynamicQuantizeLinear``). An LSTM then becomes ONNX Runtime's ``DynamicQuantizeLSTM``. A GRU and a plain RNN have no
+such operator and become a loop; see ``dynamic_loop.py``.
 
 An integer operator has a fixed cost in every step, which small layers do not earn back. ``LEAST`` says from which
 hidden size it was faster than the floating-point operator on ONNX Runtime 1.32 at batch 1, one thread; below, weights
 are stored in 8 bits and multiplied in float.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from types import MappingProxyType
 
 import numpy as np
 import onnx
 from onnx import helper
 
-from gossamer.targets.dynamic_loop import lower_loop
-from gossamer.targets.levels import Weight
+from gossamer.targets.dynamic_loop import lower_dynamic_loop
+from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.stacked import Stacked, sources, stack
+from gossamer.targets.static_loop import lower_static_loop, why_no_loop, why_no_static
 from gossamer.targets.wiring import MICROSOFT, Wiring, attribute, attributes, reads
 
 LEAST: Mapping[str, int] = MappingProxyType({"LSTM": 64, "GRU": 320, "RNN": 256})
-"""The hidden size from which integers are faster, by operator."""
+"""The hidden size from which integers are faster where inputs are quantized as they come, by operator."""
+
+_FLOAT = "; stored in integers, multiplied in float"
 
 
 class Recurrent:
@@ -31,15 +35,27 @@ class Recurrent:
     Args:
         wiring: the graph being written.
         weights: 8-bit levels of those weights that have them.
+        inputs: levels of what these weights multiply, where that is on a grid.
+        otherwise: weights that multiply what is on a grid that is not of 8 bits.
 
     Attributes:
         reasons: for weights of recurrent operators that stay in floating point, why.
+        sites: all weights of recurrent operators.
     """
 
-    def __init__(self, wiring: Wiring, weights: Mapping[str, Weight]) -> None:
+    def __init__(
+        self,
+        wiring: Wiring,
+        weights: Mapping[str, Weight],
+        inputs: Mapping[str, Levels] = MappingProxyType({}),
+        otherwise: Container[str] = frozenset(),
+    ) -> None:
         self.wiring = wiring
         self.weights = weights
+        self.inputs = inputs
+        self.otherwise = otherwise
         self.reasons: dict[str, str] = {}
+        self.sites: set[str] = set()
         self._stacks: dict[str, tuple[Stacked, Stacked]] = {}
         for node in wiring.old.graph.node:
             if node.op_type in LEAST:
@@ -65,34 +81,53 @@ class Recurrent:
     def write(self, node: onnx.NodeProto) -> tuple[str, ...]:
         """Write ``node`` in integers and return the weights that it multiplies."""
         matrices = self._stacks[node.output[0]]
-        if node.op_type == "LSTM":
+        sites = (*matrices[0].sites, *matrices[1].sites)
+        if sites[0] in self.inputs:
+            lower_static_loop(self.wiring, node, matrices, self.inputs)
+        elif node.op_type == "LSTM":
             _lstm(self.wiring, node, matrices)
         else:
-            lower_loop(self.wiring, node, matrices)
-        return (*matrices[0].sites, *matrices[1].sites)
+            lower_dynamic_loop(self.wiring, node, matrices)
+        return sites
 
     def _decide(self, node: onnx.NodeProto) -> None:
         sites = [name for index in (1, 2) for name in sources(self.wiring, node.input[index], self.weights) or ()]
+        self.sites.update(sites)
         if not any(site in self.weights for site in sites):
             return
-        found = self._matrices(node)
+        found = self._grids_beside(sites) or self._matrices(node, static=sites[0] in self.inputs)
         if isinstance(found, str):
             self.reasons |= dict.fromkeys((site for site in sites if site in self.weights), found)
         else:
             self._stacks[node.output[0]] = found
 
-    def _matrices(self, node: onnx.NodeProto) -> tuple[Stacked, Stacked] | str:
-        kind, least = node.op_type, LEAST[node.op_type]
-        if attribute(node, "hidden_size", 0) < least:
-            return f"{kind} units are too few: float is faster below {least}; stored in integers, multiplied in float"
-        why = _unusual(node)
+    def _grids_beside(self, sites: list[str]) -> str | None:
+        """Return why neither grids nor dynamic levels serve all factors of an operator, if they do not."""
+        coded = [site for site in sites if site in self.weights]
+        strange = [site for site in coded if site in self.otherwise]
+        if strange:
+            return f"what {', '.join(strange)} multiplies is on a grid that is not of 8 bits{_FLOAT}"
+        lacking = [site for site in coded if site not in self.inputs]
+        if not lacking or len(lacking) == len(coded):
+            return None
+        return f"what {', '.join(lacking)} multiplies beside it has no grid{_FLOAT}"
+
+    def _matrices(self, node: onnx.NodeProto, *, static: bool) -> tuple[Stacked, Stacked] | str:
+        hidden = attribute(node, "hidden_size", 0)
+        few = why_no_static(node.op_type, hidden) if static else _why_no_dynamic(node.op_type, hidden)
+        why = few or _unusual(node) or (why_no_loop(node) if static else None)
         if why is not None:
-            return f"{why}; stored in integers, multiplied in float"
+            return f"{why}{_FLOAT}"
         inputs, recurrent = (stack(self.wiring, node.input[index], self.weights) for index in (1, 2))
         if isinstance(inputs, str) or isinstance(recurrent, str):
             lacking = inputs if isinstance(inputs, str) else recurrent
-            return f"{lacking}; stored in integers, multiplied in float"
+            return f"{lacking}{_FLOAT}"
         return inputs, recurrent
+
+
+def _why_no_dynamic(operator: str, hidden: int) -> str | None:
+    least = LEAST[operator]
+    return f"{operator} units are too few: float is faster below {least}" if hidden < least else None
 
 
 def _unusual(node: onnx.NodeProto) -> str | None:

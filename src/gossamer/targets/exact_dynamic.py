@@ -1,4 +1,4 @@
-"""Exact 8-bit products of the operators that quantize their input themselves; see ``exact.py``.
+"""Exact 8-bit products of the operators that recurrent layers become; see ``exact.py``.
 
 Their weights have a zero of their own and no other reader, so codes and zeros become unsigned where they are.
 """
@@ -7,10 +7,16 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from gossamer.targets.wiring import all_nodes
+from gossamer.targets.wiring import all_nodes, inner_graphs
 
-_PLACES = {"DynamicQuantizeLSTM": ((1, 9), (2, 11)), "DynamicQuantizeMatMul": ((1, 3),)}
+_PLACES = {
+    "DynamicQuantizeLSTM": ((1, 9), (2, 11)),
+    "DynamicQuantizeMatMul": ((1, 3),),
+    "MatMulIntegerToFloat": ((1, 5),),
+}
 """Where an operator reads codes and their zero."""
+_INSIDE = {"DynamicQuantizeMatMul": ((1, 3),), "MatMulInteger": ((1, 3),)}
+"""The same inside a loop."""
 
 
 def needs_exact_dynamic(proto: onnx.ModelProto) -> bool:
@@ -44,10 +50,12 @@ def beyond_7_bits(tensor: onnx.TensorProto) -> bool:
 def _wide(proto: onnx.ModelProto) -> set[tuple[str, str]]:
     """Return the names of codes and zeros of the weights that are too wide."""
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    within = [step for node in proto.graph.node for inner in inner_graphs(node) for step in all_nodes(inner.node)]
     pairs = {
         (node.input[codes], node.input[zero])
-        for node in all_nodes(proto.graph.node)
-        for codes, zero in _PLACES.get(node.op_type, ())
+        for nodes, places in ((proto.graph.node, _PLACES), (within, _INSIDE))
+        for node in nodes
+        for codes, zero in places.get(node.op_type, ())
         if len(node.input) > zero
     }
     return {(codes, zero) for codes, zero in pairs if codes in tensors and beyond_7_bits(tensors[codes])}

@@ -89,11 +89,12 @@ class _Lowering:
     ) -> None:
         self.wiring = Wiring(proto, constants)
         self.weights = weights
-        self.inputs = {site: levels for site, levels in inputs.items() if site in weights}
         self.outputs = outputs
         self.otherwise = otherwise
         self.sources: dict[str, tuple[str, bool]] = {name: (name, False) for name in weights}
-        self.recurrent = Recurrent(self.wiring, weights)
+        self.recurrent = Recurrent(self.wiring, weights, inputs, otherwise)
+        looped = self.recurrent.sites
+        self.inputs = {site: of for site, of in inputs.items() if site in weights and site not in looped}
         self.grouped = Grouped(self.wiring, groups)
         self.replaced = self.recurrent.unread() | self.grouped.unread
         self.made: dict[tuple[str, bool], str] = {}

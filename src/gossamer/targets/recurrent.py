@@ -69,8 +69,9 @@ class _Padded:
         return (data.transpose(0, 1) if batch_first else data), lengths
 
 
-def _forward(module: nn.RNNBase, path: str, given: Tensor | PackedSequence, state: State = None) -> Any:
+def _forward(module: nn.RNNBase, path: str, /, input: Tensor | PackedSequence, hx: State = None) -> Any:  # noqa: A002  # torch's names, for whoever calls by them
     """Do what ``module`` does, by ONNX operators."""
+    given, state = input, hx
     if isinstance(given, PackedSequence):
         x, lengths = given.data, given.batch_sizes
         if given.sorted_indices is not None and state is not None:

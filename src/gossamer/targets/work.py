@@ -19,7 +19,8 @@ from gossamer.targets.wiring import all_nodes, attribute, reads
 
 _MOVES = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Constant", "Shape"})
 _GATES = frozenset({"LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"})
-_OWN_BYTES = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulNBits"})
+_OWN_BYTES = frozenset({"DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulNBits"})
+_LOOPED = frozenset({"DynamicQuantizeMatMul", "MatMulInteger"})
 _UNRULED = frozenset({"Einsum", "Attention", "DeformConv", "QLinearConv", "QLinearMatMul"})
 
 
@@ -99,7 +100,7 @@ def _macs(  # noqa: PLR0911  # one per operator
     if node.op_type == "Gemm":
         inner = shape(node.input[0])[0 if attribute(node, "transA", 0) else 1]
         return math.prod(shape(node.output[0])) * inner
-    if node.op_type in {"MatMul", "MatMulInteger", "DynamicQuantizeMatMul"}:
+    if node.op_type in {"MatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"}:
         return math.prod(shape(node.output[0])) * shape(node.input[0])[-1]
     if node.op_type in _GATES:
         steps, batch, _ = shape(node.input[0])
@@ -114,10 +115,10 @@ def _lowered_macs(node: onnx.NodeProto, arrays: dict[str, tuple[tuple[int, ...],
     """Return the work of blocks of 4 bits, or of a recurrent loop; None for any other loop."""
     if node.op_type == "MatMulNBits":
         return math.prod(arrays[node.output[0]][0]) * int(attribute(node, "K", 0))
-    matrices = [step.input[1] for step in all_nodes([node]) if step.op_type == "DynamicQuantizeMatMul"]
+    matrices = [step.input[1] for step in all_nodes([node]) if step.op_type in _LOOPED]
     if not matrices:
         return None
-    steps, batch, _ = arrays[node.output[1]][0]
+    steps, batch, _ = arrays[node.output[-1]][0]
     return steps * batch * sum(math.prod(arrays[name][0]) for name in matrices)
 
 

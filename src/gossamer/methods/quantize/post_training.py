@@ -17,6 +17,7 @@ from gossamer.artifact.activations import output_of
 from gossamer.errors import EvidenceError
 from gossamer.methods.quantize.inputs import seen_grid
 from gossamer.methods.quantize.ranges import InputRange, Range
+from gossamer.methods.quantize.states import state_grids
 from gossamer.methods.quantize.weights import Form, group_size, weight_grid
 from gossamer.model import Constraints, Evidence, Grid, Method, Plan, Site, Skip, Subject, why_no_input_grid
 from gossamer.model.ends import open_ends
@@ -25,6 +26,7 @@ from gossamer.targets import read_cpu, why_in_floats, why_no_groups
 Bits = Annotated[int, msgspec.Meta(ge=2, le=16)]
 Group = Annotated[int, msgspec.Meta(ge=2)]
 Codes = Literal["symmetric", "affine"]
+_INTEGER = 8
 
 
 class PostTraining(Method, frozen=True, tag="quantize.post_training"):
@@ -37,11 +39,12 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     less, and scales per channel (of symmetric weights) or tensor. What a convolution makes is put on a grid too where
     it does not go to such a layer, and so is what it is added to: the target then goes from codes to codes. Recurrent
     layers, and large linear ones with a scale per group of a multiple of 16 weights, do so without an input grid: the
-    target quantizes inputs and states as they come, where that is faster than floating point. Everything else is stored
-    as integers and multiplied in floating point, and gets no input grid: embedding, attention and transposed
-    convolution weights, affine ones with scales per channel, convolutions with scales per group; the plan says so.
-    Without inputs no data is needed: weights of 8, 4 or 3 bits, with groups of 32 to 128, make the file smaller, and
-    large linear layers faster.
+    target quantizes inputs and states as they come, where that is faster than floating point. With static states the
+    inputs and hidden states of recurrent layers are on grids too, in the simulation as on the target. Everything
+    else is stored as integers and multiplied in floating point, and gets no input grid: embedding, attention and
+    transposed convolution weights, affine ones with scales per channel, convolutions with scales per group; the plan
+    says so. Without inputs no data is needed: weights of 8, 4 or 3 bits, with groups of 32 to 128, make the file
+    smaller, and large linear layers faster.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
@@ -81,6 +84,13 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             "with groups"
         ),
     ] = True
+    states: Annotated[
+        Literal["dynamic", "static"],
+        msgspec.Meta(
+            description="recurrent layers: the target puts inputs and states on 8 bits as they come, or on grids seen "
+            "in calibration"
+        ),
+    ] = "dynamic"
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return a grid for every chosen site, and for its input where the target multiplies in integers.
@@ -120,6 +130,10 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
         held_grids = {site for site, each in held.items() if each.grid is not None}
         integer = {site for site in subject.activations.keys() | inputs.keys() if site in held_grids | grids.keys()}
         inputs |= self._outputs(subject, integer, evidence)
+        if self.states == "static":
+            states, without = self._states(subject, grids, evidence)
+            inputs |= states
+            skipped += without
         return Plan(self.tag, constraints=grids, activations=inputs, skipped=tuple(skipped))
 
     def _outputs(self, subject: Subject, integer: Collection[str], evidence: Evidence | None) -> dict[str, Grid]:
@@ -129,6 +143,23 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             return {}
         names = map(output_of, open_ends(subject.graph, integer))
         return {name: self._seen(evidence, name) for name in names if name in evidence.ranges}
+
+    def _states(
+        self, subject: Subject, grids: Mapping[str, Grid], evidence: Evidence | None
+    ) -> tuple[dict[str, Grid], list[Skip]]:
+        """Return the grids of what recurrent layers multiply, and why others get none."""
+        chosen = {site: grid for site, grid in grids.items() if _dynamic(subject, subject.sites[site])}
+        if not chosen:
+            return {}, []
+        if evidence is None:
+            raise EvidenceError(
+                f"{self.tag} needs the range of states, got no evidence",
+                hint="calibrate with needs including 'range', or set states to dynamic",
+            )
+        if self.input_bits != _INTEGER:
+            why = f"inputs and states get no grid: input_bits is {self.input_bits}, the target multiplies {_INTEGER}"
+            return {}, [Skip(site, why) for site in chosen]
+        return state_grids(subject, chosen, evidence, self._seen)
 
     @property
     def _group(self) -> int:

@@ -1,0 +1,70 @@
+"""Grids for the inputs and hidden states of recurrent layers, from what calibration saw, where the target takes them.
+
+The target multiplies a layer in integers if all its matrices, those of both directions, are on 8 bits or less and all
+that they multiply is on a grid of 8 bits. So a layer gets all its grids or none.
+"""
+
+from collections.abc import Callable, Mapping
+
+from torch import nn
+
+from gossamer.model import Evidence, Grid, Site, Skip, Subject, why_no_state_grid
+from gossamer.model.state_grid import recurrent_layers
+from gossamer.targets import why_no_static
+
+_BITS = 8
+
+
+def state_grids(
+    subject: Subject,
+    chosen: Mapping[str, Grid],
+    evidence: Evidence,
+    see: Callable[[Evidence, str], Grid],
+) -> tuple[dict[str, Grid], list[Skip]]:
+    """Return the grids by site, and of the recurrent sites among ``chosen`` that get none why.
+
+    Args:
+        subject: the model.
+        chosen: the grids that weights get.
+        evidence: with ``range``.
+        see: makes the grid of what a site multiplies.
+    """
+    weights = {name: held.grid for name, held in subject.constraints.items() if held.grid is not None} | dict(chosen)
+    reasons: dict[str, str] = {}
+    found: dict[str, Grid] = {}
+    for module, sites in recurrent_layers(subject.model, subject.sites.values()):
+        if not any(site.name in chosen for site in sites):
+            continue
+        why = _why_none(subject, module, sites, weights, evidence)
+        names = [site.name for site in sites if site.name in weights]
+        if why is None:
+            found |= {name: see(evidence, name) for name in names}
+        else:
+            reasons |= dict.fromkeys(names, f"its input and state get no grid: {why}")
+    skipped = [Skip(name, why) for name, why in reasons.items() if name in chosen]
+    return {name: grid for name, grid in found.items() if name not in reasons}, skipped
+
+
+def _why_none(
+    subject: Subject, module: nn.RNNBase, sites: list[Site], weights: Mapping[str, Grid], evidence: Evidence
+) -> str | None:
+    """Return why a layer gets no grids."""
+    for site in sites:
+        why = why_no_state_grid(subject.model, site) or _why_weight(weights.get(site.name))
+        if why is None and site.name not in evidence.ranges:
+            why = f"calibration saw nothing of it: {evidence.unread.get(site.name, 'its range was not collected')}"
+        if why is not None:
+            return f"{site.name}: {why}"
+    return why_no_static(module.mode.partition("_")[0], module.hidden_size)
+
+
+def _why_weight(grid: Grid | None) -> str | None:
+    """Return why the target does not multiply a weight on ``grid`` in integers."""
+    if grid is None:
+        return "is on no grid"
+    if grid.groups:
+        return "its sums would need a scale after every group of products"
+    if grid.bits > _BITS:
+        return f"its codes have {grid.bits} bits, wanted {_BITS} or less"
+    own_zeros = grid.axis is not None and bool(grid.zero.any())
+    return "each output has a zero of its own" if own_zeros else None

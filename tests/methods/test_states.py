@@ -1,0 +1,193 @@
+"""Static grids for the inputs and hidden states of recurrent layers."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pytest
+import torch
+from awkward import checks
+from awkward.networks import NETWORKS
+from torch import nn
+
+from gossamer.calibrate import calibrate
+from gossamer.errors import EvidenceError
+from gossamer.methods.prune import Units
+from gossamer.methods.quantize import PostTraining
+from gossamer.model import Subject, apply, freeze, plain_copy
+from gossamer.targets import graph_of, lower_frozen, open_session, run_session, static_loop
+
+pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
+STATIC = PostTraining(states="static")
+
+
+@pytest.fixture(autouse=True)
+def small_layers_too(monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 5))
+
+
+class Tagger(nn.Module):
+    def __init__(self, kind, hidden=8, **options):
+        super().__init__()
+        self.rnn = getattr(nn, kind)(6, hidden, batch_first=True, **options)
+        self.fc = nn.Linear(self.rnn(torch.zeros(1, 1, 6))[0].shape[-1], 3)
+
+    def forward(self, x, first=None):
+        return self.fc(self.rnn(x, first)[0])
+
+
+def subject_of(kind="GRU", *more, **options):
+    torch.manual_seed(0)
+    model = Tagger(kind, **options).eval()
+    x = torch.randn(4, 7, 6)
+    return Subject.of(model, x, *more), [((x, *more), {}, None)]
+
+
+def planned(subject, batches, method=STATIC):
+    return method.plan(subject, calibrate(subject, batches, method.needs))
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_every_matrix_of_a_layer_gets_a_grid(kind):
+    subject, batches = subject_of(kind, num_layers=2, bidirectional=True)
+    plan = planned(subject, batches)
+    recurrent = {name for name in subject.sites if name.startswith("rnn.")}
+    assert recurrent <= set(plan.activations)
+    assert {plan.activations[name].bits for name in recurrent} == {8}
+    assert not any(skip.site in recurrent for skip in plan.skipped)
+    assert set(apply(subject, plan).activations) == set(plan.activations)
+    plain = planned(subject, batches, PostTraining())
+    assert not recurrent & set(plain.activations)
+
+
+def test_ranges_hold_the_initial_state_and_every_state_but_the_last():
+    first = torch.full((1, 4, 8), 1.5)
+    subject, batches = subject_of("GRU", first)
+    evidence = calibrate(subject, batches, {"range"})
+    states = subject.model.rnn(*batches[0][0])[0][:, :-1].detach()
+    low, high = evidence.ranges["rnn.weight_hh_l0"]
+    assert high == 1.5
+    np.testing.assert_allclose(low, min(0.0, float(states.min())), atol=1e-6)
+    x = batches[0][0][0]
+    assert evidence.ranges["rnn.weight_ih_l0"] == (float(x.min()), float(x.max()))
+
+
+def test_a_grid_covers_its_range():
+    subject, batches = subject_of("GRU")
+    method = PostTraining(states="static", input_range="minmax")
+    evidence = calibrate(subject, batches, {"range"})
+    grid = method.plan(subject, evidence).activations["rnn.weight_hh_l0"]
+    low, high = evidence.ranges["rnn.weight_hh_l0"]
+    np.testing.assert_allclose(float(grid.scale), (high - min(low, 0)) / 255, rtol=1e-5)
+
+
+def test_hidden_units_are_cut_under_their_grids():
+    subject, batches = subject_of("LSTM", num_layers=2)
+    live = apply(subject, planned(subject, batches))
+    method = Units(amount=0.4, criterion="l1", repair=False)
+    cut = apply(live, method.plan(live, calibrate(live, batches, method.needs)))
+    assert cut.model.rnn.hidden_size < 8
+    assert set(cut.activations) == set(live.activations)
+    x = batches[0][0][0]
+    torch.testing.assert_close(cut.model(x), plain_copy(cut)(x), atol=0.02, rtol=0)
+
+
+def reasons(plan):
+    return {skip.site: skip.reason for skip in plan.skipped}
+
+
+def test_a_layer_that_the_target_does_not_take_gets_none():
+    subject, batches = subject_of("GRU", hidden=4)
+    plan = planned(subject, batches)
+    assert set(plan.activations) == {"fc.weight"}
+    assert "float is faster below 5" in reasons(plan)["rnn.weight_hh_l0"]
+    subject, batches = subject_of("LSTM", proj_size=5)
+    assert "no integer operator" in reasons(planned(subject, batches))["rnn.weight_ih_l0"]
+
+
+def test_a_layer_that_is_only_half_chosen_gets_none():
+    subject, batches = subject_of("GRU")
+    plan = planned(subject, batches, PostTraining(states="static", exclude=("rnn.weight_ih_l0",)))
+    assert set(plan.activations) == {"fc.weight"}
+    assert "rnn.weight_ih_l0: is on no grid" in reasons(plan)["rnn.weight_hh_l0"]
+    assert "rnn.weight_ih_l0" not in reasons(plan)
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"weight_bits": 16}, "16 bits"),
+        ({"weight_scales": 2}, "after every group"),
+        ({"weight_codes": "affine"}, "a zero of its own"),
+        ({"input_bits": 6}, "input_bits is 6"),
+    ],
+)
+def test_weights_that_the_target_does_not_multiply_have_no_grids_beside_them(settings, why):
+    subject, batches = subject_of("GRU")
+    plan = planned(subject, batches, PostTraining(states="static", **settings))
+    assert not any(name.startswith("rnn") for name in plan.activations)
+    assert why in reasons(plan)["rnn.weight_hh_l0"]
+
+
+def test_no_evidence_is_an_error_only_where_states_need_it():
+    subject, _ = subject_of("GRU")
+    with pytest.raises(EvidenceError, match="range of states"):
+        PostTraining(states="static", inputs=False).plan(subject)
+    linear = Subject.of(nn.Linear(3, 2), torch.randn(1, 3))
+    PostTraining(states="static", inputs=False).plan(linear)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("codes", ["affine", "symmetric"])
+def test_the_target_gives_what_the_live_model_gives(kind, codes):
+    subject, batches = subject_of(kind, bidirectional=True)
+    live = apply(subject, planned(subject, batches, PostTraining(states="static", input_codes=codes)))
+    frozen = freeze(live)
+    lowered = lower_frozen(frozen, graph_of(frozen, batches[0][0]))
+    assert set(lowered.integer) == set(subject.sites)
+    assert not lowered.reasons
+    x = batches[0][0][0]
+    name = lowered.proto.graph.input[0].name
+    found = next(iter(run_session(open_session(lowered.proto), {name: x.numpy()}).values()))
+    np.testing.assert_allclose(found, live.model(x).detach().numpy(), atol=2e-3)
+
+
+class Static(PostTraining, frozen=True, tag="test.static"):
+    """States on grids, for the conformance suite."""
+
+    example: ClassVar[Mapping[str, Any]] = MappingProxyType({"states": "static"})
+    states: Literal["dynamic", "static"] = "static"
+
+
+RECURRENT = [
+    pytest.param(network, marks=[] if network.name == "lstm" else [pytest.mark.slow], id=network.name)
+    for network in NETWORKS
+    if any(isinstance(module, nn.RNNBase) for module in network.build().modules())
+]
+
+
+@pytest.mark.parametrize("network", RECURRENT)
+@pytest.mark.parametrize(
+    "promise",
+    [
+        checks.input_is_untouched,
+        checks.plan_is_deterministic,
+        checks.excluded_sites_are_identical,
+        checks.ties_survive,
+        checks.dtype_mode_and_training_flags_survive,
+        checks.every_site_is_treated_or_skipped,
+        checks.plan_survives_saving,
+    ],
+    ids=lambda promise: promise.__name__,
+)
+def test_promise(promise, network, monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
+    promise(Static, network)
+
+
+@pytest.mark.parametrize("network", RECURRENT)
+def test_file_gives_equal_bits(network, tmp_path, monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
+    checks.file_gives_equal_bits(Static, network, tmp_path)
