@@ -48,7 +48,7 @@ def lower_static_loop(
         matrices: the input and the recurrent matrix.
         levels: of what each of their weights multiplies.
     """
-    lower_loop(wiring, node, matrices, lambda way: _product_on([_unsigned(levels[way.site(half)]) for half in (0, 1)]))
+    lower_loop(wiring, node, matrices, lambda way: _product_on([levels[way.site(half)] for half in (0, 1)]))
 
 
 def why_no_static(operator: str, hidden: int) -> str | None:
@@ -69,11 +69,6 @@ def why_no_loop(node: onnx.NodeProto) -> str | None:
     if len(node.input) > 7 and node.input[7]:
         return "the LSTM has peepholes"
     return "the LSTM couples its gates" if attribute(node, "input_forget", 0) else None
-
-
-def _unsigned(levels: Levels) -> Levels:
-    """Return the same levels with unsigned codes, which the operator wants."""
-    return Levels(levels.scale, levels.zero + 128, signed=False) if levels.signed else levels
 
 
 def _product_on(levels: Sequence[Levels]) -> Product:
