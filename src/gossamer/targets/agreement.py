@@ -26,14 +26,13 @@ from torch.utils import _pytree as pytree
 from gossamer.artifact.activations import module_of, output_of
 from gossamer.codings.nodes import Array
 from gossamer.errors import TargetError
-from gossamer.model import Grid, Subject
+from gossamer.model import Subject
 from gossamer.model.input_grid import InputGrid
 from gossamer.model.output_grid import OutputGrid
 from gossamer.model.run import evaluation
 from gossamer.model.state_grid import state_grids_of
-from gossamer.targets.agreement_states import lead_loop, noting_states, with_read_states
+from gossamer.targets.agreement_states import codes_on, lead_loop, noting_states, with_read_states
 from gossamer.targets.calls import arrays_of
-from gossamer.targets.levels import UNSIGNED
 from gossamer.targets.lower import Lowered
 from gossamer.targets.optimized import sites_of
 from gossamer.targets.products import integer_products
@@ -150,19 +149,14 @@ def _note_codes(seen: dict[str, list[Array]], module: nn.Module, given: tuple[An
     value = given[0] if given else named["input"]
     for hook in module._forward_pre_hooks.values():  # noqa: SLF001  # torch lists hooks nowhere else
         if isinstance(hook, InputGrid):
-            seen.setdefault(hook.site, []).append(_codes(value, hook.grid))
+            seen.setdefault(hook.site, []).append(codes_on(value, hook.grid))
 
 
 def _note_made(seen: dict[str, list[Array]], path: str, module: nn.Module, _given: Any, result: Tensor) -> None:
     """Take down the codes of an output that its grid has just snapped."""
     for hook in module._forward_hooks.values():  # noqa: SLF001
         if isinstance(hook, OutputGrid):
-            seen.setdefault(output_of(path), []).append(_codes(result, hook.grid))
-
-
-def _codes(value: Tensor, grid: Grid) -> Array:
-    codes = torch.round(value.detach().cpu().double() / grid.scale.double()) + grid.zero.double()
-    return codes.numpy() + (UNSIGNED if grid.signed else 0)
+            seen.setdefault(output_of(path), []).append(codes_on(result, hook.grid))
 
 
 def _note_output(seen: dict[str, list[Array]], path: str, module: nn.RNNBase, _given: Any, result: Any) -> None:

@@ -69,10 +69,10 @@ def _gather(
             value = values[0]
         else:
             value = torch.stack(values[::-1] if matrix.endswith("_reverse") else values)
-        seen.setdefault(site, []).append(_codes(value, grid))
+        seen.setdefault(site, []).append(codes_on(value, grid))
 
 
-def _codes(value: Tensor, grid: Grid) -> Array:
+def codes_on(value: Tensor, grid: Grid) -> Array:
     """Return the codes of values on ``grid``, counted from the lowest: the target's are unsigned."""
     zero = grid.zero.double() - grid.codes_range[0]
     return (torch.round(value.detach().cpu().double() / grid.scale.double()) + zero).numpy()

@@ -10,7 +10,7 @@ from gossamer.codings import Affine, Codebook, Coding, Hash, Reshape, Sparse, de
 from gossamer.codings.hashed import places
 from gossamer.codings.nodes import Array
 
-UNSIGNED = 128
+_UNSIGNED = 128
 """What makes a signed code of 8 bits an unsigned one."""
 _FINE = 2.0**-20
 """Scale of a weight that is all zeros."""
@@ -147,7 +147,7 @@ def input_levels(grid: Mapping[str, Any]) -> Levels | str:
         return "the grid of its input has several scales, wanted one"
     if grid["bits"] != 8:
         return f"the grid of its input has {grid['bits']} bits, wanted 8"
-    return Levels(float(scale.reshape(())), int(zero.reshape(())) + (UNSIGNED if grid["signed"] else 0))
+    return Levels(float(scale.reshape(())), int(zero.reshape(())) + (_UNSIGNED if grid["signed"] else 0))
 
 
 def _fits(kind: type[np.int8] | type[np.uint8], values: Array) -> bool:
