@@ -137,6 +137,12 @@ def test_what_is_rounded_to_the_nearest_is_named():
     assert set(plan.activations) == {"fc.weight"}
 
 
+def test_inputs_whose_squares_are_beyond_float32_are_refused():
+    subject, seen = measured(nn.Linear(3, 2), [(torch.full((2, 3), 1e20),)])
+    with pytest.raises(EvidenceError, match="weight: the second moment of its inputs is beyond float32"):
+        Gptq(**FLOATS).plan(subject, seen)
+
+
 def test_evidence_that_is_missing_is_named():
     subject = Subject.of(nn.Linear(3, 2), torch.zeros(1, 3))
     with pytest.raises(EvidenceError, match="second moments"):

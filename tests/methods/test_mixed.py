@@ -154,7 +154,8 @@ def test_latency_is_measured_and_a_layer_that_integers_slow_down_stays_in_floats
     assert runs[0] == (sorted(floats), {"x": (1, 8)})
     both = Mixed(limit=46, of="latency", widths=(8, 32)).plan(lame, evidence)
     assert set(both.constraints) == {"one.weight", "last.weight"}, "to 45 microseconds"
-    with pytest.raises(SettingError, match="44 microseconds cannot be met: the fastest widths take 45"):
+    assert not Mixed(limit=1.0, of="latency", widths=(8, 32), include=("two.weight",)).plan(lame, evidence).constraints
+    with pytest.raises(SettingError, match="44 microseconds cannot be met: the fastest widths take 45, and floats 65"):
         Mixed(limit=44, of="latency", widths=(8, 32)).plan(lame, evidence)
 
 

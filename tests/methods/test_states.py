@@ -106,6 +106,14 @@ def test_a_layer_that_the_target_does_not_take_gets_none():
     assert "no integer operator" in reasons(planned(subject, batches))["rnn.weight_ih_l0"]
 
 
+def test_directions_that_differ_in_their_zero_get_none():
+    subject, batches = subject_of("GRU", bidirectional=True)
+    affine = PostTraining(states="static", weight_codes="affine", weight_scales="tensor")
+    plan = planned(subject, batches, affine)
+    assert set(plan.activations) == {"fc.weight"}
+    assert "both directions want one zero" in reasons(plan)["rnn.weight_hh_l0"]
+
+
 def test_a_layer_that_is_only_half_chosen_gets_none():
     subject, batches = subject_of("GRU")
     plan = planned(subject, batches, PostTraining(states="static", exclude=("rnn.weight_ih_l0",)))

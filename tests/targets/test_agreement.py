@@ -125,6 +125,23 @@ def test_states_on_grids_are_compared_code_by_code(kind, monkeypatch):
     assert found["outputs"].steps < 0.1
 
 
+def test_a_layer_with_states_on_grids_may_run_twice(monkeypatch):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.fc = nn.GRU(6, 16), nn.Linear(16, 3)
+
+        def forward(self, x):
+            first, state = self.rnn(x)
+            return self.fc(first + self.rnn(x.flip(0), state)[0])
+
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
+    torch.manual_seed(0)
+    found, lowered = compared(Twice(), torch.randn(9, 3, 6), PostTraining(states="static"))
+    assert set(lowered.integer) == {"rnn.weight_ih_l0", "rnn.weight_hh_l0", "fc.weight"}
+    assert max(one.steps for one in found.values()) <= 1
+
+
 def test_symmetric_codes_and_a_first_state_are_compared_too(monkeypatch):
     monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
     torch.manual_seed(0)

@@ -182,6 +182,26 @@ def test_a_clip_is_done_on_codes_and_goes_where_they_end_before_it(rng, most, cl
     np.testing.assert_allclose(run(lowered.proto, x), wanted, atol=worst + 1e-5)
 
 
+@pytest.mark.parametrize(("low", "high"), [(-3, -1), (9, 12)])
+def test_a_clip_beyond_the_grid_leaves_one_code(rng, low, high):
+    tensors = {"a": levels(rng, (4, 3, 1, 1)), "b": levels(rng, (4, 2), axis=1), "flat": Dense(np.array([-1, 4]))}
+    limits = {"low": Dense(np.float32(low)), "high": Dense(np.float32(high))}
+    nodes = [
+        node("Conv", "x a", "c"),
+        node("Clip", "c low high", "k"),
+        node("Relu", "k", "r"),
+        node("Reshape", "r flat", "f"),
+        node("MatMul", "f b", "y"),
+    ]
+    proto = graph(nodes, {"x": ("batch", 3, 1, 1)}, ("y",))
+    grids = {"a": grid(0.02, 128), "b": grid(0.01, 0)}
+    lowered = fill(proto, tensors | limits, grids, quantized=True)
+    assert lowered.integer == ("a", "b")
+    x = rng.normal(size=(9, 3, 1, 1)).astype(np.float32)
+    value = snap(np.full((9, 4), max(low, 0), np.float32), grids["b"])
+    np.testing.assert_allclose(run(lowered.proto, x), value @ decode(tensors["b"]), atol=1e-4)
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_parts_that_are_joined_for_a_product_stay_codes(rng, late):
     tensors = {name: levels(rng, (4, 3, 1, 1)) for name in "ab"} | {"c": levels(rng, (2, 8, 1, 1))}

@@ -117,7 +117,7 @@ def test_a_small_layer_stays_in_float_and_says_why(monkeypatch):
     layer = nn.LSTM(6, 5)
     reasons = float_of(layer, grids_of(layer))
     assert set(reasons) == {"layer.weight_ih_l0", "layer.weight_hh_l0"}
-    assert "LSTM units are too few: float is faster below 256" in reasons["layer.weight_hh_l0"]
+    assert "LSTM units are too few: with grids float is faster below 256" in reasons["layer.weight_hh_l0"]
 
 
 def test_one_grid_is_not_enough(monkeypatch):

@@ -48,13 +48,13 @@ def export(
 ) -> None:
     """Write the ONNX model of a file, or of a model as it is.
 
-    A model becomes plain floats, for comparison. A file must be self-contained. Weights in 8 bits stay so, multiplied
-    as integers where the graph allows it, unless that is slower here than plain floats: both are measured, one sample a
-    run, of the data or made up. The graph that the runtime makes of it is read: a layer that it does not multiply in
-    integers is listed. With --check the codes that integer products read are compared with those of the simulation:
-    they differ by 0 steps, or by 1 where a value lies on a rounding border. Where inputs have no grid, outputs are
-    compared, in steps of 8 bits. The last column is what the differences come to as they are carried from layer to
-    layer.
+    A model becomes plain floats, for comparison; one of your own needs --data for its example input. A file must be
+    self-contained. Weights in 8 bits stay so, multiplied as integers where the graph allows it, unless that is slower
+    here than plain floats: both are measured, one sample a run, of the data or made up. The graph that the runtime
+    makes of it is read: a layer that it does not multiply in integers is listed. With --check the codes that integer
+    products read are compared with those of the simulation: they differ by 0 steps, or by 1 where a value lies on a
+    rounding border. Where inputs have no grid, outputs are compared, in steps of 8 bits. The last column is what the
+    differences come to as they are carried from layer to layer.
     """
     _refuse(source, floats=floats, integers=integers or check is not None, weights=weights)
     writable(output, suffixes=[".onnx"], inputs=[source])
@@ -136,7 +136,8 @@ def _of_file(file: Path, data: str | None, check: str | None, threads: int, *, f
     with about(file):
         lowered = lower_artifact(artifact, quantized=not floats)
         missed = not_integer(lowered.proto, lowered.integer) if lowered.integer else []
-        agreed = None if check is None else _agreements(file, check, data, lowered)
+    agreed = None if check is None else _agreements(file, check, data, lowered)
+    with about(file):
         compared = measured and lowered.integer and check is None
         choice = _choice(artifact, lowered, data, threads) if compared else None
         if choice is not None and choice.for_floats:

@@ -40,7 +40,10 @@ def measure(
         print_json({"batch": batch, "files": found, "metrics": metrics})
         return
     console = stdout()
-    console.print(f"batch of {batch}, {threads} thread{'s'[: threads > 1]}")
+    shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+    console.print(
+        f"batch of {batch}, {threads} thread{'s'[: threads > 1]}, inputs{' made up' * (data is None)}: {shapes}"
+    )
     console.print(table(("", *found), _rows(found, metrics)))
     for name, one in found.items():
         if one.unruled:

@@ -179,7 +179,7 @@ def _check(path: Path, mine: Identity) -> None:
     differ = theirs.differences(mine)
     if differ:
         raise RecipeError(
-            f"{path.parent} is the journal of another run: {' and '.join(differ)} differ",
+            f"{path.parent} is the journal of another run: {' and '.join(differ)} differ{'s'[: len(differ) == 1]}",
             hint="name another folder (--work), or start anew (--restart; from Python, delete this one)",
         )
 

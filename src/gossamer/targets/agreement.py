@@ -11,7 +11,7 @@ network more and more values differ. What a layer itself adds is therefore measu
 time, in which every product reads the codes of the simulation.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -172,15 +172,15 @@ def _note_product(seen: dict[str, list[Array]], site: str, module: nn.Linear, _g
     seen.setdefault(site, []).append(product.detach().cpu().double().numpy())
 
 
-def _places(lowered: Lowered, read: Mapping[str, str]) -> dict[str, list[str]]:
+def _places(lowered: Lowered, read: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     """Return, for each site in integers, the values of the graph that hold its input's codes or its output.
 
     Args:
         lowered: the lowered graph.
-        read: where the codes of the states are that the matrix of a name multiplies.
+        read: matrices that multiply states, and where the codes of these are.
     """
     found: dict[str, list[str]] = {}
-    for matrix, value in (*_multiplied(lowered.proto), *read.items(), *_made(lowered.proto)):
+    for matrix, value in (*_multiplied(lowered.proto), *read, *_made(lowered.proto)):
         for site in sites_of(matrix, lowered.integer):
             found.setdefault(site, []).append(value)
     for name, codes in _marked(lowered.proto):

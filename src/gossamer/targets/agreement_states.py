@@ -78,20 +78,21 @@ def codes_on(value: Tensor, grid: Grid) -> Array:
     return (torch.round(value.detach().cpu().double() / grid.scale.double()) + zero).numpy()
 
 
-def with_read_states(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Return a copy of a graph with the codes of the states that its loops read, and their names by the matrix' name.
+def with_read_states(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, str]]]:
+    """Return a copy of a graph with the codes of the states that its loops read, and each matrix with their name.
 
     A loop is one whose states are on stored grids.
     """
     shown = onnx.ModelProto()
     shown.CopyFrom(proto)
     ends = {"gossamer:begin": [0], "gossamer:one": [1], "gossamer:before_last": [-1], "gossamer:end": [2**62]}
-    names: dict[str, str] = {}
+    names: list[tuple[str, str]] = []
     for node in proto.graph.node:
         inner = _quantized_inside(node)
         if inner is not None:
             rounding, product = inner
-            names[product.input[1]] = read = f"{node.output[-1]}:read"
+            read = f"{node.output[-1]}:read"
+            names.append((product.input[1], read))
             shown.graph.node.extend(_read(node, rounding, read))
     have = {tensor.name for tensor in shown.graph.initializer}
     shown.graph.initializer.extend(

@@ -110,7 +110,7 @@ def clip_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
         whether that is done; a ReLU that rounding to codes does is left to the runtime, which takes it in.
     """
     low, high = (levels.code(bound) for bound in _bounds(wiring, node))
-    ends = max(low, 0), min(high, 255)
+    ends = min(max(low, 0), 255), min(max(high, 0), 255)
     if ends == (0, 255):
         if node.op_type == "Clip":
             wiring.add("Identity", [node.input[0]], node.output[0])
@@ -118,7 +118,7 @@ def clip_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
     codes = quantized_input(wiring, node.input[0], levels, back=False)
     limits = [wiring.constant(f"input:code{end:.0f}", np.array(end, np.uint8)) for end in ends]
     clipped = wiring.add("Clip", [codes, *limits], f"{_stem(wiring, node.output[0], levels)}:q")
-    if any(reader.op_type in _ORDER_KEEPING for reader in wiring.readers(node.output[0])):
+    if any(reader.op_type in _ORDER_KEEPING | _CLIPS for reader in wiring.readers(node.output[0])):
         scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
         wiring.add("DequantizeLinear", [clipped, scale, zero_of(wiring, levels)], node.output[0])
     return True

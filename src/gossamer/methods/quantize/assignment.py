@@ -151,13 +151,17 @@ def within_latency(table: Table, limit: int | float) -> Plan:
     found = _tightened(table, costs, most - others, lambda plan: _profile(table, plan).whole - most)
     if found is not None:
         return found
-    fastest = table.plan({site: min(each, key=each.__getitem__) for site, each in costs.items()})
-    least = _profile(table, fastest).whole
+    fastest = {site: min(each, key=each.__getitem__) for site, each in costs.items()}
+    least = _profile(table, table.plan(fastest)).whole
+    floats = profiles[FLOAT].whole
     if least <= most:
-        return fastest
+        return table.plan(fastest)
+    if table.floats and floats <= most:
+        return table.plan(dict.fromkeys(fastest, FLOAT))
     raise SettingError(
-        f"{table.tag}.limit: {1e6 * most:,.0f} microseconds cannot be met: the fastest widths take {1e6 * least:,.0f}",
-        hint="allow more, or other widths",
+        f"{table.tag}.limit: {1e6 * most:,.0f} microseconds cannot be met: the fastest widths take {1e6 * least:,.0f}, "
+        f"and floats {1e6 * floats:,.0f}",
+        hint="allow more" if least < floats else "allow more: on this machine integers make this model no faster",
     )
 
 

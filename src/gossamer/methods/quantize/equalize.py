@@ -142,10 +142,9 @@ class Equalize(Method, frozen=True, tag="quantize.equalize"):
         paired = dict.fromkeys(path for pair in pairs for path in (pair.first, pair.second))
         clips = dict.fromkeys(path for pair in pairs for path in pair.clips)
         treated = {*paired, *(fold.module for fold in folds)}
+        unpaired = "no layer that its channels could be scaled against" if self.scale else "no batch norm to fold"
         skipped = [
-            Skip(site.name, reasons[site.name] or "no layer that its channels could be scaled against")
-            for site in chosen
-            if site.owners[0].module not in treated
+            Skip(site.name, reasons[site.name] or unpaired) for site in chosen if site.owners[0].module not in treated
         ]
         plan = Plan(
             self.tag,

@@ -84,6 +84,11 @@ class Gptq(Method, frozen=True, tag="quantize.gptq"):
                 skipped.append(Skip(site, f"rounded to the nearest: {reason}"))
                 continue
             grid = next(part for part in plain.on(site) if isinstance(part, Grid))
+            if not all(bool(torch.isfinite(moment.total).all()) for moment in evidence.second_moment(site)):
+                raise EvidenceError(
+                    f"{site}: the second moment of its inputs is beyond float32",
+                    hint="inputs should be of size 1 or so",
+                )
             tensors[site] = self._values(subject, site, grid, evidence.second_moment(site))
         return replace(plain, tensors=tensors, skipped=tuple(skipped))
 

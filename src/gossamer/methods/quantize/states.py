@@ -40,7 +40,7 @@ def state_grids(
         if why is None:
             found |= {name: see(evidence, name) for name in names}
         else:
-            reasons |= dict.fromkeys(names, f"its input and state get no grid: {why}")
+            reasons |= dict.fromkeys(names, f"on 8 bits, with input and state as without grids: {why}")
     skipped = [Skip(name, why) for name, why in reasons.items() if name in chosen]
     return {name: grid for name, grid in found.items() if name not in reasons}, skipped
 
@@ -55,6 +55,10 @@ def _why_none(
             why = f"calibration saw nothing of it: {evidence.unread.get(site.name, 'its range was not collected')}"
         if why is not None:
             return f"{site.name}: {why}"
+    zeros = {site.name: float(weights[site.name].zero.flatten()[0]) for site in sites}
+    for name, zero in zeros.items():
+        if zeros.get(f"{name}_reverse", zero) != zero:
+            return f"{name}: both directions want one zero, and have two"
     return why_no_static(module.mode.partition("_")[0], module.hidden_size)
 
 
