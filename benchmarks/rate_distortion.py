@@ -8,8 +8,8 @@ split than is allowed: 0.35 points of accuracy, expected from what the reference
 less noisy than counting), so that the test split, which is read once, for the figures, may be expected to lose less
 than half a point; or 0.02 bits a character, which hardly differ from split to split.
 
-- gossamer: the whole ``.goss`` file of the recipe ``rate-distortion``, its drop replaced; evidence from unlabelled inputs
-  of the train split, at most 4,000.
+- gossamer: the whole ``.goss`` file of the recipe ``rate-distortion``, its drop replaced; evidence from unlabelled
+  inputs of the train split, at most 4,000.
 - nncodec: NNCodec 2.1.3 (ISO/IEC 15938-17) with dependent quantization and its own parameter optimisation, the whole
   bitstream of the state dict, every quantization parameter from -30 to -14. Of its package the parts that belong to
   sample data sets and training are replaced by empty modules.
