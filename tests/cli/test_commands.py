@@ -94,7 +94,7 @@ def test_json_is_all_there_is_on_stdout(folder):
 def test_another_recipe_does_not_overwrite_a_run(folder):
     shown = compressed(folder, "--seed", "5")
     assert shown.exit_code == 2
-    assert "is the journal of another run: the recipe" in " ".join(shown.stderr.split())
+    assert "is the journal of another run; what differs: the recipe" in " ".join(shown.stderr.split())
     assert "continues" not in shown.stderr
     assert "--restart" in shown.stderr
 

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 from gossamer import recipe as recipes
-from gossamer.errors import BusyError, RecipeError, TargetError
+from gossamer.errors import BusyError, RecipeError, SettingError, TargetError
 from gossamer.methods.distill import Logits
 from gossamer.methods.prune import Magnitude
-from gossamer.methods.quantize import PostTraining
+from gossamer.methods.quantize import Mixed, PostTraining
 from gossamer.methods.regularize import L1
 from gossamer.methods.share import KMeans
 from gossamer.model import Subject, live_weight, load
@@ -133,12 +133,12 @@ def test_a_loss_that_is_not_finite_stays_readable(subject, task, tmp_path):
 def test_a_journal_of_another_run_is_refused_with_what_differs(subject, task, tmp_path):
     step = Recipe(name="a", steps=(Step(method=KMeans(bits=2)),))
     run(step, subject, task, tmp_path)
-    with pytest.raises(RecipeError, match=r"the recipe differ .*another folder"):
+    with pytest.raises(RecipeError, match=r"what differs: the recipe .*another folder"):
         run(Recipe(name="a", steps=(Step(method=KMeans(bits=3)),)), subject, task, tmp_path)
     other = subject.copy()
     with torch.no_grad():
         other.model[0].weight[0, 0] += 1
-    with pytest.raises(RecipeError, match="the model's weights differ"):
+    with pytest.raises(RecipeError, match="what differs: the model's weights"):
         run(step, other, task, tmp_path)
     with pytest.raises(RecipeError, match=r"the task \(signs .* there, waves .* here\)"):
         run(step, subject, dataclasses.replace(task, name="waves"), tmp_path)
@@ -152,6 +152,18 @@ def test_two_runs_in_one_folder_are_refused(subject, task, tmp_path):
             run(step, subject, task, tmp_path)
 
     assert run(step, subject, task, tmp_path, on_step=again).report.steps
+
+
+def test_a_run_that_ended_before_its_first_step_makes_way(subject, task, tmp_path):
+    possible = Recipe(name="possible", steps=(Step(method=KMeans(bits=2)),))
+    impossible = Recipe(name="impossible", steps=(Step(method=Mixed(limit=10, widths=(8,), inputs=False)),))
+    with pytest.raises(SettingError, match="cannot be met"):
+        run(impossible, subject, task, tmp_path / "r")
+    kept = tmp_path / "r" / "step-00" / "step.json"
+    assert kept.exists()
+    assert run(possible, subject, task, tmp_path / "r").report.recipe == "possible"
+    with pytest.raises(RecipeError, match="journal of another run; what differs: the recipe"):
+        run(impossible, subject, task, tmp_path / "r")
 
 
 def test_a_folder_with_steps_but_no_journal_is_refused(subject, task, tmp_path):

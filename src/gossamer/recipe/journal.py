@@ -83,7 +83,7 @@ class Journal:
         samples: samples that calibration sees.
 
     Raises:
-        RecipeError: the folder holds another run, or something that is no journal.
+        RecipeError: the folder holds another run that has got somewhere, or something that is no journal.
     """
 
     def __init__(self, folder: Path, recipe: Recipe, subject: Subject, task: Task, samples: int) -> None:
@@ -91,13 +91,24 @@ class Journal:
         mine = Identity.of(recipe, subject, task, samples)
         kept = folder / "journal.json"
         if kept.exists():
-            _check(kept, mine)
-            return
-        if folder.exists() and any(folder.glob("step-*")):
+            differ = _differences(kept, mine)
+            if not differ:
+                return
+            self._make_way(differ)
+        elif folder.exists() and any(folder.glob("step-*")):
             raise RecipeError(f"{folder} holds steps but no journal.json", hint="name another folder, or delete it")
         folder.mkdir(parents=True, exist_ok=True)
         write(folder / "recipe.toml", recipe.to_toml().encode())
         write(kept, msgspec.json.format(msgspec.json.encode(mine), indent=1))
+
+    def _make_way(self, differ: list[str]) -> None:
+        """Drop what another run left that ended before its first step was done; one that got further is refused."""
+        if any(path != self.step(0) for kind in ("step-*", "training-*") for path in self.folder.glob(kind)):
+            raise RecipeError(
+                f"{self.folder} is the journal of another run; what differs: {' and '.join(differ)}",
+                hint="name another folder (--work), or start anew (--restart; from Python, delete this one)",
+            )
+        shutil.rmtree(self.step(0), ignore_errors=True)
 
     def step(self, number: int) -> Path:
         """Return the folder of a step, 0 for the start."""
@@ -171,17 +182,13 @@ def read(path: Path, kind: type[T]) -> T:
         ) from error
 
 
-def _check(path: Path, mine: Identity) -> None:
+def _differences(path: Path, mine: Identity) -> list[str]:
+    """Return what differs between the run that a journal is of and this one, in words."""
     try:
         theirs = msgspec.json.decode(path.read_bytes(), type=Identity)
     except msgspec.MsgspecError as error:
         raise RecipeError(f"{path}: no journal: {error}", hint="name another folder, or delete it") from error
-    differ = theirs.differences(mine)
-    if differ:
-        raise RecipeError(
-            f"{path.parent} is the journal of another run: {' and '.join(differ)} differ{'s'[: len(differ) == 1]}",
-            hint="name another folder (--work), or start anew (--restart; from Python, delete this one)",
-        )
+    return theirs.differences(mine)
 
 
 def _sync(path: Path) -> None:
