@@ -134,3 +134,15 @@ def by_hand(layer, more):
     shapes = {name: (ways, 3, hidden) for name in more if name != "lengths"}
     shapes |= {"x": ("time", 3, 6)} | ({"lengths": (3,)} if "lengths" in more else {})
     return graph(nodes, shapes, tuple(outputs), constants, {"lengths": TensorProto.INT32})
+
+
+def feeds_of(rng, kind, ways, extra):
+    """Return inputs of an operator with ``lengths``, a ``state`` or neither, the lengths and the state."""
+    feeds = {"x": rng.normal(size=(4, 3, 6)).astype(np.float32)}
+    lengths, state = None, None
+    if extra == "lengths":
+        lengths = feeds["lengths"] = np.array([2, 4, 1], np.int32)
+    if extra == "state":
+        state = [rng.uniform(-0.5, 0.5, (ways, 3, 5)).astype(np.float32) for _ in range(2 if kind == "LSTM" else 1)]
+        feeds |= dict(zip(("h0", "c0"), state, strict=False))
+    return feeds, lengths, state

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from graphs.recurrent import Net, by_hand, quantized, reference
+from graphs.recurrent import Net, by_hand, feeds_of, quantized, reference
 from torch import nn
 
 from gossamer.codings import Dense
@@ -42,14 +42,7 @@ def test_an_operator_equals_the_reference(kind, options, extra):
     torch.manual_seed(0)
     layer = getattr(nn, kind)(6, 5, **options)
     tensors = quantized(layer, rng)
-    ways = 2 if layer.bidirectional else 1
-    feeds = {"x": rng.normal(size=(4, 3, 6)).astype(np.float32)}
-    lengths, state = None, None
-    if extra == "lengths":
-        lengths = feeds["lengths"] = np.array([2, 4, 1], np.int32)
-    if extra == "state":
-        state = [rng.uniform(-0.5, 0.5, (ways, 3, 5)).astype(np.float32) for _ in range(2 if kind == "LSTM" else 1)]
-        feeds |= dict(zip(("h0", "c0"), state, strict=False))
+    feeds, lengths, state = feeds_of(rng, kind, 2 if layer.bidirectional else 1, extra)
     more = [name for name in feeds if name != "x"]
     lowered = fill(by_hand(layer, more), tensors, {}, quantized=True)
     check(lowered, layer, tensors, feeds, reference(layer, feeds["x"], lengths, state))

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gossamer.errors import EvidenceError
 from gossamer.methods.quantize.feedback import Matrix, Part, covered
-from gossamer.methods.quantize.post_training import Group, PostTraining
+from gossamer.methods.quantize.post_training import Group, nearest
 from gossamer.methods.quantize.ranges import InputRange, Range
 from gossamer.model import Evidence, Grid, Method, Moment, Plan, Skip, Subject, live_weight
 from gossamer.model.constraint import along
@@ -76,7 +76,16 @@ class Gptq(Method, frozen=True, tag="quantize.gptq"):
             raise EvidenceError(
                 f"{self.tag} needs the second moments of inputs", hint="calibrate with needs including 'second_moment'"
             )
-        plain = self._nearest(subject, evidence)
+        plain = nearest(
+            self,
+            subject,
+            evidence,
+            input_bits=self.input_bits,
+            input_range=self.input_range,
+            weight_bits=self.weight_bits,
+            weight_range=self.weight_range,
+            weight_scales=self.weight_scales,
+        )
         tensors, skipped = {}, list(plain.skipped)
         for site in plain.constraints:
             reason = _why_nearest(subject, site, evidence)
@@ -84,26 +93,14 @@ class Gptq(Method, frozen=True, tag="quantize.gptq"):
                 skipped.append(Skip(site, f"rounded to the nearest: {reason}"))
                 continue
             grid = next(part for part in plain.on(site) if isinstance(part, Grid))
-            if not all(bool(torch.isfinite(moment.total).all()) for moment in evidence.second_moment(site)):
+            moments = evidence.second_moment(site)
+            if not all(bool(torch.isfinite(moment.total).all()) for moment in moments):
                 raise EvidenceError(
                     f"{site}: the second moment of its inputs is beyond float32",
                     hint="inputs should be of size 1 or so",
                 )
-            tensors[site] = self._values(subject, site, grid, evidence.second_moment(site))
+            tensors[site] = self._values(subject, site, grid, moments)
         return replace(plain, tensors=tensors, skipped=tuple(skipped))
-
-    def _nearest(self, subject: Subject, evidence: Evidence) -> Plan:
-        plain = PostTraining(
-            include=self.include,
-            exclude=self.exclude,
-            weight_bits=self.weight_bits,
-            weight_range=self.weight_range,
-            weight_scales=self.weight_scales,
-            input_range=self.input_range,
-            input_bits=8 if self.input_bits == "float" else self.input_bits,
-            inputs=self.input_bits != "float",
-        ).plan(subject, evidence)
-        return replace(plain, method=self.tag)
 
     def _values(self, subject: Subject, site: str, grid: Grid, moments: tuple[Moment, ...]) -> Tensor:
         """Return the values of a site on its grid."""

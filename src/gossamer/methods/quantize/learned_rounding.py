@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gossamer.bars import bar
 from gossamer.calibrate.uses import plain_kernels
 from gossamer.errors import EvidenceError
-from gossamer.methods.quantize.post_training import PostTraining
+from gossamer.methods.quantize.post_training import nearest
 from gossamer.methods.quantize.ranges import InputRange, Range
 from gossamer.methods.quantize.reconstruct import Data, InputStep, Part, Settings, learn
 from gossamer.methods.quantize.rounding import Rounding
@@ -81,7 +81,15 @@ class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
                 f"{self.tag} needs ranges and examples of inputs, got no evidence",
                 hint="calibrate with needs including 'range' and 'examples'",
             )
-        plain = self._nearest(subject, evidence)
+        plain = nearest(
+            self,
+            subject,
+            evidence,
+            input_bits=self.input_bits,
+            input_range=self.input_range,
+            weight_bits=self.weight_bits,
+            weight_range=self.weight_range,
+        )
         examples = evidence.examples()
         with plain_kernels():
             repair = _Repair.of(subject, examples, plain)
@@ -119,18 +127,6 @@ class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
         """Return the loss by which outputs are weighed, or None if all count alike."""
         del evidence
         return None
-
-    def _nearest(self, subject: Subject, evidence: Evidence) -> Plan:
-        plain = PostTraining(
-            include=self.include,
-            exclude=self.exclude,
-            weight_bits=self.weight_bits,
-            weight_range=self.weight_range,
-            input_range=self.input_range,
-            input_bits=8 if self.input_bits == "float" else self.input_bits,
-            inputs=self.input_bits != "float",
-        ).plan(subject, evidence)
-        return replace(plain, method=self.tag)
 
 
 @dataclass

@@ -6,6 +6,7 @@ unless told otherwise.
 """
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -207,6 +208,28 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             signed=self.input_codes == "symmetric",
             powers=self.powers_of_two,
         )
+
+
+def nearest(
+    method: Method, subject: Subject, evidence: Evidence, *, input_bits: int | Literal["float"], **settings: Any
+) -> Plan:
+    """Return the plan of rounding the sites of ``method`` to the nearest, in its name.
+
+    Args:
+        method: whose sites.
+        subject: the model.
+        evidence: as ``PostTraining`` needs it.
+        input_bits: bits of the inputs of layers, or float for no grid.
+        settings: further ones of ``PostTraining``.
+    """
+    plain = PostTraining(
+        include=method.include,
+        exclude=method.exclude,
+        input_bits=8 if input_bits == "float" else input_bits,
+        inputs=input_bits != "float",
+        **settings,
+    )
+    return replace(plain.plan(subject, evidence), method=method.tag)
 
 
 def _dynamic(subject: Subject, site: Site) -> bool:
