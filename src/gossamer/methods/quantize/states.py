@@ -40,7 +40,7 @@ def state_grids(
         if why is None:
             found |= {name: see(evidence, name) for name in names}
         else:
-            reasons |= dict.fromkeys(names, f"on 8 bits, with input and state as without grids: {why}")
+            reasons |= dict.fromkeys(names, f"its input and state are treated as without grids: {why}")
     skipped = [Skip(name, why) for name, why in reasons.items() if name in chosen]
     return {name: grid for name, grid in found.items() if name not in reasons}, skipped
 
