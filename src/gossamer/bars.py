@@ -1,9 +1,49 @@
-"""A progress bar for the time being, where there is something to show it."""
+"""Progress of long work: bars on a terminal, a line now and then anywhere else."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.progress import Progress
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+EVERY = 30.0
+"""Seconds from one line to the next where no bar can be drawn."""
+
+
+class Lines(Progress):
+    """Bars that cannot be drawn: one line of what is under way, at once and then every :data:`EVERY` seconds."""
+
+    _due = 0.0
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        """Change a bar, and say so if the next line is due."""
+        super().update(task_id, **changes)
+        self._say()
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        """Move a bar on, and say so if the next line is due."""
+        super().advance(task_id, advance)
+        self._say()
+
+    def _say(self) -> None:
+        if time.monotonic() < self._due:
+            return
+        self._due = time.monotonic() + EVERY
+        under_way = ", ".join(
+            f"{task.description} ({task.completed:.0f}/{task.total:.0f})" if task.total else task.description
+            for task in self.tasks
+        )
+        self.console.print(under_way, markup=False, soft_wrap=True)
+
+
+def display(console: Console) -> Progress:
+    """Return what shows progress on ``console``, to be used as a context."""
+    if not (console.is_terminal or console.is_jupyter):
+        return Lines(console=console, disable=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)
 
 
 @contextmanager

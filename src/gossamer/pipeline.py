@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 from torch import nn
 
+from gossamer.bars import display
 from gossamer.model import Subject, freeze
 from gossamer.recipe import Gauge, Recipe, find, run
 from gossamer.recipe.evidence import SAMPLES
@@ -107,5 +108,4 @@ def _bars(*, progress: Progress | bool) -> "Progress | nullcontext[Progress | No
         return nullcontext(progress)
     if not progress:
         return nullcontext(None)
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"))
-    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+    return display(Console(stderr=True))

@@ -2,15 +2,15 @@
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import Progress
 
+from gossamer.bars import display
 from gossamer.figure import measured
 from gossamer.report import Sheet, amount
 
@@ -47,13 +47,9 @@ def count_bytes(size: int) -> str:
     return amount(measured(size, "B"))
 
 
-@contextmanager
-def progress(*, hidden: bool = False) -> Iterator[Progress]:
-    """Show progress bars on stderr while the block runs; nothing is drawn where stderr is not a terminal."""
-    console = stderr()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bars:
-        yield bars
+def progress() -> Progress:
+    """Return what shows progress on stderr, to be used as a context: bars on a terminal, else a line now and then."""
+    return display(stderr())
 
 
 def _builtin(value: object) -> object:
