@@ -235,6 +235,7 @@ def agreed(name: str, steps: float, differing: float) -> Agreed:
     ("found", "said"),
     [
         ([("a", 0, 0.0), ("b", 0, 0.0)], "integer products read the same codes as the simulation at all 2 sites."),
+        ([("a", 0, 0.0)], "integer products read the same codes as the simulation at a."),
         (
             [("a", 0, 0.0), ("b", 1, 0.09)],
             "integer products read within one step of the simulation at all 2 sites (9.00% of the values off at most).",

@@ -87,14 +87,14 @@ def dense_nbytes(node: Coding) -> int:
 
 
 def describe(node: Coding) -> str:
-    """Return the tree in one line, such as ``sparse(gaps(entropy), codebook(packed 5b, dense float32))``."""
+    """Return the tree in one line, such as ``codebook(entropy static/ans of 32, dense float32)``: 32 codes."""
     match node:
         case Dense():
             return f"dense {node.dtype}"
         case Packed():
             return f"packed {node.bits}b"
         case Entropy():
-            return f"entropy {node.model}/{node.coder}"
+            return f"entropy {node.model}/{node.coder} of {node.alphabet}"
         case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Hash() | Shift() | Runs() | Reshape():
             inner = ", ".join(describe(slot) for _, slot in slots(node))
             return f"{type(node).__name__.lower()}({inner})"

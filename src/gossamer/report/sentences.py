@@ -42,7 +42,8 @@ def _agreement(agreed: Sequence[Agreed]) -> str:
     if not far:
         most = "the same codes as" if not differing else "within one step of"
         share = f" ({differing:.2%} of the values off at most)" if differing else ""
-        return f"On the target integer products read {most} the simulation at all {len(agreed)} sites{share}."
+        where = f"all {len(agreed)} sites" if len(agreed) > 1 else agreed[0].site
+        return f"On the target integer products read {most} the simulation at {where}{share}."
     named = ", ".join(f"{one.site} by {one.steps.value:.0f}" for one in far[:3])
     more = f" and {len(far) - 3} more" if len(far) > 3 else ""
     return f"On the target inputs differ from the simulation by more than one step at {named}{more}."

@@ -94,7 +94,7 @@ def restore(folder: Path, run: str, module: nn.Module, optimizer: Optimizer) -> 
     if header.format != FORMAT or header.run != run or start not in known:
         raise TrainingError(
             f"{path}: belongs to a run with other settings, data or model",
-            hint="delete it to start anew, or give the run another folder",
+            hint="name another folder (--work), or start anew (--restart; from Python, delete it)",
         )
     try:
         module.load_state_dict(_under("model.", tensors))
