@@ -79,6 +79,12 @@ class Site:
         return tuple(owner.name for owner in self.owners)
 
     @property
+    def bias(self) -> str:
+        """The name that a bias beside it would have in the first owner: that of ``weight_hh_l0`` is ``bias_hh_l0``."""
+        head = self.owners[0]
+        return Owner(head.module, head.attribute.replace("weight", "bias")).name
+
+    @property
     def numel(self) -> int:
         """How many values the site has."""
         return int(torch.Size(self.shape).numel())

@@ -41,7 +41,7 @@ def repaired(subject: Subject, evidence: Evidence, index: Mapping[str, Index]) -
         if name not in subject.sites or name not in evidence.moments or shared:
             continue
         weight = live_weight(subject, name).double().cpu()
-        bias_name = _bias_of(name)
+        bias_name = subject.sites[name].bias
         bias = stored.get(bias_name)
         fixed, shift = _solved(weight, name, evidence, index[name], centred=bias is not None)
         if fixed is None:
@@ -105,8 +105,3 @@ def columns_kept(layout: Layout, shape: tuple[int, ...], kept: Index) -> NDArray
     if layout.reading is Reading.TRANSPOSED_KERNEL:
         flags = flags[layout.start : layout.stop]
     return np.repeat(flags, kernel)
-
-
-def _bias_of(weight: str) -> str:
-    """Return the name that the bias of a weight's layer has (recurrent layers and attention have several weights)."""
-    return weight.replace("weight", "bias") if "weight" in weight.rpartition(".")[2] else ""

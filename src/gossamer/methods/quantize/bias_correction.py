@@ -58,19 +58,17 @@ def why_no_bias(subject: Subject, site: Site) -> str | None:
         return f"the bias of {type(subject.model.get_submodule(path)).__name__} is not corrected"
     if not isinstance(getattr(subject.model.get_submodule(path), "bias", None), nn.Parameter):
         return "its layer has no bias to correct"
-    if not owns_bias(subject, site) or f"{path}.bias".lstrip(".") in subject.constraints:
+    if not owns_bias(subject, site) or site.bias in subject.constraints:
         return "its weight or bias is not its own, or constrained"
     return None
 
 
 def owns_bias(subject: Subject, site: Site) -> bool:
     """Return whether neither the weight of ``site`` nor the bias beside it, if there is one, has another owner."""
-    name = f"{site.owners[0].module}.bias".lstrip(".")
-    owners = next((one.owners for one in find_sites(subject.model, every=True).values() if name in one.names), ())
+    owners = next((one.owners for one in find_sites(subject.model, every=True).values() if site.bias in one.names), ())
     return len(owners) <= 1 and len(site.owners) == 1
 
 
 def bias_of(subject: Subject, site: Site) -> tuple[str, Tensor]:
     """Return the name and the values of the bias beside ``site``, which has one."""
-    name = f"{site.owners[0].module}.bias".lstrip(".")
-    return name, subject.model.get_parameter(name).detach()
+    return site.bias, subject.model.get_parameter(site.bias).detach()

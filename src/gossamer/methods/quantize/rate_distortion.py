@@ -2,12 +2,13 @@
 
 Minimises the rise of the loss plus λ times the bits of the file over the whole numbers Q and the step of every site.
 The rise is ½ Σ_r g_r e_r H e_rᵀ, e_r the rows of E = W - step Q, H from the inputs and g from the loss
-(`calibrate.curvature`); errors are fed back through the factor of H (`feedback`), and the bits are those of the model
-that will code Q (`codings.rates`), asked anew after every sweep since it learns from what it codes. One λ for all sites
-means that everywhere the last bit buys as much (Shoham and Gersho 1988). The objective with H alone, in the same greedy
-form, is that of Conzelmann and Bamler, "Reducing Storage of Pretrained Neural Networks by Rate-Constrained Quantization
-and Entropy Coding", 2025 (arXiv 2505.18758). At high rate a uniform step has g h step² = 12 λ / ln 2; the search for
-each step sets out an octave below.
+(`calibrate.curvature`); H is the covariance of inputs where a bias takes up what errors do to the mean (`centred`).
+Errors are fed back through the factor of H (`feedback`), and the bits are those of the model that will code Q
+(`codings.rates`), asked anew after every sweep since it learns from what it codes. One λ for all sites means that
+everywhere the last bit buys as much (Shoham and Gersho 1988). The objective with H alone, in the same greedy form, is
+that of Conzelmann and Bamler, "Reducing Storage of Pretrained Neural Networks by Rate-Constrained Quantization and
+Entropy Coding", 2025 (arXiv 2505.18758). At high rate a uniform step has g h step² = 12 λ / ln 2; the search for each
+step sets out an octave below.
 """
 
 import math
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from gossamer.codings.rates import Rates, rates
 from gossamer.errors import EvidenceError, ModelError
+from gossamer.methods.quantize.centred import covariances, expected, taken_up, taking_up
 from gossamer.methods.quantize.feedback import Band, Codes, Matrix, Part, covered, rounded
 from gossamer.methods.quantize.small import rounded_small
 from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, Subject, live_weight, signed_bits
@@ -43,7 +45,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
     model itself believes. Where the patterns leave out all sites, biases and the like are rounded alone.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"curvature"})
+    needs: ClassVar[frozenset[str]] = frozenset({"curvature", "mean"})
     strength: ClassVar[str | None] = "price"
     strengths: ClassVar[tuple[float, float] | None] = (1e-4, 1.0)
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({"price": 0.001})
@@ -75,10 +77,10 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         Raises:
             PatternError: a pattern of names matches no site.
             ModelError: a weight is not finite.
-            EvidenceError: no curvature was collected.
+            EvidenceError: no curvature or no mean was collected.
         """
         if evidence is None:
-            raise EvidenceError(f"{self.tag} was given no evidence", hint="calibrate with needs={'curvature'}")
+            raise EvidenceError(f"{self.tag} was given no evidence", hint=f"calibrate with needs={set(self.needs)}")
         if self.weigh == "loss" and not evidence.has("curvature"):
             raise EvidenceError(
                 f"{self.tag} was given evidence without curvature",
@@ -89,9 +91,12 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         wanted = [name for name, reason in reasons.items() if reason is None]
         known = wanted or subject.sites  # patterns that name no site leave a price per weight all the same
         weights = sum(subject.sites[name].numel for name in known)
-        grids, tensors = {}, {}
+        grids: dict[str, Grid] = {}
+        tensors: dict[str, Tensor] = {}
+        biases: dict[str, Tensor] = {}
         for name in wanted:
-            best = _Search(self._problem(subject, name, evidence), self.price / weights).best()
+            problem = self._problem(subject, name, evidence)
+            best = _Search(problem, self.price / weights).best()
             step = torch.tensor(best.step, dtype=torch.float32)
             bits = signed_bits(int(np.abs(best.codes).max(initial=0)))
             held = subject.constraints.get(name)
@@ -100,8 +105,11 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
                 continue
             grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), bits)
             tensors[name] = torch.from_numpy(best.codes).float() * step
+            if problem.bias is not None:
+                biases[problem.bias] = taken_up(subject, name, tensors[name], evidence)
+        tensors |= biases
         if self.others and self.weigh == "loss" and (wanted or not reasons):
-            small = rounded_small(subject, evidence, self.price / weights)
+            small = rounded_small(subject, evidence, self.price / weights, biases)
             tensors |= {name: values for name, values in small.items() if self._named(name)}
         return Plan(self.tag, constraints=grids, tensors=tensors, skipped=tuple(skipped))
 
@@ -140,16 +148,19 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         held = subject.constraints.get(name)
         weight = live_weight(subject, name).detach().cpu().double()
         free = torch.ones(weight.shape, dtype=torch.bool) if held is None or held.mask is None else held.mask.keep
-        known = zip(*self._known(name, evidence), strict=True)
-        return _Problem(weight.numpy(), free.numpy(), [self._part(weight, moment, g) for moment, g in known])
+        bias = taking_up(subject, name, evidence)
+        moments, curvatures = self._known(name, evidence)
+        spreads = [expected(one) for one in moments] if bias is None else covariances(name, evidence)
+        known = zip(moments, spreads, curvatures, strict=True)
+        parts = [self._part(weight, one.layout, H, g) for one, H, g in known]
+        return _Problem(weight.numpy(), free.numpy(), parts, bias)
 
-    def _part(self, weight: Tensor, moment: Moment, curvature: Tensor | None) -> "_Placed":
-        matrix = moment.layout.matrix(weight).numpy()
-        H = moment.total.double().numpy() / max(moment.count, 1)
+    def _part(self, weight: Tensor, layout: Layout, H: Matrix, curvature: Tensor | None) -> "_Placed":
+        matrix = layout.matrix(weight).numpy()
         if H.ndim == 2 and len(H) > self.most_inputs:
             H = H.diagonal().copy()
         g = np.ones(len(matrix)) if curvature is None else curvature.double().numpy()
-        return _Placed(moment.layout, Part(matrix, g + self.spread * g.mean(), H, self.damping))
+        return _Placed(layout, Part(matrix, g + self.spread * g.mean(), H, self.damping))
 
 
 class _Placed(NamedTuple):
@@ -170,11 +181,12 @@ class _Found(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
-    """One site: its weight, where it may be other than zero, and its parts."""
+    """One site: its weight, where it may be other than zero, its parts, and the bias that takes up mean errors."""
 
     weight: Matrix
     free: NDArray[np.bool_]
     parts: Sequence[_Placed]
+    bias: str | None
 
     def rise(self, codes: Codes, step: float) -> float:
         """Return what the loss rises by."""

@@ -20,18 +20,19 @@ _MOST = 2**14  # levels on either side of zero
 _EPS = 1e-5  # variances below it hardly count beside what a batch norm adds to them
 
 
-def rounded_small(subject: Subject, evidence: Evidence, price: float) -> dict[str, Tensor]:
+def rounded_small(subject: Subject, evidence: Evidence, price: float, new: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return new values of the parameters that are no sites and of batch norms' statistics.
 
     Args:
         subject: the model.
         evidence: with ``curvature``; what no gradient reached is left alone.
         price: λ, what a bit is worth in units of the loss.
+        new: values that take the place of those in the model.
     """
     stored = stored_tensors(subject.model)
     found = {}
     for name, curvature in _curvatures(subject.model, stored, evidence.sensitivities):
-        values = stored[name].detach().cpu()
+        values = new.get(name, stored[name]).detach().cpu()
         if name not in subject.sites and values.dtype == torch.float32 and bool(torch.isfinite(values).all()):
             positive = name.endswith("running_var")
             found[name] = _rounded(values, curvature, price, positive=positive)
