@@ -29,27 +29,26 @@ def test_by_hand():
 
 
 LAYERS = {
-    "linear": (nn.Linear(5, 3), (16, 5), "weight"),
-    "grouped convolution": (nn.Conv2d(4, 6, 3, padding=1, groups=2), (16, 4, 5, 5), "weight"),
-    "what a GRU reads": (nn.GRU(5, 3, batch_first=True), (4, 7, 5), "weight_ih_l0"),
+    "linear": (nn.Linear(5, 3), (16, 5), nn.functional.linear),
+    "grouped convolution": (
+        nn.Conv2d(4, 6, 3, padding=1, groups=2),
+        (16, 4, 5, 5),
+        lambda x, w, b: nn.functional.conv2d(x, w, b, padding=1, groups=2).transpose(1, -1),
+    ),
 }
 
 
-@pytest.mark.parametrize(("layer", "shape", "name"), LAYERS.values(), ids=LAYERS)
-def test_the_mean_of_what_a_layer_adds_up_stays(layer, shape, name):
+@pytest.mark.parametrize(("layer", "shape", "call"), LAYERS.values(), ids=LAYERS)
+def test_the_mean_of_what_a_layer_adds_up_stays(layer, shape, call):
     torch.manual_seed(0)
     x = torch.rand(shape) + 0.5
     subject, evidence = evidence_of(layer, x)
-    bias = taking_up(subject, name, evidence)
-    assert bias == name.replace("weight", "bias")
-    old, new = getattr(layer, name), torch.zeros_like(getattr(layer, name))
-    moved = taken_up(subject, name, new, evidence)
-    if isinstance(layer, nn.Conv2d):
-        sums = [nn.functional.conv2d(x, w, b, padding=1, groups=2) for w, b in ((old, layer.bias), (new, moved))]
-        means = [one.mean((0, 2, 3)) for one in sums]
-    else:
-        sums = [nn.functional.linear(x, w, b) for w, b in ((old, getattr(layer, bias)), (new, moved))]
-        means = [one.flatten(0, -2).mean(0) for one in sums]
+    assert taking_up(subject, "weight", evidence) == "bias"
+    new = torch.zeros_like(layer.weight)
+    means = [
+        call(x, weight, bias).flatten(0, -2).mean(0)
+        for weight, bias in ((layer.weight, layer.bias), (new, taken_up(subject, "weight", new, evidence)))
+    ]
     torch.testing.assert_close(means[1], means[0])
 
 
@@ -70,6 +69,7 @@ def test_a_bias_of_two_layers_or_none_or_a_held_one_takes_up_nothing():
     assert taking_up(*_named("one.weight", Tied(), x)) is None
     assert taking_up(*_named("weight", nn.Linear(4, 3, bias=False), x)) is None
     assert taking_up(*_named("weight", nn.ConvTranspose1d(4, 3, 2), torch.rand(2, 4, 6))) is None
+    assert taking_up(*_named("weight_ih_l0", nn.GRU(4, 3), torch.rand(2, 6, 4))) is None
     subject, evidence = evidence_of(nn.Linear(4, 3), x)
     held = apply(subject, Plan("test", constraints={"bias": Mask(torch.ones(3, dtype=torch.bool))}))
     assert taking_up(held, "weight", evidence) is None
