@@ -318,3 +318,34 @@ def test_outputs_that_do_not_count_have_bands():
     for band in part.bands(1e-6, 0.5):
         assert np.isfinite(band.moves).all()
         assert np.isfinite(band.left).all()
+
+
+class Cells(nn.Module):
+    """Two layers of an LSTM, and a GRU, whose two biases do not simply add up."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 5, num_layers=2, batch_first=True)
+        self.gru = nn.GRU(5, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(self.lstm(x)[0])[0][:, -1]
+
+
+def test_of_the_two_biases_of_an_lstm_one_is_left():
+    torch.manual_seed(0)
+    x, targets = torch.randn(32, 6, 4), torch.arange(32) % 3
+    subject = Subject.of(Cells().eval(), x[:1])
+    data = [Batch((x,), {}, targets)]
+    evidence = calibrate(subject, data, NEEDS, loss=cross_entropy)
+    method = RateDistortion(price=1e-6)
+    new = apply(subject, method.plan(subject, evidence)).model
+    for layer in ("l0", "l1"):
+        assert not getattr(new.lstm, f"bias_hh_{layer}").any()
+        assert getattr(new.lstm, f"bias_ih_{layer}").any()
+    assert new.gru.bias_hh_l0.any()
+    torch.testing.assert_close(new(x), subject.model(x), atol=2e-3, rtol=0)
+    # A name that is left out keeps its value, and so does the other of the two.
+    plan = RateDistortion(price=1e-6, exclude=("lstm.*hh_l0",)).plan(subject, evidence)
+    assert "lstm.bias_hh_l0" not in plan.tensors
+    torch.testing.assert_close(plan.tensors["lstm.bias_ih_l0"], subject.model.lstm.bias_ih_l0, atol=2e-3, rtol=0)

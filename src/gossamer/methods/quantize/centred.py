@@ -3,9 +3,9 @@
 The outputs W x + b of a layer change by E x - δ where errors E are made and the bias gets δ on top. The mean square of
 that is least at δ = E μ, μ the mean input, where it is E (H - μ μᵀ) Eᵀ, H the second moment: of the inputs only the
 covariance counts. Taking the mean error off the bias is the bias correction of Nagel, van Baalen, Blankevoort and
-Welling, ICCV 2019 (arXiv 1906.04721), section 4.2; here errors are chosen in view of it. At the same price LeNet-300-100
-gets 6 % smaller and loses 0.0011 nats in place of 0.0029. Recurrent layers are left alone: a mean that is right over all
-steps is wrong at each, and the character LSTM lost 12 % more at 1 % fewer bytes.
+Welling, ICCV 2019 (arXiv 1906.04721), section 4.2; here errors are chosen in view of it. At the same price it makes
+LeNet-300-100 6 % smaller, which loses 0.0011 nats in place of 0.0029. Recurrent layers are left alone: a mean that is
+right over all steps is wrong at each, and the character LSTM lost 12 % more at 1 % fewer bytes.
 """
 
 from collections.abc import Sequence

@@ -109,8 +109,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
                 biases[problem.bias] = taken_up(subject, name, tensors[name], evidence)
         tensors |= biases
         if self.others and self.weigh == "loss" and (wanted or not reasons):
-            small = rounded_small(subject, evidence, self.price / weights, biases)
-            tensors |= {name: values for name, values in small.items() if self._named(name)}
+            tensors |= rounded_small(subject, evidence, self.price / weights, biases, self._named)
         return Plan(self.tag, constraints=grids, tensors=tensors, skipped=tuple(skipped))
 
     def _named(self, name: str) -> bool:

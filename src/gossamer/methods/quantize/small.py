@@ -4,23 +4,25 @@ A small network is mostly overhead once its weights are small. Each tensor gets 
 writer recognises. A step s adds f s² / 24 to the loss for each number of curvature f and saves a bit each time it
 doubles, so both have equal slope λ where f s² = 12 λ / ln 2 (Gish and Pierce 1968). The curvature of a batch norm's
 statistics follows from that of its weight γ and bias β: y = γ (x - μ) / √v + β gives ∂y/∂μ = -γ / √v · ∂y/∂β and
-∂y/∂v = -γ / 2v · ∂y/∂γ.
+∂y/∂v = -γ / 2v · ∂y/∂γ. Of the two biases of an LSTM or RNN layer only the sum counts, so one of them becomes zero.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from gossamer.model import Evidence, Subject
+from gossamer.model import Evidence, Owner, Subject
 from gossamer.model.resize import stored_tensors
 
 _MOST = 2**14  # levels on either side of zero
 _EPS = 1e-5  # variances below it hardly count beside what a batch norm adds to them
 
 
-def rounded_small(subject: Subject, evidence: Evidence, price: float, new: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def rounded_small(
+    subject: Subject, evidence: Evidence, price: float, new: Mapping[str, Tensor], named: Callable[[str], bool]
+) -> dict[str, Tensor]:
     """Return new values of the parameters that are no sites and of batch norms' statistics.
 
     Args:
@@ -28,11 +30,17 @@ def rounded_small(subject: Subject, evidence: Evidence, price: float, new: Mappi
         evidence: with ``curvature``; what no gradient reached is left alone.
         price: λ, what a bit is worth in units of the loss.
         new: values that take the place of those in the model.
+        named: says of each name whether it is meant.
     """
     stored = stored_tensors(subject.model)
+    curvatures = {
+        name: each for name, each in _curvatures(subject.model, stored, evidence.sensitivities) if named(name)
+    }
+    free = {name: stored[name] for name in curvatures if name not in subject.constraints}
+    now = {**stored, **dict(_merged(subject.model, free)), **new}
     found = {}
-    for name, curvature in _curvatures(subject.model, stored, evidence.sensitivities):
-        values = new.get(name, stored[name]).detach().cpu()
+    for name, curvature in curvatures.items():
+        values = now[name].detach().cpu()
         if name not in subject.sites and values.dtype == torch.float32 and bool(torch.isfinite(values).all()):
             positive = name.endswith("running_var")
             found[name] = _rounded(values, curvature, price, positive=positive)
@@ -53,6 +61,18 @@ def _curvatures(
             variance = stored[names[3]].cpu() + module.eps
             yield names[2], known[names[1]] * gain / variance
             yield names[3], known[names[0]] * gain / (2 * variance).square()
+
+
+def _merged(model: nn.Module, free: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """Yield new values of the biases of LSTM and RNN layers: of the two of a layer, only the sum counts."""
+    for path, module in model.named_modules():
+        if not isinstance(module, nn.LSTM | nn.RNN | nn.LSTMCell | nn.RNNCell):
+            continue
+        for name, _ in module.named_parameters(recurse=False):
+            one, other = (Owner(path, name.replace("bias_ih", part)).name for part in ("bias_ih", "bias_hh"))
+            if name.startswith("bias_ih") and one in free and other in free:
+                yield one, free[one].detach() + free[other].detach()
+                yield other, torch.zeros_like(free[other])
 
 
 def _rounded(values: Tensor, curvature: Tensor, price: float, *, positive: bool) -> Tensor:
