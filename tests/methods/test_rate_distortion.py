@@ -348,4 +348,4 @@ def test_of_the_two_biases_of_an_lstm_one_is_left():
     # A name that is left out keeps its value, and so does the other of the two.
     plan = RateDistortion(price=1e-6, exclude=("lstm.*hh_l0",)).plan(subject, evidence)
     assert "lstm.bias_hh_l0" not in plan.tensors
-    torch.testing.assert_close(plan.tensors["lstm.bias_ih_l0"], subject.model.lstm.bias_ih_l0, atol=2e-3, rtol=0)
+    torch.testing.assert_close(plan.tensors["lstm.bias_ih_l0"], subject.model.lstm.bias_ih_l0, atol=5e-3, rtol=0)
