@@ -4,10 +4,9 @@
     python benchmarks/rate_distortion.py
 
 Each starts from the committed reference weights and takes the fewest bytes at which no more is lost on the validation
-split than is allowed: a quarter of a point of accuracy, expected from what the reference network believes
-(`task.belief`; far less noisy than counting), or 0.0185 bits a character. The test split is read once, for the figures;
-chance moves what is counted there by about 0.17 points, so that it may be expected to lose less than half a point, or
-0.02 bits.
+split than is allowed: 0.35 points of accuracy, expected from what the reference network believes (`task.belief`; far
+less noisy than counting), so that the test split, which is read once, for the figures, may be expected to lose less
+than half a point; or 0.02 bits a character, which hardly differ from split to split.
 
 - gossamer: the whole ``.goss`` file of the recipe ``rate-distortion``, its drop replaced; evidence from unlabelled
   inputs of the train split, at most 4,000.
@@ -66,11 +65,11 @@ class Allowed:
 
 
 CASES = {
-    "lenet5": Allowed(0.0025, 4000),
-    "lenet300": Allowed(0.0025, 4000),
-    "vgg-small": Allowed(0.0025, 2000),
-    "resnet20": Allowed(0.0025, 2000),
-    "char-lstm": Allowed(0.0185, 500),
+    "lenet5": Allowed(0.0035, 4000),
+    "lenet300": Allowed(0.0035, 4000),
+    "vgg-small": Allowed(0.0035, 2000),
+    "resnet20": Allowed(0.0035, 2000),
+    "char-lstm": Allowed(0.02, 500),
 }
 
 
