@@ -62,13 +62,13 @@ class Case:
         return [arrays_of(self.graph, args, kwargs) for args, kwargs, _ in self.batches(1)]
 
 
-def gossamer(case: Case) -> nn.Module | Runner:
+def gossamer(case: Case) -> onnx.ModelProto:
     """Quantize with default settings."""
     subject, method = Subject.of(case.model, *case.args, **case.kwargs), PostTraining()
     evidence = calibrate(subject, case.batches(), method.needs)
     frozen = freeze(apply(subject, method.plan(subject, evidence)))
     stored = to_artifact(frozen, graph=frozen_graph(frozen, case.args, case.kwargs))
-    return Runner(lower_artifact(stored).proto)
+    return lower_artifact(stored).proto
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # it has no types
@@ -79,7 +79,7 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # it h
         return next(self.left, None)
 
 
-def onnxruntime(case: Case) -> Runner:
+def onnxruntime(case: Case) -> onnx.ModelProto:
     """Quantize with ONNX Runtime's own tools."""
     recurrent = any(node.op_type in {"LSTM", "GRU", "RNN"} for node in case.graph.graph.node)
     with tempfile.TemporaryDirectory() as name:
@@ -90,14 +90,14 @@ def onnxruntime(case: Case) -> Runner:
             quantization.quantize_dynamic(ready, after)
         else:
             quantization.quantize_static(ready, after, _Reader(case.arrays()))
-        return Runner(onnx.load(after))
+        return onnx.load(after)
 
 
-def nncf(case: Case) -> Runner:
+def nncf(case: Case) -> onnx.ModelProto:
     """Quantize with NNCF."""
     import nncf as peer  # noqa: PLC0415 needed here only
 
-    return Runner(peer.quantize(case.graph, peer.Dataset(case.arrays()), subset_size=SAMPLES))
+    return peer.quantize(case.graph, peer.Dataset(case.arrays()), subset_size=SAMPLES)
 
 
 class _Exported(nn.Module):
@@ -128,7 +128,7 @@ def torchao(case: Case) -> nn.Module:
     return _Exported(convert_pt2e(prepared))
 
 
-PEERS: dict[str, Callable[[Case], Any]] = {
+PEERS: dict[str, Callable[[Case], onnx.ModelProto | nn.Module]] = {
     "gossamer": gossamer,
     "onnxruntime": onnxruntime,
     "nncf": nncf,
@@ -143,7 +143,8 @@ def one(name: str, seed: int, chosen: list[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"network": name, "seed": seed, "metric": case.task.main, "before": before[case.task.main]}
     for peer in chosen:
         try:
-            after = evaluate(PEERS[peer](case), case.task, "test")
+            made = PEERS[peer](case)
+            after = evaluate(made if isinstance(made, nn.Module) else Runner(made), case.task, "test")
         except Exception as refused:
             if peer == "gossamer":  # whatever another raises is its answer
                 raise

@@ -147,3 +147,11 @@ def test_a_scale_of_one_value_needs_no_axis():
     proto = unfold_stored(graph(nodes, {"x": (2,)}, ("y",), constants))
     assert [n.op_type for n in proto.graph.node] == ["Mul"]
     np.testing.assert_array_equal(run_session(open_session(proto), [np.ones(2, np.float32)])["y"], [1.0, -2.0])
+
+
+def test_an_axis_may_count_from_the_end():
+    nodes = [node("DequantizeLinear", "c s z", "w", axis=-2), node("Mul", "x w", "y")]
+    constants = {"c": np.int8([[2, -4], [6, 8]]), "s": np.float32([0.5, 0.25]), "z": np.int8([0, 2])}
+    proto = unfold_stored(graph(nodes, {"x": (2, 2)}, ("y",), constants))
+    got = run_session(open_session(proto), [np.ones((2, 2), np.float32)])["y"]
+    np.testing.assert_array_equal(got, [[1.0, -2.0], [1.0, 1.5]])

@@ -38,4 +38,5 @@ def unfold_stored(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _dequantized(parts: list[Array], axis: int) -> Array:
     codes, scale = parts[:2]
     zero = parts[2] if len(parts) > 2 else np.zeros_like(scale)
-    return Weight(codes, scale, zero, None if scale.size == 1 else axis).values  # of one scale the axis says nothing
+    along = None if scale.size == 1 else axis % codes.ndim  # of one scale the axis says nothing
+    return Weight(codes, scale, zero, along).values
