@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from gossamer.model.activations import take_activations
 from gossamer.model.copying import copy_module
+from gossamer.model.hooks import hook_of
 from gossamer.model.input_grid import InputGrid
 from gossamer.model.live import live_parts
 from gossamer.model.subject import Subject
@@ -109,9 +110,8 @@ def _sites(subject: Subject) -> dict[str, str]:
         site = next((s for s in subject.sites.values() if f"{path}.weight".lstrip(".") in s.names), None)
         if site is None or not isinstance(module, _LAYERS):
             continue
-        hooks = module._forward_pre_hooks.values()  # noqa: SLF001  # torch lists hooks nowhere else
         grid = held[site.name].grid if site.name in held else None
-        if grid is not None or any(isinstance(hook, InputGrid) for hook in hooks):
+        if grid is not None or hook_of(module, InputGrid) is not None:
             found[path] = site.name
     return found
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from gossamer.artifact.activations import module_of
 from gossamer.model.constraint import Grid
+from gossamer.model.hooks import take_hook
 from gossamer.model.input_grid import (
     input_grids,
     name_input_grids,
@@ -13,9 +14,9 @@ from gossamer.model.input_grid import (
     take_input_grid,
     why_no_input_grid,
 )
-from gossamer.model.output_grid import OutputGrid, output_grids, take_output_grid
+from gossamer.model.output_grid import OutputGrid, output_grids
 from gossamer.model.site import Site
-from gossamer.model.state_grid import name_state_grids, put_state_grid, state_grids, take_state_grids, why_no_state_grid
+from gossamer.model.state_grid import StateGrids, name_state_grids, put_state_grid, state_grids, why_no_state_grid
 
 
 def is_recurrent(model: nn.Module, site: Site) -> bool:
@@ -37,7 +38,7 @@ def put_activation(model: nn.Module, sites: Mapping[str, Site], name: str, grid:
     path = module_of(name)
     if path is not None:
         module = model.get_submodule(path)
-        take_output_grid(module)
+        take_hook(module, OutputGrid)
         module.register_forward_hook(OutputGrid(grid))
     elif is_recurrent(model, sites[name]):
         put_state_grid(model, sites[name], grid)
@@ -49,8 +50,8 @@ def take_activations(model: nn.Module) -> None:
     """Take all grids of inputs, hidden states and outputs off."""
     for module in model.modules():
         take_input_grid(module)
-        take_state_grids(module)
-        take_output_grid(module)
+        take_hook(module, StateGrids)
+        take_hook(module, OutputGrid)
 
 
 def name_activations(model: nn.Module, sites: Iterable[Site]) -> None:

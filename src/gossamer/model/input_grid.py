@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gossamer.model.constraint import Grid
+from gossamer.model.hooks import hook_of, take_hook
 from gossamer.model.learned import learned_snap, positive, step_of
 from gossamer.model.site import Site
 from gossamer.model.straight import straight_through_snap
@@ -93,37 +94,33 @@ def put_input_grid(model: nn.Module, site: Site, grid: Grid) -> None:
 
 def take_input_grid(module: nn.Module) -> None:
     """Take the input grid off ``module``, if it has one."""
-    hooks = module._forward_pre_hooks  # noqa: SLF001  # torch lists hooks nowhere else
-    for key, hook in list(hooks.items()):
-        if isinstance(hook, InputGrid):
-            del hooks[key]
-            module._forward_pre_hooks_with_kwargs.pop(key, None)  # noqa: SLF001
-            module._parameters.pop(STEP, None)  # noqa: SLF001
+    if take_hook(module, InputGrid):
+        module._parameters.pop(STEP, None)  # noqa: SLF001
 
 
 def settle_input_grids(model: nn.Module) -> None:
     """Make final the input grids of ``model`` whose steps could train."""
     for module in model.modules():
-        for hook in module._forward_pre_hooks.values():  # noqa: SLF001
-            if isinstance(hook, InputGrid) and hook.log_scale is not None:
-                hook.settle()
-                module._parameters.pop(STEP, None)  # noqa: SLF001
+        hook = hook_of(module, InputGrid)
+        if hook is not None and hook.log_scale is not None:
+            hook.settle()
+            module._parameters.pop(STEP, None)  # noqa: SLF001
 
 
 def name_input_grids(model: nn.Module, sites: Iterable[Site]) -> None:
     """Call the input grids of ``model`` by the names of its ``sites``; one is named anew if its first owner went."""
     names = {owner.name: site.name for site in sites for owner in site.owners}
     for path, module in model.named_modules():
-        for hook in module._forward_pre_hooks.values():  # noqa: SLF001
-            if isinstance(hook, InputGrid):
-                hook.site = names[f"{path}.weight" if path else "weight"]
+        hook = hook_of(module, InputGrid)
+        if hook is not None:
+            hook.site = names[f"{path}.weight" if path else "weight"]
 
 
 def input_grids(model: nn.Module) -> Iterator[InputGrid]:
     """Yield the input grids of ``model``, one per site."""
-    seen = set()
+    found: dict[str, InputGrid] = {}
     for module in model.modules():
-        for hook in module._forward_pre_hooks.values():  # noqa: SLF001
-            if isinstance(hook, InputGrid) and hook.site not in seen:
-                seen.add(hook.site)
-                yield hook
+        hook = hook_of(module, InputGrid)
+        if hook is not None:
+            found.setdefault(hook.site, hook)
+    yield from found.values()

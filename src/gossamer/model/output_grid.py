@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gossamer.artifact.activations import output_of
 from gossamer.errors import ModelError
 from gossamer.model.constraint import Grid
+from gossamer.model.hooks import hook_of
 from gossamer.model.straight import straight_through_snap
 
 
@@ -32,19 +33,9 @@ class OutputGrid:
         )
 
 
-def take_output_grid(module: nn.Module) -> OutputGrid | None:
-    """Take the output grid off ``module``, if it has one, and return it."""
-    hooks = module._forward_hooks  # noqa: SLF001  # torch lists hooks nowhere else
-    for key, hook in list(hooks.items()):
-        if isinstance(hook, OutputGrid):
-            del hooks[key]
-            return hook
-    return None
-
-
 def output_grids(model: nn.Module) -> Iterator[tuple[str, Grid]]:
     """Yield the output grids of ``model`` by the names of its activations."""
     for path, module in model.named_modules():
-        for hook in module._forward_hooks.values():  # noqa: SLF001
-            if isinstance(hook, OutputGrid):
-                yield output_of(path), hook.grid
+        hook = hook_of(module, OutputGrid)
+        if hook is not None:
+            yield output_of(path), hook.grid

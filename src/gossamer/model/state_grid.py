@@ -21,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from gossamer.errors import ModelError
 from gossamer.model.constraint import Grid
+from gossamer.model.hooks import hook_of
 from gossamer.model.site import Site
 from gossamer.model.straight import straight_through_snap
 
@@ -81,33 +82,18 @@ def put_state_grid(model: nn.Module, site: Site, grid: Grid) -> None:
     """Put what the recurrent matrix ``site`` multiplies on ``grid``, in place of an earlier one, wherever it is."""
     for owner in site.owners:
         module = model.get_submodule(owner.module)
-        hook = state_grids_of(module)
+        hook = hook_of(module, StateGrids)
         if hook is None:
             hook = StateGrids()
             module.register_forward_hook(hook, with_kwargs=True)
         hook.grids[owner.attribute] = (site.name, grid)
 
 
-def take_state_grids(module: nn.Module) -> None:
-    """Take the state grids off ``module``, if it has some."""
-    hooks = module._forward_hooks  # noqa: SLF001  # torch lists hooks nowhere else
-    for key, hook in list(hooks.items()):
-        if isinstance(hook, StateGrids):
-            del hooks[key]
-            module._forward_hooks_with_kwargs.pop(key, None)  # noqa: SLF001
-
-
-def state_grids_of(module: nn.Module) -> StateGrids | None:
-    """Return the state grids of ``module``, if it has some."""
-    hooks = module._forward_hooks.values()  # noqa: SLF001
-    return next((hook for hook in hooks if isinstance(hook, StateGrids)), None)
-
-
 def name_state_grids(model: nn.Module, sites: Iterable[Site]) -> None:
     """Call the state grids of ``model`` by the names of its ``sites``."""
     names = {owner.name: site.name for site in sites for owner in site.owners}
     for path, module in model.named_modules():
-        hook = state_grids_of(module)
+        hook = hook_of(module, StateGrids)
         if hook is not None:
             hook.grids = {
                 matrix: (names[f"{path}.{matrix}" if path else matrix], grid)
@@ -118,7 +104,7 @@ def name_state_grids(model: nn.Module, sites: Iterable[Site]) -> None:
 def state_grids(model: nn.Module) -> Iterator[tuple[str, Grid]]:
     """Yield the state grids of ``model`` by the names of its sites."""
     for module in model.modules():
-        hook = state_grids_of(module)
+        hook = hook_of(module, StateGrids)
         if hook is not None:
             yield from hook.grids.values()
 

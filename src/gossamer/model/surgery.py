@@ -14,8 +14,9 @@ from torch.nn.utils.weight_norm import WeightNorm, remove_weight_norm
 
 from gossamer.errors import ModelError
 from gossamer.model.edits import Cut, Drop, Edit, Fold, Resize, Split, Unclip
+from gossamer.model.hooks import take_hook
 from gossamer.model.live import Live
-from gossamer.model.output_grid import take_output_grid
+from gossamer.model.output_grid import OutputGrid
 from gossamer.model.resize import shrink
 from gossamer.model.site import owned_parameters
 from gossamer.model.stand_in import stand_in
@@ -193,7 +194,7 @@ def _fold_batch_norm(model: nn.Module, edit: Fold) -> None:
         weight.copy_(weight.double() * _per_output(factor, module))
     trains = weight.requires_grad if module.bias is None else module.bias.requires_grad
     module.bias = nn.Parameter(bias, requires_grad=trains)
-    grid = take_output_grid(norm)
+    grid = take_hook(norm, OutputGrid)
     if grid is not None:
         module.register_forward_hook(grid)
     replace_module(model, norm, nn.Identity().train(norm.training))

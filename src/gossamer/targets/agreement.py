@@ -27,10 +27,11 @@ from gossamer.artifact.activations import module_of, output_of
 from gossamer.codings.nodes import Array
 from gossamer.errors import TargetError
 from gossamer.model import Subject
+from gossamer.model.hooks import hook_of
 from gossamer.model.input_grid import InputGrid
 from gossamer.model.output_grid import OutputGrid
 from gossamer.model.run import evaluation
-from gossamer.model.state_grid import state_grids_of
+from gossamer.model.state_grid import StateGrids
 from gossamer.targets.agreement_states import codes_on, lead_loop, noting_states, with_read_states
 from gossamer.targets.calls import arrays_of
 from gossamer.targets.lower import Lowered
@@ -125,12 +126,12 @@ def _simulated(
     names = {owner.name: site.name for site in subject.sites.values() for owner in site.owners}
     handles = []
     for path, module in model.named_modules():
-        snaps = any(isinstance(hook, InputGrid) for hook in module._forward_pre_hooks.values())  # noqa: SLF001
+        snaps = hook_of(module, InputGrid) is not None
         if snaps:
             handles.append(module.register_forward_pre_hook(partial(_note_codes, seen), with_kwargs=True))
-        if any(isinstance(hook, OutputGrid) for hook in module._forward_hooks.values()):  # noqa: SLF001
+        if hook_of(module, OutputGrid) is not None:
             handles.append(module.register_forward_hook(partial(_note_made, seen, path)))
-        if isinstance(module, nn.RNNBase) and state_grids_of(module) is None:
+        if isinstance(module, nn.RNNBase) and hook_of(module, StateGrids) is None:
             handles.append(module.register_forward_hook(partial(_note_output, seen, path)))
         elif isinstance(module, nn.Linear) and not snaps:
             site = names.get(f"{path}.weight".lstrip("."), "")
@@ -146,17 +147,16 @@ def _simulated(
 
 def _note_codes(seen: dict[str, list[Array]], module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
     """Take down the codes of an input that its grid has just snapped."""
-    value = given[0] if given else named["input"]
-    for hook in module._forward_pre_hooks.values():  # noqa: SLF001  # torch lists hooks nowhere else
-        if isinstance(hook, InputGrid):
-            seen.setdefault(hook.site, []).append(codes_on(value, hook.grid))
+    hook = hook_of(module, InputGrid)
+    if hook is not None:
+        seen.setdefault(hook.site, []).append(codes_on(given[0] if given else named["input"], hook.grid))
 
 
 def _note_made(seen: dict[str, list[Array]], path: str, module: nn.Module, _given: Any, result: Tensor) -> None:
     """Take down the codes of an output that its grid has just snapped."""
-    for hook in module._forward_hooks.values():  # noqa: SLF001
-        if isinstance(hook, OutputGrid):
-            seen.setdefault(output_of(path), []).append(codes_on(result, hook.grid))
+    hook = hook_of(module, OutputGrid)
+    if hook is not None:
+        seen.setdefault(output_of(path), []).append(codes_on(result, hook.grid))
 
 
 def _note_output(seen: dict[str, list[Array]], path: str, module: nn.RNNBase, _given: Any, result: Any) -> None:

@@ -18,7 +18,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from gossamer.codings.nodes import Array
 from gossamer.model import Grid
-from gossamer.model.state_grid import StateGrids, state_grids_of
+from gossamer.model.hooks import hook_of
+from gossamer.model.state_grid import StateGrids
 from gossamer.targets.wiring import attribute, inner_graphs
 
 Seen = dict[str, list[Array]]
@@ -32,7 +33,7 @@ def noting_states(model: nn.Module, seen: Seen) -> Iterator[None]:
     """Take down in ``seen`` the codes of recurrent layers on grids, (time, batch, features), unless they are packed."""
     handles, found = [], []
     for module in model.modules():
-        hook = state_grids_of(module)
+        hook = hook_of(module, StateGrids)
         if hook is not None:
             found.append(hook)
             steps: dict[str, list[Tensor]] = {}

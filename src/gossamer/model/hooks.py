@@ -1,0 +1,28 @@
+"""Hooks of a module by their kind: torch keeps them in private dictionaries and lists them nowhere else."""
+
+from typing import Any, TypeVar
+
+from torch import nn
+
+Hook = TypeVar("Hook")
+
+
+def hook_of(module: nn.Module, kind: type[Hook]) -> Hook | None:
+    """Return the hook of ``kind`` that runs before or after ``module``, or None."""
+    return next((hook for hooks in _both(module) for hook in hooks.values() if isinstance(hook, kind)), None)
+
+
+def take_hook(module: nn.Module, kind: type[Hook]) -> Hook | None:
+    """Take the hook of ``kind`` off ``module``, if it has one, and return it."""
+    found = hook_of(module, kind)
+    for hooks in _both(module):
+        for key, hook in list(hooks.items()):
+            if hook is found:
+                del hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)  # noqa: SLF001
+                module._forward_hooks_with_kwargs.pop(key, None)  # noqa: SLF001
+    return found
+
+
+def _both(module: nn.Module) -> tuple[dict[int, Any], dict[int, Any]]:
+    return module._forward_pre_hooks, module._forward_hooks  # noqa: SLF001
