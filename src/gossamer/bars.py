@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn
 
 EVERY = 30.0
 """Seconds from one line to the next where no bar can be drawn."""
@@ -31,11 +31,13 @@ class Lines(Progress):
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + EVERY
-        under_way = ", ".join(
-            f"{task.description} ({task.completed:.0f}/{task.total:.0f})" if task.total else task.description
-            for task in self.tasks
-        )
-        self.console.print(under_way, markup=False, soft_wrap=True)
+        self.console.print(", ".join(_told(task) for task in self.tasks), markup=False, soft_wrap=True)
+
+
+def _told(task: Task) -> str:
+    """Return what a bar is of, and how far it is unless its name says so."""
+    counted = task.total is None or "/" in task.description
+    return task.description if counted else f"{task.description} {task.completed:.0f}/{task.total:.0f}"
 
 
 def display(console: Console) -> Progress:
