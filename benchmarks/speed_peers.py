@@ -62,7 +62,10 @@ def on_runtime(graphs: dict[str, onnx.ModelProto], inputs: dict[str, Any]) -> di
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     options.log_severity_level = 3
-    ready = {label: prepare(graph, read_cpu()) if label == "gossamer" else graph for label, graph in graphs.items()}
+    ready = {
+        label: prepare(graph, read_cpu()) if label in {"float", "gossamer"} else graph
+        for label, graph in graphs.items()
+    }
     sessions = {
         label: onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
         for label, graph in ready.items()

@@ -17,6 +17,13 @@ class Lines(Progress):
 
     _due = 0.0
 
+    def add_task(self, description: str, *args: Any, **settings: Any) -> TaskID:
+        """Add a bar, and say so if the next line is due."""
+        task = super().add_task(description, *args, **settings)
+        if description:
+            self._say()
+        return task
+
     def update(self, task_id: TaskID, **changes: Any) -> None:
         """Change a bar, and say so if the next line is due."""
         super().update(task_id, **changes)

@@ -23,9 +23,9 @@ def test_by_hand():
     layer.load_state_dict({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([0.5])})
     subject, evidence = evidence_of(layer, torch.tensor([[1.0, 0.0], [3.0, 4.0]]))
     # Inputs (1, 0) and (3, 4): mean (2, 2), second moment ((5, 6), (6, 8)), covariance ((1, 2), (2, 4)).
-    np.testing.assert_allclose(covariances("weight", evidence), [[[1, 2], [2, 4]]])
+    np.testing.assert_allclose(covariances("weight", evidence), [[[1, 2], [2, 4]]], rtol=1e-5)
     # Without the second weight the mean output lacks 2 · 2.
-    assert float(taken_up(subject, "weight", torch.tensor([[1.0, 0.0]]), evidence)) == pytest.approx(4.5)
+    assert float(taken_up(subject, "weight", "bias", torch.tensor([[1.0, 0.0]]), evidence)) == pytest.approx(4.5)
 
 
 LAYERS = {
@@ -47,7 +47,7 @@ def test_the_mean_of_what_a_layer_adds_up_stays(layer, shape, call):
     new = torch.zeros_like(layer.weight)
     means = [
         call(x, weight, bias).flatten(0, -2).mean(0)
-        for weight, bias in ((layer.weight, layer.bias), (new, taken_up(subject, "weight", new, evidence)))
+        for weight, bias in ((layer.weight, layer.bias), (new, taken_up(subject, "weight", "bias", new, evidence)))
     ]
     torch.testing.assert_close(means[1], means[0])
 
@@ -80,17 +80,68 @@ def test_of_inputs_that_hardly_vary_all_counts():
     assert taking_up(*_named("weight", nn.Linear(4, 3), torch.ones(8, 4))) is None
 
 
-def test_rate_distortion_keeps_mean_outputs_and_makes_less_of_the_rest():
+class Turned(nn.Module):
+    """A layer read the other way round, one whose bias is never added, and one that scales the product first."""
+
+    def __init__(self):
+        super().__init__()
+        self.turned, self.silent, self.scaled = nn.Linear(6, 6), nn.Linear(6, 6), Scaled(6, 6)
+
+    def forward(self, x):
+        return self.scaled(nn.functional.linear(x @ self.turned.weight, self.silent.weight))
+
+
+class Scaled(nn.Linear):
+    """A layer whose product is a tenth."""
+
+    def forward(self, x):
+        return nn.functional.linear(x, self.weight) / 10 + self.bias
+
+
+def test_a_bias_that_is_not_simply_added_takes_up_nothing():
+    model = Turned().eval()
+    subject = Subject.of(model, torch.rand(1, 6))
+    data = [Batch((torch.rand(8, 6),), {}, torch.arange(8) % 6)]
+    evidence = calibrate(subject, data, RateDistortion.needs, loss=cross_entropy)
+    assert [taking_up(subject, f"{name}.weight", evidence) for name in ("turned", "silent", "scaled")] == [None] * 3
+    plan = RateDistortion(price=1e-4).plan(subject, evidence)
+    torch.testing.assert_close(plan.tensors["scaled.bias"], model.scaled.bias.detach(), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_rate_distortion_counts_what_no_bias_takes_up(bias):
     torch.manual_seed(0)
-    x = torch.randn(512, 24) @ torch.randn(24, 24) + 20
-    layer = nn.Linear(24, 8)
-    subject = Subject.of(layer.eval(), x[:1])
-    data = [Batch((x,), {}, torch.randint(0, 8, (512,)))]
-    method = RateDistortion(price=0.5, weigh="outputs", others=False)
-    plan = method.plan(subject, calibrate(subject, data, method.needs, loss=cross_entropy))
+    x = torch.randn(512, 24) @ torch.randn(24, 24) + 10
+    layer = nn.Linear(24, 8, bias=bias).eval()
+    subject = Subject.of(layer, x[:1])
+    method = RateDistortion(price=30.0, weigh="outputs", others=False)
+    evidence = calibrate(subject, [Batch((x,), {}, torch.arange(512) % 8)], method.needs, loss=cross_entropy)
+    ((_, part),) = method._problem(subject, "weight", evidence).parts
+    wanted = np.cov(x.T, bias=True) if bias else x.T.double() @ x.double() / len(x)
+    np.testing.assert_allclose(part.moment, wanted, rtol=1e-3, atol=1e-2)
+    plan = method.plan(subject, evidence)
     with torch.no_grad():
-        new = nn.functional.linear(x, plan.tensors["weight"], plan.tensors["bias"])
-        torch.testing.assert_close(new.mean(0), layer(x).mean(0), rtol=0, atol=1e-3)
+        errors = nn.functional.linear(x, plan.tensors["weight"], plan.tensors.get("bias")) - layer(x)
+    assert bool((errors.mean(0).abs() < 1e-3).all()) == bias
+
+
+def test_covariances_are_positive_where_float32_has_lost_their_last_digits():
+    torch.manual_seed(0)
+    x = torch.randn(64, 1) * 0.05 + 1 + torch.zeros(64, 900)
+    subject, evidence = evidence_of(nn.Linear(900, 4), x)
+    assert taking_up(subject, "weight", evidence) == "bias"
+    [covariance] = covariances("weight", evidence)
+    assert np.linalg.eigvalsh(covariance).min() > 0
+
+
+def test_a_plan_leaves_biases_of_double_precision_alone():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3).double().eval()
+    subject = Subject.of(layer, torch.rand(1, 4).double())
+    data = [Batch((torch.rand(8, 4).double(),), {}, torch.arange(8) % 3)]
+    before = subject.model.bias.detach().clone()
+    RateDistortion(price=1.0).plan(subject, calibrate(subject, data, RateDistortion.needs, loss=cross_entropy))
+    torch.testing.assert_close(subject.model.bias.detach(), before, rtol=0, atol=0)
 
 
 def test_without_means_it_is_told():

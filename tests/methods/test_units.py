@@ -173,6 +173,31 @@ def test_repair_solves_the_least_squares_problem():
     assert got < 1.01 * best
 
 
+class Reader(nn.Module):
+    """Reads hidden units by a parameter that has no bias and is not called weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.kernel = nn.Linear(6, 16), nn.Parameter(torch.randn(3, 16))
+
+    def forward(self, x):
+        return nn.functional.linear(torch.relu(self.hidden(x) + 2), self.kernel)
+
+
+def test_repair_without_a_bias_keeps_the_mean_in_the_weight():
+    torch.manual_seed(0)
+    model, x = Reader().eval(), torch.randn(256, 6)
+    subject = Subject.of(model, x[:1])
+    found = calibrate(subject, [Batch((x,), {}, None)], {"second_moment", "mean"})
+    assert subject.sites["kernel"].bias is None
+    errors = []
+    for repair in (True, False):
+        plan = Units(amount=0.25, of="units", criterion="l2", repair=repair).plan(subject, found)
+        with torch.no_grad():
+            errors.append(float((apply(subject, plan).model(x) - model(x)).square().mean()))
+    assert errors[0] < 0.1 * errors[1]
+
+
 def test_repair_of_a_convolution_beats_none_in_every_layer_kind():
     torch.manual_seed(1)
     for model, x in (

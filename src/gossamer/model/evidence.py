@@ -59,6 +59,16 @@ class Moment:
         """Return the sum of x² per input, shape (inputs,)."""
         return self.total if self.total.ndim == 1 else self.total.diagonal()
 
+    @property
+    def expected(self) -> Tensor:
+        """Return the mean of x xᵀ, or of x², float64."""
+        return self.total.double() / max(self.count, 1)
+
+    def about(self, mean: "Mean") -> Tensor:
+        """Return the covariance of the inputs, or the variances, float64."""
+        mu = mean.vector.double()
+        return self.expected - (mu.square() if self.total.ndim == 1 else mu[:, None] * mu)
+
 
 @dataclass(frozen=True)
 class Mean:

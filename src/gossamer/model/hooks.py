@@ -13,11 +13,11 @@ def hook_of(module: nn.Module, kind: type[Hook]) -> Hook | None:
 
 
 def take_hook(module: nn.Module, kind: type[Hook]) -> Hook | None:
-    """Take the hook of ``kind`` off ``module``, if it has one, and return it."""
+    """Take all hooks of ``kind`` off ``module`` and return the first, or None."""
     found = hook_of(module, kind)
     for hooks in _both(module):
         for key, hook in list(hooks.items()):
-            if hook is found:
+            if isinstance(hook, kind):
                 del hooks[key]
                 module._forward_pre_hooks_with_kwargs.pop(key, None)  # noqa: SLF001
                 module._forward_hooks_with_kwargs.pop(key, None)  # noqa: SLF001

@@ -79,10 +79,11 @@ class Site:
         return tuple(owner.name for owner in self.owners)
 
     @property
-    def bias(self) -> str:
+    def bias(self) -> str | None:
         """The name that a bias beside it would have in the first owner: that of ``weight_hh_l0`` is ``bias_hh_l0``."""
         head = self.owners[0]
-        return Owner(head.module, head.attribute.replace("weight", "bias")).name
+        named = "weight" in head.attribute
+        return Owner(head.module, head.attribute.replace("weight", "bias")).name if named else None
 
     @property
     def numel(self) -> int:

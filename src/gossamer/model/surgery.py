@@ -196,6 +196,7 @@ def _fold_batch_norm(model: nn.Module, edit: Fold) -> None:
     module.bias = nn.Parameter(bias, requires_grad=trains)
     grid = take_hook(norm, OutputGrid)
     if grid is not None:
+        take_hook(module, OutputGrid)
         module.register_forward_hook(grid)
     replace_module(model, norm, nn.Identity().train(norm.training))
 

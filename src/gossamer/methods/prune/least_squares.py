@@ -42,12 +42,12 @@ def repaired(subject: Subject, evidence: Evidence, index: Mapping[str, Index]) -
             continue
         weight = live_weight(subject, name).double().cpu()
         bias_name = subject.sites[name].bias
-        bias = stored.get(bias_name)
+        bias = None if bias_name is None else stored.get(bias_name)
         fixed, shift = _solved(weight, name, evidence, index[name], centred=bias is not None)
         if fixed is None:
             continue
         found[name] = picked(fixed, index[name]).to(stored[name].dtype)
-        if bias is not None and shift is not None and shift.shape == bias.shape:
+        if bias_name is not None and bias is not None and shift is not None and shift.shape == bias.shape:
             new = bias.detach().double().cpu() + shift
             kept = index.get(bias_name)
             found[bias_name] = (new if kept is None else picked(new, kept)).to(bias.dtype)
@@ -60,7 +60,7 @@ def _solved(
     """Return the weight with the columns that stay repaired, and what its bias takes up, by output."""
     shift: Tensor | None = None
     out, changed = weight, False
-    means = {one.layout: one.vector.double() for one in evidence.means.get(name, ())}
+    means = {one.layout: one for one in evidence.means.get(name, ())}
     for moment in evidence.second_moment(name):
         layout = moment.layout
         stays = columns_kept(layout, tuple(weight.shape), kept)
@@ -68,9 +68,7 @@ def _solved(
             continue
         matrix = layout.matrix(out)
         mean = means.get(layout) if centred else None
-        spread = moment.total.double() / moment.count
-        if mean is not None:
-            spread = spread - torch.outer(mean, mean)
+        spread = moment.expected if mean is None else moment.about(mean)
         stay, gone = torch.from_numpy(np.flatnonzero(stays)), torch.from_numpy(np.flatnonzero(~stays))
         inner = spread[stay][:, stay]
         inner.diagonal().add_(DAMPING * inner.diagonal().mean().clamp_min(1e-12))
@@ -81,7 +79,8 @@ def _solved(
         out, changed = layout.put(out, fresh), True
         if mean is not None and layout.reading in {Reading.ROWS, Reading.KERNEL}:
             shift = weight.new_zeros(weight.shape[0]) if shift is None else shift
-            shift[layout.start : layout.stop] += lost @ mean[gone] - added @ mean[stay]
+            vector = mean.vector.double()
+            shift[layout.start : layout.stop] += lost @ vector[gone] - added @ vector[stay]
     return (out if changed else None), shift
 
 

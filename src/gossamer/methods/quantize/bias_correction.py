@@ -11,7 +11,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from gossamer.errors import EvidenceError
-from gossamer.model import Evidence, Method, Plan, Site, Skip, Subject, find_sites
+from gossamer.model import Evidence, Method, Owner, Plan, Site, Skip, Subject, find_sites
 
 
 class BiasCorrection(Method, frozen=True, tag="quantize.bias_correction"):
@@ -71,4 +71,5 @@ def owns_bias(subject: Subject, site: Site) -> bool:
 
 def bias_of(subject: Subject, site: Site) -> tuple[str, Tensor]:
     """Return the name and the values of the bias beside ``site``, which has one."""
-    return site.bias, subject.model.get_parameter(site.bias).detach()
+    name = Owner(site.owners[0].module, "bias").name
+    return name, subject.model.get_parameter(name).detach()

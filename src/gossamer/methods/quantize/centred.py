@@ -11,56 +11,60 @@ right over all steps is wrong at each, and the character LSTM lost 12 % more at 
 from collections.abc import Sequence
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from gossamer.methods.quantize.bias_correction import owns_bias
 from gossamer.methods.quantize.feedback import Matrix
-from gossamer.model import Evidence, Moment, Subject, live_weight
+from gossamer.model import Evidence, Mean, Moment, Reading, Subject, live_weight
 
-_KINDS = {"linear", "conv", "attention"}
-
+_ADDED = {kind.forward for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)}
+"""Ways to run that add the bias to the product and do nothing between."""
 _LEAST = 1e-3
 """Inputs whose variance is a smaller share of their mean square have a covariance that float32 sums do not show."""
+_EPS = 2.0**-23
 
 
 def taking_up(subject: Subject, name: str, evidence: Evidence) -> str | None:
     """Return the name of the bias that takes up what errors of a site do to the mean output, or None if there is none.
 
-    It must belong to this weight alone, as the weight to it, and be free.
+    It must belong to this weight alone, as the weight to it, be free, and count where the loss was looked at.
     """
     site = subject.sites[name]
+    module = subject.model.get_submodule(site.owners[0].module)
     free = site.bias in dict(subject.model.named_parameters()) and site.bias not in subject.constraints
-    if not (free and site.kind in _KINDS and owns_bias(subject, site)):
+    counts = not evidence.has("curvature") or site.bias in evidence.sensitivities
+    if not (free and counts and type(module).forward in _ADDED and owns_bias(subject, site)):
         return None
-    both = zip(evidence.second_moment(name), covariances(name, evidence), strict=True)
-    varied = all(_trace(covariance) > _LEAST * _trace(expected(moment)) for moment, covariance in both)
-    return site.bias if varied else None
+    parts = [*zip(evidence.second_moment(name), evidence.mean(name), strict=True)]
+    rows = all(moment.layout.reading in {Reading.ROWS, Reading.KERNEL} for moment, _ in parts)
+    return site.bias if rows and all(_varies(moment, mean) for moment, mean in parts) else None
 
 
 def covariances(name: str, evidence: Evidence) -> Sequence[Matrix]:
     """Return the covariances of the inputs of a site, part by part; of some, the variances alone."""
-    both = zip(evidence.second_moment(name), evidence.mean(name), strict=True)
-    return [_covariance(expected(moment), mean.vector.double().numpy()) for moment, mean in both]
+    return [_covariance(*both) for both in zip(evidence.second_moment(name), evidence.mean(name), strict=True)]
 
 
-def taken_up(subject: Subject, name: str, new: Tensor, evidence: Evidence) -> Tensor:
-    """Return the bias of a site that takes up what its errors do to the mean output: b + E μ, E = W - ``new``."""
-    bias = subject.model.get_parameter(subject.sites[name].bias).detach().cpu()
+def taken_up(subject: Subject, name: str, bias: str, new: Tensor, evidence: Evidence) -> Tensor:
+    """Return the ``bias`` of a site that takes up what its errors do to the mean output: b + E μ, E = W - ``new``."""
+    old = subject.model.get_parameter(bias).detach().cpu()
     error = live_weight(subject, name).detach().cpu().double() - new.double()
-    moved = bias.double()
+    moved = old.double().clone()
     for mean in evidence.mean(name):
         moved[mean.layout.start : mean.layout.stop] += mean.layout.matrix(error) @ mean.vector.double()
-    return moved.to(bias.dtype)
+    return moved.to(old.dtype)
 
 
-def expected(moment: Moment) -> Matrix:
-    """Return the mean of x xᵀ, or of x², in float64."""
-    return moment.total.double().numpy() / max(moment.count, 1)
+def _varies(moment: Moment, mean: Mean) -> bool:
+    spread = moment.about(mean)
+    trace = float((spread if spread.ndim == 1 else spread.diagonal()).sum())
+    return trace * max(moment.count, 1) > _LEAST * float(moment.diagonal.sum())
 
 
-def _covariance(second: Matrix, mean: Matrix) -> Matrix:
-    return second - (mean**2 if second.ndim == 1 else np.outer(mean, mean))
-
-
-def _trace(spread: Matrix) -> float:
-    return float(spread.sum() if spread.ndim == 1 else spread.trace())
+def _covariance(moment: Moment, mean: Mean) -> Matrix:
+    """Return a covariance that is positive whatever float32 sums have lost."""
+    spread = moment.about(mean).numpy()
+    if spread.ndim == 1:
+        return np.asarray(np.maximum(spread, 0))
+    lost = len(spread) * _EPS * float(moment.expected.diagonal().mean())
+    return np.asarray(spread + lost * np.eye(len(spread)), np.float64)

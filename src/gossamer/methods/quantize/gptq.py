@@ -118,7 +118,7 @@ class Gptq(Method, frozen=True, tag="quantize.gptq"):
 
     def _rounded(self, weight: Matrix, levels: "_Levels", moment: Moment) -> Matrix:
         """Return the values of one matrix (outputs, inputs) of a site."""
-        H = moment.total.double().numpy() / max(moment.count, 1)
+        H = moment.expected.numpy()
         order = np.argsort(-H.diagonal(), kind="stable") if self.order == "activity" else np.arange(len(H))
         part = Part(weight[:, order], np.ones(len(weight)), H[np.ix_(order, order)], self.damping)
         new = np.empty_like(weight)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from gossamer.codings.rates import Rates, rates
 from gossamer.errors import EvidenceError, ModelError
-from gossamer.methods.quantize.centred import covariances, expected, taken_up, taking_up
+from gossamer.methods.quantize.centred import covariances, taken_up, taking_up
 from gossamer.methods.quantize.feedback import Band, Codes, Matrix, Part, covered, rounded
 from gossamer.methods.quantize.small import rounded_small
 from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, Subject, live_weight, signed_bits
@@ -35,6 +35,7 @@ from gossamer.model import Evidence, Grid, Layout, Method, Moment, Plan, Skip, S
 _MOST = 2**14
 _ROUNDING = 1 / 6  # numbers below one half and this start at zero, for prices to start from
 _LAST_SWEEPS = 3
+_HINT = "calibrate with needs={'curvature', 'mean'}"
 
 
 class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
@@ -59,7 +60,11 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         msgspec.Meta(description="errors count by what they do to the loss, or to the outputs of their own layer"),
     ] = "loss"
     others: Annotated[
-        bool, msgspec.Meta(description="round biases, norms and their statistics too, where errors count by the loss")
+        bool,
+        msgspec.Meta(
+            description="round biases, norms and their statistics too, where errors count by the loss; biases take up "
+            "what rounding does to mean outputs in any case"
+        ),
     ] = True
     damping: Annotated[
         float, msgspec.Meta(ge=1e-6, description="added to the diagonal of the second moment, in shares of its mean")
@@ -80,11 +85,11 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
             EvidenceError: no curvature or no mean was collected.
         """
         if evidence is None:
-            raise EvidenceError(f"{self.tag} was given no evidence", hint=f"calibrate with needs={set(self.needs)}")
+            raise EvidenceError(f"{self.tag} was given no evidence", hint=_HINT)
         if self.weigh == "loss" and not evidence.has("curvature"):
             raise EvidenceError(
                 f"{self.tag} was given evidence without curvature",
-                hint="calibrate with needs={'curvature'}, or weigh errors by outputs",
+                hint=f"{_HINT}, or weigh errors by outputs",
             )
         reasons = {site.name: self._why_not(subject, site.name, evidence) for site in self.chosen(subject)}
         skipped = [Skip(name, reason) for name, reason in reasons.items() if reason is not None]
@@ -106,7 +111,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
             grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), bits)
             tensors[name] = torch.from_numpy(best.codes).float() * step
             if problem.bias is not None:
-                biases[problem.bias] = taken_up(subject, name, tensors[name], evidence)
+                biases[problem.bias] = taken_up(subject, name, problem.bias, tensors[name], evidence)
         tensors |= biases
         if self.others and self.weigh == "loss" and (wanted or not reasons):
             tensors |= rounded_small(subject, evidence, self.price / weights, biases, self._named)
@@ -149,7 +154,7 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         free = torch.ones(weight.shape, dtype=torch.bool) if held is None or held.mask is None else held.mask.keep
         bias = taking_up(subject, name, evidence)
         moments, curvatures = self._known(name, evidence)
-        spreads = [expected(one) for one in moments] if bias is None else covariances(name, evidence)
+        spreads = [one.expected.numpy() for one in moments] if bias is None else covariances(name, evidence)
         known = zip(moments, spreads, curvatures, strict=True)
         parts = [self._part(weight, one.layout, H, g) for one, H, g in known]
         return _Problem(weight.numpy(), free.numpy(), parts, bias)

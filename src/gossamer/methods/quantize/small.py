@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from gossamer.model import Evidence, Owner, Subject
+from gossamer.model import Evidence, Owner, Subject, find_sites
 from gossamer.model.resize import stored_tensors
 
 _MOST = 2**14  # levels on either side of zero
+_SUMS = {kind.forward for kind in (nn.RNN, nn.LSTM, nn.RNNCell, nn.LSTMCell)}  # which only ever add both biases up
 _EPS = 1e-5  # variances below it hardly count beside what a batch norm adds to them
 
 
@@ -65,12 +66,13 @@ def _curvatures(
 
 def _merged(model: nn.Module, free: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     """Yield new values of the biases of LSTM and RNN layers: of the two of a layer, only the sum counts."""
+    owned = {site.name for site in find_sites(model, every=True).values() if len(site.owners) == 1}
     for path, module in model.named_modules():
-        if not isinstance(module, nn.LSTM | nn.RNN | nn.LSTMCell | nn.RNNCell):
+        if type(module).forward not in _SUMS:
             continue
         for name, _ in module.named_parameters(recurse=False):
             one, other = (Owner(path, name.replace("bias_ih", part)).name for part in ("bias_ih", "bias_hh"))
-            if name.startswith("bias_ih") and one in free and other in free:
+            if name.startswith("bias_ih") and {one, other} <= owned & free.keys():
                 yield one, free[one].detach() + free[other].detach()
                 yield other, torch.zeros_like(free[other])
 
