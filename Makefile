@@ -59,6 +59,9 @@ bench: $(STAMP)  ## Run all benchmarks; results go to benchmarks/results (takes 
 	$(BIN)/python benchmarks/torch_pruning.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check zstandard==0.25.0 brotli==1.2.1 pybind11
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps nncodec==2.1.3
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check nncf==3.4.0 torchao==0.18.0
+	$(BIN)/python benchmarks/quantization.py
+	$(BIN)/python benchmarks/speed_peers.py
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/pack.py
 	$(BIN)/python benchmarks/rate_distortion.py

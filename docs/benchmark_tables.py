@@ -15,6 +15,7 @@ OWN = (
     "int8.json",
     "latency.json",
     "speed_int8.json",
+    "speed_peers.json",
     "torch_pruning.json",
     "rate_distortion.json",
     "quantization.json",
@@ -47,6 +48,7 @@ def everything() -> str:
     parts += ["## 8-bit accuracy beside other tools", *_quantization()]
     parts += ["## Latency of networks cut to half", *_latency()]
     parts += ["## Speed of 8-bit networks", *_speed()]
+    parts += ["## 8-bit speed beside other tools", *_speed_beside()]
     parts += ["## Cutting beside Torch-Pruning", *_torch_pruning()]
     parts += ["## Quantization without training, beside NNCodec", *_rate_distortion()]
     parts += ["## The coder alone, beside other compressors", *_codecs()]
@@ -188,6 +190,35 @@ def _latency() -> Iterator[str]:
             one["commit"],
         )
         for one in result["networks"]
+    ]
+    yield table(head, rows)
+
+
+def _speed_beside() -> Iterator[str]:
+    result = _result("speed_peers")
+    if not result:
+        yield NONE
+        return
+    yield (
+        "How many times as fast as the float network each runs, one sample a run, with default settings: Gossamer, "
+        "ONNX Runtime's own tools and NNCF on ONNX Runtime, torchao compiled by torch.compile beside the float network "
+        "compiled likewise; in brackets milliseconds. `writes` is what `gossamer export` chooses by default."
+    )
+    yield _origin(result | {"machine": result["rows"][0]["machine"], "commit": result["rows"][0]["commit"]})
+
+    def cell(row: Mapping[str, Any], peer: str) -> str:
+        return f"{row[peer]['ratio']:.2f} ({row[peer]['ms']:.3f})" if "ratio" in row[peer] else "refused"
+
+    head = ("network", "fp32 on ONNX Runtime", "fp32 on torch", *PEERS.values(), "writes")
+    rows = [
+        (
+            row["network"],
+            f"{row['float']['ms']:.3f} ms",
+            f"{row['torch']['ms']:.3f} ms",
+            *(cell(row, peer) for peer in PEERS),
+            row["default"],
+        )
+        for row in result["rows"]
     ]
     yield table(head, rows)
 
