@@ -134,6 +134,7 @@ def test_bit_operations_are_those_of_both_factors(lame, task):
         Mixed(limit=0.01, of="bit_operations", widths=(2, 8, 32)).plan(lame, evidence)
 
 
+@pytest.mark.slow
 def test_latency_is_measured_and_a_layer_that_integers_slow_down_stays_in_floats(lame, task, monkeypatch):
     floats = {"one.weight": 30e-6, "two.weight": 20e-6, "last.weight": 10e-6}
     integers = {"one.weight": 10e-6, "two.weight": 25e-6, "last.weight": 6e-6}
