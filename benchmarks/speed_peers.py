@@ -21,17 +21,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from provenance import ROOT, commit, machine
 from quantization import NETWORKS, PEERS, Case
 from torch import nn
 from torch._inductor import config as inductor
 
+from gossamer.figure import measured
 from gossamer.targets import arrays_of
-from gossamer.targets.choice import MARGIN
-from gossamer.targets.cpu import read_cpu
-from gossamer.targets.session import prepare
+from gossamer.targets.choice import Choice
+from gossamer.targets.session import open_prepared, prepare
 
 RESULTS = ROOT / "benchmarks" / "results" / "speed_peers.json"
 THREADS = 2
@@ -58,18 +57,9 @@ def _timed(run: Callable[[], Any]) -> list[float]:
 
 
 def on_runtime(graphs: dict[str, onnx.ModelProto], inputs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """Return what runs each graph; ours as the target opens it, those of others as they are."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    options.log_severity_level = 3
-    ready = {
-        label: prepare(graph, read_cpu()) if label in {"float", "gossamer"} else graph
-        for label, graph in graphs.items()
-    }
-    sessions = {
-        label: onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        for label, graph in ready.items()
-    }
+    """Return what runs each graph; ours and the float one as the target opens them, those of others as they are."""
+    ready = {label: prepare(graph) if label in {"float", "gossamer"} else graph for label, graph in graphs.items()}
+    sessions = {label: open_prepared(graph.SerializeToString(), threads=THREADS) for label, graph in ready.items()}
     return {label: partial(session.run, None, inputs) for label, session in sessions.items()}
 
 
@@ -100,7 +90,8 @@ def one(name: str) -> dict[str, Any]:
             row[peer] = {"refused": f"{type(refused).__name__}: {str(refused).splitlines()[0][:200]}"}
     found = turns(on_runtime(graphs, arrays_of(case.graph, args, case.kwargs)))
     row |= ratios(found, "float")
-    row["default"] = "floats" if row["gossamer"]["ratio"] < 1 / MARGIN else "integers"
+    choice = Choice(measured(found["gossamer"], "s"), measured(found["float"], "s"))
+    row["default"] = "floats" if choice.for_floats else "integers"
     return row
 
 

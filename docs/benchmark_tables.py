@@ -204,7 +204,7 @@ def _speed_beside() -> Iterator[str]:
         "ONNX Runtime's own tools and NNCF on ONNX Runtime, torchao compiled by torch.compile beside the float network "
         "compiled likewise; in brackets milliseconds. `writes` is what `gossamer export` chooses by default."
     )
-    yield _origin(result | {"machine": result["rows"][0]["machine"], "commit": result["rows"][0]["commit"]})
+    yield _origin({**result, **result["rows"][-1]})
 
     def cell(row: Mapping[str, Any], peer: str) -> str:
         return f"{row[peer]['ratio']:.2f} ({row[peer]['ms']:.3f})" if "ratio" in row[peer] else "refused"

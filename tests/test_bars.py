@@ -8,13 +8,14 @@ from gossamer import bars
 def shown(monkeypatch, *moments):
     """What two bars say where no bar can be drawn, with each turn of the inner one at its moment, in seconds."""
     console = Console(file=io.StringIO())
-    now = 0.0
-    monkeypatch.setattr(bars.time, "monotonic", lambda: now)
+    clock = [0.0]
+    monkeypatch.setattr(bars.time, "monotonic", lambda: clock[-1])
     with bars.display(console) as progress:
         outer = progress.add_task("", total=2)
         progress.update(outer, description="step 1/2 prune.magnitude")
         with bars.bar(progress, "evidence", 3) as turn:
-            for now in moments:  # noqa: B007  # the clock reads it
+            for moment in moments:
+                clock.append(moment)
                 turn()
     return console.file.getvalue().splitlines()
 

@@ -41,13 +41,13 @@ def repaired(subject: Subject, evidence: Evidence, index: Mapping[str, Index]) -
         if name not in subject.sites or name not in evidence.moments or shared:
             continue
         weight = live_weight(subject, name).double().cpu()
-        bias_name = subject.sites[name].bias
-        bias = None if bias_name is None else stored.get(bias_name)
+        bias_name = subject.sites[name].bias or ""
+        bias = stored.get(bias_name)
         fixed, shift = _solved(weight, name, evidence, index[name], centred=bias is not None)
         if fixed is None:
             continue
         found[name] = picked(fixed, index[name]).to(stored[name].dtype)
-        if bias_name is not None and bias is not None and shift is not None and shift.shape == bias.shape:
+        if bias is not None and shift is not None and shift.shape == bias.shape:
             new = bias.detach().double().cpu() + shift
             kept = index.get(bias_name)
             found[bias_name] = (new if kept is None else picked(new, kept)).to(bias.dtype)

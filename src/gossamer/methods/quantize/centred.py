@@ -56,9 +56,8 @@ def taken_up(subject: Subject, name: str, bias: str, new: Tensor, evidence: Evid
 
 
 def _varies(moment: Moment, mean: Mean) -> bool:
-    spread = moment.about(mean)
-    trace = float((spread if spread.ndim == 1 else spread.diagonal()).sum())
-    return trace * max(moment.count, 1) > _LEAST * float(moment.diagonal.sum())
+    squares = float(moment.diagonal.double().sum()) / max(moment.count, 1)
+    return squares - float(mean.vector.double().square().sum()) > _LEAST * squares
 
 
 def _covariance(moment: Moment, mean: Mean) -> Matrix:
@@ -66,5 +65,5 @@ def _covariance(moment: Moment, mean: Mean) -> Matrix:
     spread = moment.about(mean).numpy()
     if spread.ndim == 1:
         return np.asarray(np.maximum(spread, 0))
-    lost = len(spread) * _EPS * float(moment.expected.diagonal().mean())
-    return np.asarray(spread + lost * np.eye(len(spread)), np.float64)
+    spread[np.diag_indices_from(spread)] += _EPS * float(moment.diagonal.double().sum()) / max(moment.count, 1)
+    return np.asarray(spread)
