@@ -184,6 +184,39 @@ def test_units_are_residual_blocks_and_layers_with_what_follows():
     assert layer_unit(subject, "fc.weight", "fc", 1).stages == ("fc",)
 
 
+class Fan(nn.Module):
+    """Two convolutions side by side, then one more if its maps are to change."""
+
+    def __init__(self, change):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(4, 2, 1), nn.Conv2d(4, 2, 3, padding=1)
+        self.last = nn.Conv2d(4, 4, 1) if change else nn.Identity()
+
+    def forward(self, x):
+        return self.last(torch.cat([self.left(x), torch.relu(self.right(x))], 1))
+
+
+class Shrinking(nn.Module):
+    def __init__(self, stride):
+        super().__init__()
+        self.first, self.second, self.stride = nn.Conv2d(4, 6, 1), nn.Conv2d(6, 4, 3, stride, 1), stride
+
+    def forward(self, x):
+        inner = self.second(torch.relu(self.first(x)))
+        return inner + x if self.stride == 1 else inner
+
+
+def test_units_are_joined_branches_and_blocks_of_the_class_of_others():
+    model = nn.Sequential(Fan(change=True), Shrinking(2), Shrinking(1), nn.Conv2d(4, 4, 1), Fan(change=False))
+    subject = Subject.of(model.eval(), torch.zeros(1, 4, 8, 8))
+    layers = {site: site.removesuffix(".weight") for site in subject.sites}
+    blocks = block_units(subject, layers)
+    assert {unit.stages[0]: len(unit.sites) for unit in blocks} == {"0": 3, "1": 2, "2": 2, "4": 2}
+    plain = nn.Sequential(Shrinking(2), nn.Conv2d(4, 4, 1))
+    subject = Subject.of(plain.eval(), torch.zeros(1, 4, 8, 8))
+    assert block_units(subject, {site: site.removesuffix(".weight") for site in subject.sites}) == ()
+
+
 def test_watching_sees_inputs_outputs_and_gradients_in_bounded_memory(net, evidence, monkeypatch):
     unit = Unit(("stem",), (("stem.weight", "stem"),), calls=1, batched=4)
     examples = evidence.examples()[:1]

@@ -14,7 +14,8 @@ from torch import nn
 from gossamer.calibrate import calibrate
 from gossamer.errors import EvidenceError
 from gossamer.methods.prune import Units
-from gossamer.methods.quantize import PostTraining
+from gossamer.methods.quantize import AdaRound, Brecq, Gptq, Mixed, PostTraining
+from gossamer.methods.quantize.assignment import Table
 from gossamer.model import Subject, apply, freeze, plain_copy
 from gossamer.targets import graph_of, lower_frozen, open_session, run_session, static_loop
 
@@ -80,6 +81,40 @@ def test_a_grid_covers_its_range():
     grid = method.plan(subject, evidence).activations["rnn.weight_hh_l0"]
     low, high = evidence.ranges["rnn.weight_hh_l0"]
     np.testing.assert_allclose(float(grid.scale), (high - min(low, 0)) / 255, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        Gptq(states="static"),
+        AdaRound(states="static", iterations=2),
+        Brecq(states="static", iterations=2, weigh="outputs"),
+        Mixed(states="static", limit=1_000_000, widths=(4, 8), measure="curvature"),
+    ],
+    ids=lambda method: method.tag,
+)
+def test_methods_of_few_bits_put_states_on_the_same_grids(method):
+    subject, batches = subject_of("GRU", num_layers=2)
+    targets = torch.zeros(4, 7, 3)
+    evidence = calibrate(subject, [(batches[0][0], {}, targets)], method.needs, loss=nn.functional.mse_loss)
+    plan, plain = method.plan(subject, evidence), STATIC.plan(subject, evidence)
+    recurrent = {name for name in subject.sites if name.startswith("rnn.")}
+    assert recurrent <= plan.activations.keys()
+    for name in recurrent:
+        assert torch.equal(plan.activations[name].scale, plain.activations[name].scale)
+        assert torch.equal(plan.activations[name].zero, plain.activations[name].zero)
+    frozen = freeze(apply(subject, plan))
+    lowered = lower_frozen(frozen, graph_of(frozen, subject.args, subject.kwargs))
+    assert {"Scan", "Loop"} & {node.op_type for node in lowered.proto.graph.node}, "multiplied in integers"
+
+
+def test_a_mixed_layer_with_a_matrix_beyond_8_bits_has_no_state_grids():
+    subject, batches = subject_of("GRU", num_layers=2)
+    evidence = calibrate(subject, batches, {"range"})
+    plans = {8: STATIC.plan(subject, evidence), 16: PostTraining(weight_bits=16, inputs=False).plan(subject)}
+    table = Table("quantize.mixed", subject, plans, dict.fromkeys(plans[8].constraints, {8: 1.0, 16: 0.5}), floats=True)
+    widths = dict.fromkeys(plans[8].constraints, 8) | {"rnn.weight_hh_l1": 16}
+    assert set(table.plan(widths).activations) == {"rnn.weight_ih_l0", "rnn.weight_hh_l0", "fc.weight"}
 
 
 def test_hidden_units_are_cut_under_their_grids():

@@ -19,8 +19,7 @@ from gossamer.bars import bar
 from gossamer.calibrate import tried
 from gossamer.errors import RecipeError
 from gossamer.model import Evidence, Method, Plan, Skip, Subject, apply
-from gossamer.model.ends import without_idle
-from gossamer.model.state_grid import without_halves
+from gossamer.model.used_grids import used_grids
 from gossamer.recipe.evidence import Collector
 from gossamer.recipe.seek import Seek, excess_over
 from gossamer.settings import Settings
@@ -123,9 +122,8 @@ def _without(method: Method, plan: Plan, sites: Sequence[str], subject: Subject,
         excluded = (*method.exclude, *(escape(site) for site in sites))
         return msgspec.structs.replace(method, exclude=excluded).plan(subject, evidence)
     left = {name: grid for name, grid in plan.activations.items() if name not in sites}
-    left = without_halves(subject.model, subject.sites.values(), left, left.keys() | subject.activations.keys())
     return replace(
         plan,
         constraints={site: parts for site, parts in plan.constraints.items() if site not in sites},
-        activations=without_idle(subject.graph, left, left.keys() | subject.activations.keys()),
+        activations=used_grids(subject, left),
     )

@@ -10,7 +10,7 @@ from gossamer.errors import ModelError, SettingError
 from gossamer.methods.quantize.knapsack import cheapest
 from gossamer.model import Grid, Plan, Skip, Subject, apply, freeze, plain_copy, to_artifact
 from gossamer.model.cost import site_macs
-from gossamer.model.ends import without_idle
+from gossamer.model.used_grids import used_grids
 from gossamer.targets import Profile, arrays_of, graph_of, lower_frozen, profile
 
 FLOAT = 32
@@ -69,8 +69,7 @@ class Table:
                 activations[site] = plan.activations[site]
             skipped |= {skip.site: skip.reason for skip in plan.skipped if skip.site == site}
         skips = tuple(Skip(site, reason) for site, reason in skipped.items())
-        subject = self.subject
-        used = without_idle(subject.graph, activations, activations.keys() | subject.activations.keys())
+        used = used_grids(self.subject, activations)
         return Plan(self.tag, constraints=constraints, activations=used, skipped=skips)
 
 

@@ -30,8 +30,9 @@ from gossamer.model import Evidence, Subject
 class Brecq(LearnedRounding, frozen=True, tag="quantize.brecq"):
     """Put weights on a grid of few bits and learn, block by block, which way each of them is rounded.
 
-    Blocks are modules whose own forward adds up two branches; a layer in none of them learns by itself, and what is
-    neither linear nor a convolution is rounded to the nearest, as the plan says. Steps of the inputs of layers learn
+    Blocks are modules whose own forward adds up two branches or joins several, and others of their classes; a layer in
+    none of them learns by itself, and what is neither linear nor a convolution is rounded to the nearest, as the plan
+    says. Steps of the inputs of layers learn
     along. Takes about a quarter longer than ``quantize.adaround``.
     """
 
@@ -46,7 +47,7 @@ class Brecq(LearnedRounding, frozen=True, tag="quantize.brecq"):
     ] = "loss"
 
     def units(self, subject: Subject, layers: Mapping[str, str], calls: Mapping[str, int]) -> Sequence[Unit]:
-        """Return the residual blocks of ``subject``, and the layers that are in none of them."""
+        """Return the blocks of ``subject``, and the layers that are in none of them."""
         once = {site: path for site, path in layers.items() if calls[path] == 1}
         blocks = block_units(subject, once)
         inside = {site for unit in blocks for site, _ in unit.sites}

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gossamer.errors import EvidenceError
 from gossamer.methods.quantize.feedback import Matrix, Part, covered
-from gossamer.methods.quantize.post_training import Group, nearest
+from gossamer.methods.quantize.post_training import Group, States, nearest
 from gossamer.methods.quantize.ranges import InputRange, Range
 from gossamer.model import Evidence, Grid, Method, Moment, Plan, Skip, Subject, live_weight
 from gossamer.model.constraint import along
@@ -56,6 +56,7 @@ class Gptq(Method, frozen=True, tag="quantize.gptq"):
         InputRange,
         msgspec.Meta(description="range of the inputs of a layer: minmax, mse, kl, average, or a percentile"),
     ] = "mse"
+    states: States = "dynamic"
     order: Annotated[
         Literal["activity", "index"],
         msgspec.Meta(description="columns by their mean squared input, largest first, or as they lie in the weight"),
@@ -85,6 +86,7 @@ class Gptq(Method, frozen=True, tag="quantize.gptq"):
             weight_bits=self.weight_bits,
             weight_range=self.weight_range,
             weight_scales=self.weight_scales,
+            states=self.states,
         )
         tensors, skipped = {}, list(plain.skipped)
         for site in plain.constraints:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gossamer.bars import bar
 from gossamer.calibrate.uses import plain_kernels
 from gossamer.errors import EvidenceError
-from gossamer.methods.quantize.post_training import nearest
+from gossamer.methods.quantize.post_training import States, nearest
 from gossamer.methods.quantize.ranges import InputRange, Range
 from gossamer.methods.quantize.reconstruct import Data, InputStep, Part, Settings, learn
 from gossamer.methods.quantize.rounding import Rounding
@@ -55,6 +55,7 @@ class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
         InputRange,
         msgspec.Meta(description="range of the inputs of a layer: minmax, mse, kl, average, or a percentile"),
     ] = "mse"
+    states: States = "dynamic"
     iterations: Annotated[int, msgspec.Meta(ge=1, description="steps of the optimizer for each part")] = 10_000
     batch: Annotated[int, msgspec.Meta(ge=1, description="samples in each of these steps")] = 32
     lr: Annotated[float, msgspec.Meta(gt=0, description="learning rate of Adam for the roundings")] = 0.01
@@ -89,6 +90,7 @@ class LearnedRounding(Method, frozen=True, tag="quantize.learned_rounding"):
             input_range=self.input_range,
             weight_bits=self.weight_bits,
             weight_range=self.weight_range,
+            states=self.states,
         )
         examples = evidence.examples()
         with plain_kernels():

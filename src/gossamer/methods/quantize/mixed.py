@@ -24,7 +24,7 @@ from gossamer.methods.quantize.assignment import (
     within_operations,
 )
 from gossamer.methods.quantize.estimates import by_curvature, by_trace
-from gossamer.methods.quantize.post_training import PostTraining
+from gossamer.methods.quantize.post_training import PostTraining, States
 from gossamer.methods.quantize.ranges import InputRange, Range
 from gossamer.model import Evidence, Grid, Method, Plan, Subject, live_weight
 
@@ -81,6 +81,8 @@ class Mixed(Method, frozen=True, tag="quantize.mixed"):
         ),
     ] = True
 
+    states: States = "dynamic"
+
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Ranges of inputs, and the curvature of the loss where it stands for the loss."""
@@ -117,6 +119,7 @@ class Mixed(Method, frozen=True, tag="quantize.mixed"):
                 weight_range=self.weight_range,
                 input_range=self.input_range,
                 inputs=self.inputs and width <= INTEGER,
+                states=self.states if width <= INTEGER else "dynamic",
             ).plan(subject, evidence)
             for width in sorted({*self.widths} - {FLOAT})
         }

@@ -27,6 +27,13 @@ from gossamer.targets import read_cpu, why_in_floats, why_no_groups
 Bits = Annotated[int, msgspec.Meta(ge=2, le=16)]
 Group = Annotated[int, msgspec.Meta(ge=2)]
 Codes = Literal["symmetric", "affine"]
+States = Annotated[
+    Literal["dynamic", "static"],
+    msgspec.Meta(
+        description="recurrent layers: the target puts inputs and states on 8 bits as they come, or on grids seen in "
+        "calibration"
+    ),
+]
 _INTEGER = 8
 
 
@@ -85,13 +92,7 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             "with groups"
         ),
     ] = True
-    states: Annotated[
-        Literal["dynamic", "static"],
-        msgspec.Meta(
-            description="recurrent layers: the target puts inputs and states on 8 bits as they come, or on grids seen "
-            "in calibration"
-        ),
-    ] = "dynamic"
+    states: States = "dynamic"
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return a grid for every chosen site, and for its input where the target multiplies in integers.

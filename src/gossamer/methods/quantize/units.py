@@ -1,8 +1,8 @@
-"""Parts of a model that are rounded together: layers with what follows them, and residual blocks.
+"""Parts of a model that are rounded together: layers with what follows them, and blocks of branches.
 
 A layer's part reaches to the activation function behind it, with a batch norm between them (Nagel et al. 2020, section
-3.5). A block is a module whose own forward adds up two branches (Li et al., "BRECQ", ICLR 2021, arXiv 2102.05426,
-section 3.2).
+3.5). A block is a module whose own forward adds up two branches or joins several (Li et al., "BRECQ", ICLR 2021, arXiv
+2102.05426, section 3.2), or a module of the same class, for blocks that change the shape often go without the addition.
 """
 
 from collections import Counter
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from gossamer.model import Example, Node, Site, Subject
 
 _ADDITIONS = frozenset({"aten.add", "aten.add_"})
+_JOINS = frozenset({"aten.cat", "aten.concat"})
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "relu6": F.relu6,
@@ -97,20 +98,25 @@ def layer_unit(subject: Subject, site: str, path: str, calls: int) -> Unit:
 
 
 def block_units(subject: Subject, layers: Mapping[str, str]) -> tuple[Unit, ...]:
-    """Return the innermost residual blocks that hold two or more of ``layers`` and can be run by themselves.
+    """Return the innermost blocks that hold two or more of ``layers`` and can be run by themselves.
 
     Args:
         subject: whose graph tells.
         layers: path of the layer of each site.
     """
-    adding = {node.module for node in subject.graph.nodes if node.op in _ADDITIONS and len(node.inputs) == 2}
+    joining = {node.module for node in subject.graph.nodes if node.op in _JOINS or _adds(node)} - {""}
+    kinds = {type(subject.model.get_submodule(path)) for path in joining}
     found = []
-    for path in adding - {""}:
+    for path in (path for path, module in subject.model.named_modules() if path and type(module) in kinds):
         inside = tuple((site, layer) for site, layer in layers.items() if layer.startswith(f"{path}."))
         if len(inside) > 1 and _of_images(subject, path):
             found.append(Unit((path,), inside))
     paths = [unit.stages[0] for unit in found]
     return tuple(u for u in found if not any(other.startswith(f"{u.stages[0]}.") for other in paths))
+
+
+def _adds(node: Node) -> bool:
+    return node.op in _ADDITIONS and len(node.inputs) == 2
 
 
 def _of_images(subject: Subject, path: str) -> bool:
