@@ -7,10 +7,12 @@ from torch import nn
 
 from gossamer.calibrate import calibrate
 from gossamer.methods.quantize import PostTraining
-from gossamer.model import Subject, apply, freeze
+from gossamer.model import Subject, apply, freeze, to_artifact
 from gossamer.targets import lower_frozen, not_integer
 from gossamer.targets.convert import graph_of
+from gossamer.targets.levels import weight_levels
 
+OWN_ZEROS = "each output has a zero of its own, for which there is room beside 7 bits or less"
 FLOAT = "stored in {} bits, multiplied in float: {}"
 
 
@@ -26,7 +28,8 @@ def planned(layer, x, **settings):
     ("settings", "said"),
     [
         ({"weight_bits": 8}, None),
-        ({"weight_bits": 8, "weight_codes": "affine"}, "each output has a zero of its own"),
+        ({"weight_bits": 8, "weight_codes": "affine"}, OWN_ZEROS),
+        ({"weight_bits": 7, "weight_codes": "affine"}, None),
         ({"weight_bits": 8, "weight_codes": "affine", "weight_scales": "tensor"}, None),
         ({"weight_bits": 12}, "its codes have 12 bits, wanted 8 or less"),
         ({"weight_bits": 12, "weight_scales": 80}, "its codes have 12 bits, wanted 8 or less"),
@@ -46,6 +49,19 @@ def test_linear_layers(settings, said):
     assert not_integer(lowered.proto, lowered.integer) == []
 
 
+def test_codes_less_their_zeros_by_hand():
+    """Rows 0..3 and -3..0 in 2 bits: zeros 0 and 3, codes 0..3 in both, less their zeros 0..3 and -3..0."""
+    layer = nn.Linear(4, 2, bias=False)
+    layer.weight.data = torch.tensor([[0.0, 1, 2, 3], [-3, -2, -1, 0]])
+    plan, frozen = planned(layer, torch.rand(8, 4), weight_bits=2, weight_codes="affine")
+    assert plan.constraints["weight"].zero.tolist() == [0, 3]
+    weight = weight_levels(to_artifact(frozen).tensors["weight"])
+    assert weight.codes.tolist() == [[0, 1, 2, 3], [-3, -2, -1, 0]]
+    assert weight.zero.tolist() == [0, 0]
+    assert weight.scale.tolist() == [1.0, 1.0]
+    assert weight.values.tolist() == layer.weight.tolist()
+
+
 def test_a_small_layer_with_groups_is_multiplied_in_float():
     plan, _ = planned(nn.Linear(64, 8, bias=False), torch.randn(4, 64), weight_bits=4, weight_scales=32)
     assert [skip.reason for skip in plan.skipped] == [FLOAT.format(4, "512 values are too few for blocks of 4 bits")]
@@ -55,7 +71,8 @@ def test_a_small_layer_with_groups_is_multiplied_in_float():
     ("settings", "said"),
     [
         ({"weight_bits": 8}, None),
-        ({"weight_bits": 8, "weight_codes": "affine"}, "each output has a zero of its own"),
+        ({"weight_bits": 8, "weight_codes": "affine"}, OWN_ZEROS),
+        ({"weight_bits": 7, "weight_codes": "affine"}, None),
         ({"weight_bits": 4, "weight_scales": 9}, "its sums would need a scale after every 9 products"),
     ],
 )

@@ -112,7 +112,8 @@ def test_a_mixed_layer_with_a_matrix_beyond_8_bits_has_no_state_grids():
     subject, batches = subject_of("GRU", num_layers=2)
     evidence = calibrate(subject, batches, {"range"})
     plans = {8: STATIC.plan(subject, evidence), 16: PostTraining(weight_bits=16, inputs=False).plan(subject)}
-    table = Table("quantize.mixed", subject, plans, dict.fromkeys(plans[8].constraints, {8: 1.0, 16: 0.5}), floats=True)
+    losses = {site: {8: 1.0, 16: 0.5} for site in plans[8].constraints}
+    table = Table("quantize.mixed", subject, plans, losses, floats=True)
     widths = dict.fromkeys(plans[8].constraints, 8) | {"rnn.weight_hh_l1": 16}
     assert set(table.plan(widths).activations) == {"rnn.weight_ih_l0", "rnn.weight_hh_l0", "fc.weight"}
 
@@ -162,7 +163,7 @@ def test_a_layer_that_is_only_half_chosen_gets_none():
     [
         ({"weight_bits": 16}, "16 bits"),
         ({"weight_scales": 2}, "after every group"),
-        ({"weight_codes": "affine"}, "a zero of its own"),
+        ({"weight_codes": "affine", "weight_bits": 8}, "a zero of its own"),
         ({"input_bits": 6}, "input_bits is 6"),
     ],
 )

@@ -57,6 +57,32 @@ def test_sites_with_grids_read_the_same_codes():
     assert {found[site].compared for site in lowered.integer} == {"input"}
 
 
+@pytest.mark.parametrize("bits", [4, 7, "auto"])
+def test_channels_with_zeros_of_their_own_are_multiplied_in_integers(bits):
+    """Weights of one sign use all affine codes, so that their zeros are at both ends of the range."""
+    torch.manual_seed(0)
+    model = Branches()
+    for layer in (model.a, model.b, model.fc):
+        layer.weight.data.abs_()[::2] *= -1
+    found, lowered = compared(model, torch.randn(4, 3, 9, 9), PostTraining(weight_codes="affine", weight_bits=bits))
+    assert set(lowered.integer) == {"a.weight", "b.weight", "fc.weight"}
+    assert max(each.steps for each in found.values()) <= 1
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+@pytest.mark.parametrize("states", ["static", "dynamic"])
+def test_recurrent_channels_with_zeros_of_their_own_are_multiplied_in_integers(kind, states, monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 5))
+    torch.manual_seed(0)
+    found, lowered = compared(
+        Sequence(kind), torch.randn(3, 9, 6), PostTraining(states=states, weight_codes="affine", weight_bits=7)
+    )
+    if states == "static":
+        assert {site for site in found if site.startswith("rnn.")} <= set(lowered.integer)
+        assert max(each.steps for each in found.values()) <= 1
+    assert found["outputs"].steps <= 3
+
+
 def test_what_a_layer_adds_is_told_from_what_it_was_given():
     """The simulation's first bias is moved: the layer after reads other codes, and the one after that only follows."""
     torch.manual_seed(0)

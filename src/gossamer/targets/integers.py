@@ -6,6 +6,8 @@ from gossamer.targets.blocks import why_no_layout
 
 _KINDS = frozenset({"linear", "conv"})
 _BITS = 8
+_MOST_OWN = 7
+"""Most bits of codes that stay within a signed byte when each output's own zero is taken off them."""
 
 
 def why_in_floats(kind: str, bits: int, axis: int | None, *, symmetric: bool) -> str | None:
@@ -15,13 +17,13 @@ def why_in_floats(kind: str, bits: int, axis: int | None, *, symmetric: bool) ->
         kind: what its site does.
         bits: of a code.
         axis: the dimension along which its scales vary, or None.
-        symmetric: whether 0 is the code of 0.0.
+        symmetric: whether 0 is the code of 0.0. Other codes are taken less their zero.
     """
     if kind not in _KINDS:
         return f"the target has no integer operator for {kind.replace('_', ' ')} weights"
     if bits > _BITS:
         return f"its codes have {bits} bits, wanted {_BITS} or less"
-    return why_scales(axis, symmetric=symmetric)
+    return why_scales(axis, symmetric=symmetric or bits <= _MOST_OWN)
 
 
 def why_scales(axis: int | None, *, symmetric: bool, outputs: int = 0) -> str | None:
@@ -35,7 +37,7 @@ def why_scales(axis: int | None, *, symmetric: bool, outputs: int = 0) -> str | 
     if axis not in (None, outputs):
         return "its scales vary along the inputs that are summed over"
     if axis is not None and not symmetric:
-        return "each output has a zero of its own"
+        return f"each output has a zero of its own, for which there is room beside {_MOST_OWN} bits or less"
     return None
 
 

@@ -80,6 +80,8 @@ def weight_levels(coding: Coding) -> Weight | str:
         return "it is empty"
     if (zero != np.rint(zero)).any():
         return _BETWEEN
+    if axis is not None:
+        codes, zero = _less_zero(codes, zero, axis)
     kind = next((kind for kind in (np.int8, np.uint8) if _fits(kind, codes) and _fits(kind, zero)), None)
     if kind is None:
         return f"its codes span {int(codes.min())} to {int(codes.max())}, more than 8 bits"
@@ -92,6 +94,13 @@ def _between(values: Coding) -> bool:
         return False
     zero = decode(values.zero)
     return bool((zero != np.rint(zero)).any())
+
+
+def _less_zero(codes: Array, zero: Array, axis: int) -> tuple[Array, Array]:
+    """Return codes about 0 where each output has a zero of its own and signed bytes have room, for integer products."""
+    zeros = zero.reshape([-1 if at == axis else 1 for at in range(codes.ndim)])
+    about = codes.astype(np.int64) - zeros.astype(np.int64)
+    return (about, np.zeros_like(zero)) if _fits(np.int8, about) else (codes, zero)
 
 
 def _of_use(codes: Array, scale: Array, zero: Array, axis: int | None) -> Array:

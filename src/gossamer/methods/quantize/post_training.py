@@ -50,9 +50,9 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     target quantizes inputs and states as they come, where that is faster than floating point. With static states the
     inputs and hidden states of recurrent layers are on grids too, in the simulation as on the target. Everything
     else is stored as integers and multiplied in floating point, and gets no input grid: embedding, attention and
-    transposed convolution weights, affine ones with scales per channel, convolutions with scales per group; the plan
-    says so. Without inputs no data is needed: weights of 8, 4 or 3 bits, with groups of 32 to 128, make the file
-    smaller, and large linear layers faster.
+    transposed convolution weights, affine ones of 8 bits with scales per channel, convolutions with scales per group;
+    the plan says so. Without inputs no data is needed: weights of 8, 4 or 3 bits, with groups of 32 to 128, make the
+    file smaller, and large linear layers faster.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"range"})
@@ -61,7 +61,8 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     weight_bits: Annotated[
         Bits | Literal["auto"],
         msgspec.Meta(
-            description="bits of a weight; auto: 8, or 7 on a processor whose sums of 8-bit products saturate"
+            description="bits of a weight; auto: 8, or 7 on a processor whose sums of 8-bit products saturate, and one "
+            "less where each channel has a zero of its own"
         ),
     ] = "auto"
     weight_range: Annotated[
@@ -114,10 +115,12 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             axis = None if before.shared or self.weight_scales == "tensor" else channel_axis(subject, site)
             group = 0 if axis is None else group_size(site, self._group)
             signed = self.weight_codes == "symmetric" or before.hash is not None
-            why = self._why_in_floats(site, axis, group, signed=signed)
+            own_zeros = not signed and axis is not None and not group
+            why = self._why_in_floats(site, axis, group, own_zeros=own_zeros)
             found = self._inputs(subject, site, why, evidence) if self.inputs and not (group and why is None) else None
             dynamic = not group and _dynamic(subject, site)
-            bits = self._bits(multiplied=dynamic or (isinstance(found, Grid) and found.bits == 8))
+            multiplied = dynamic or (isinstance(found, Grid) and found.bits == 8)
+            bits = self._bits(multiplied=multiplied, own_zeros=own_zeros)
             if before.grid is not None and before.grid.bits < bits:
                 skipped.append(Skip(site.name, f"it is on {before.grid.bits} bits already"))
                 continue
@@ -173,18 +176,21 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             return []
         return [f"one scale per channel, for its rows of {row} weights are no equal groups of about {self._group}"]
 
-    def _bits(self, *, multiplied: bool) -> int:
-        """Return the width of a weight's codes; what is only stored in integers cannot saturate."""
+    def _bits(self, *, multiplied: bool, own_zeros: bool) -> int:
+        """Return the width of a weight's codes; what is only stored in integers cannot saturate.
+
+        Less their zeros, codes take a bit more.
+        """
         if self.weight_bits != "auto":
             return self.weight_bits
-        return read_cpu().weight_bits if multiplied else 8
+        return read_cpu().weight_bits - own_zeros if multiplied else 8
 
-    def _why_in_floats(self, site: Site, axis: int | None, group: int, *, signed: bool) -> str | None:
+    def _why_in_floats(self, site: Site, axis: int | None, group: int, *, own_zeros: bool) -> str | None:
         """Return why the target multiplies a weight of this form in floating point, or None if it does not."""
-        bits = 8 if self.weight_bits == "auto" else self.weight_bits
+        bits = _INTEGER - own_zeros if self.weight_bits == "auto" else self.weight_bits
         if group:
             return why_no_groups(site.kind, site.shape, bits, group)
-        return why_in_floats(site.kind, bits, axis, symmetric=signed)
+        return why_in_floats(site.kind, bits, axis, symmetric=not own_zeros)
 
     def _inputs(self, subject: Subject, site: Site, why: str | None, evidence: Evidence | None) -> Grid | str:
         """Return the grid of the site's input, or why it gets none; ``why`` if it would be of no use."""

@@ -10,9 +10,7 @@ from torch import nn
 
 from gossamer.model import Evidence, Grid, Site, Skip, Subject, why_no_state_grid
 from gossamer.model.state_grid import recurrent_layers
-from gossamer.targets import why_no_static
-
-_BITS = 8
+from gossamer.targets import why_in_floats, why_no_static
 
 
 def state_grids(
@@ -68,7 +66,4 @@ def _why_weight(grid: Grid | None) -> str | None:
         return "is on no grid"
     if grid.groups:
         return "its sums would need a scale after every group of products"
-    if grid.bits > _BITS:
-        return f"its codes have {grid.bits} bits, wanted {_BITS} or less"
-    own_zeros = grid.axis is not None and bool(grid.zero.any())
-    return "each output has a zero of its own" if own_zeros else None
+    return why_in_floats("linear", grid.bits, grid.axis, symmetric=not grid.zero.any())
