@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from gossamer.calibrate import calibrate
 from gossamer.errors import ModelError, PlanError, SettingError
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.share import KMeans
@@ -254,6 +255,29 @@ def test_zeros_of_a_mask_stay_and_take_no_center():
         before, after = live_weight(pruned, name), live_weight(shared, name)
         assert torch.equal(before == 0, after == 0)
         assert len(after[after != 0].unique()) <= 8
+
+
+@pytest.mark.parametrize("weigh", ["none", "fisher"])
+@pytest.mark.parametrize("scope", ["layer", "global"])
+def test_only_what_a_mask_keeps_is_looked_at(scope, weigh):
+    """Values of a mask alone are taken flat; the same plan comes of the whole weight without a mask."""
+    plain = Subject.of(network(), torch.randn(2, 16))
+    pruned = apply(plain, Magnitude(sparsity=0.7).plan(plain))
+    name = next(iter(plain.sites))  # of which one value is zero that the mask keeps
+    trainable(pruned, name).data[pruned.constraints[name].mask.keep.nonzero()[0].unbind()] = 0
+    holes = Subject.of(network(), torch.randn(2, 16))
+    for site in plain.sites:
+        trainable(holes, site).data.copy_(live_weight(pruned, site))
+    loss = nn.functional.mse_loss
+    batches = [((torch.randn(2, 16),), {}, torch.zeros(2, pruned.model(torch.randn(2, 16)).shape[1]))]
+    method = KMeans(bits=3, scope=scope, weigh=weigh)
+    flat, whole = (method.plan(one, calibrate(one, batches, method.needs, loss=loss)) for one in (pruned, holes))
+    assert flat.constraints.keys() == whole.constraints.keys() == plain.sites.keys()
+    for site in plain.sites:
+        (book, mask), (other, same) = flat.on(site), whole.on(site)
+        assert torch.equal(mask.keep, same.keep)
+        torch.testing.assert_close(book.centers, other.centers)
+        assert torch.equal(book.codes[mask.keep], other.codes[mask.keep])
 
 
 def test_sharing_again_keeps_what_is_shared():

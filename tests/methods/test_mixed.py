@@ -148,7 +148,7 @@ def test_latency_is_measured_and_a_layer_that_integers_slow_down_stays_in_floats
         times = {site: (integers if site in done else floats)[site] for site in sites}
         return Profile(times, sum(times.values()) + 5e-6 + (4e-6 if done else 0))
 
-    monkeypatch.setattr("gossamer.methods.quantize.assignment.profile", profile)
+    monkeypatch.setattr("gossamer.targets.profile", profile)
     method = Mixed(limit=0.8, of="latency", widths=(8, 32))
     evidence = Collector(task).of(method, lame)
     assert set(method.plan(lame, evidence).constraints) == {"one.weight"}, "65 to 49 microseconds, of 52 allowed"

@@ -73,6 +73,19 @@ def test_inputs_of_every_form_are_kept_apart():
     assert subject.graph.macs == 2 * (3 * 4 + 4 * 2)
 
 
+def test_weights_change_for_the_subject_or_the_model_alone():
+    model = nn.Linear(3, 2)
+    subject = Subject.of(model, torch.zeros(1, 3))
+    before = model.weight.detach().clone()
+    with torch.no_grad():
+        subject.model.weight.add_(1.0)
+    assert torch.equal(model.weight, before)
+    with torch.no_grad():
+        model.weight.mul_(3.0)
+        model.weight.numpy()[0] = 7.0
+    assert torch.equal(subject.model.weight, before + 1.0)
+
+
 def test_mode_and_random_state_are_left_alone():
     model = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5), nn.BatchNorm1d(3))
     model[1].eval()

@@ -25,7 +25,7 @@ from gossamer.model.penalty import Penalty, Ramped, StepContext
 from gossamer.model.plan import Plan, Skip
 from gossamer.model.site import Owner, Site, find_sites
 from gossamer.model.state_grid import why_no_state_grid
-from gossamer.model.subject import Subject, hidden_weight, live_weight, plain_copy, trainable, trains
+from gossamer.model.subject import Subject, hidden_weight, kept_values, live_weight, plain_copy, trainable, trains
 
 __all__ = [
     "Activity",
@@ -93,6 +93,7 @@ __all__ = [
     "freeze",
     "hidden_weight",
     "in_parts",
+    "kept_values",
     "live_weight",
     "load",
     "nearest_center",

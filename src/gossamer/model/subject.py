@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from gossamer.errors import ModelError
 from gossamer.model.activations import activations, take_activations
-from gossamer.model.constraint import Constraints, Grid
+from gossamer.model.constraint import Constraints, Grid, Mask
 from gossamer.model.copying import copy_inputs, copy_module
 from gossamer.model.coupling import Group, Unseen, find_groups
 from gossamer.model.edits import Edit
@@ -64,7 +64,7 @@ class Subject:
                 hint="give the torch.nn.Module that it was scripted or traced from, with its state_dict",
             )
         _check_weights(model)
-        own = copy_module(model)
+        own = copy_module(model, lazy=True)
         folds = parametrized_folds(own)
         own_args, own_kwargs = copy_inputs((args, kwargs))
         run_example(own, *copy_inputs((args, kwargs)))
@@ -198,6 +198,24 @@ def hidden_weight(subject: Subject, site: str) -> Tensor:
         return live_weight(subject, site)
     hidden, keep = trainable(subject, site).detach(), found[0].keep
     return hidden if keep is None else hidden * keep
+
+
+def kept_values(subject: Subject, site: str) -> Tensor | None:
+    """Return the values that a mask keeps, flat and detached, of a site that nothing else holds; None for others.
+
+    They take no memory for the zeros, which `live_weight` does.
+
+    Raises:
+        ModelError: the subject has no such site.
+    """
+    found = _live_at(subject, *owner_of(subject, site))
+    if found is None:
+        return None
+    match list(found[0].constraints):
+        case [Mask() as mask]:
+            return found[1].detach()[mask.keep.to(found[1].device)]
+        case _:
+            return None
 
 
 def _live_at(subject: Subject, module: nn.Module, attribute: str) -> tuple[Live, nn.Parameter] | None:

@@ -21,6 +21,6 @@ class Magnitude(Ranked, frozen=True, tag="prune.magnitude"):
     apart: ClassVar[bool] = True
 
     def scores(self, subject: Subject, evidence: Evidence | None, sites: tuple[Site, ...]) -> Scores:
-        """Return the absolute values."""
+        """Return the weights, whose absolute values count."""
         del evidence
-        return {site.name: weight_of(subject, site.name).abs() for site in sites}
+        return {site.name: weight_of(subject, site.name) for site in sites}

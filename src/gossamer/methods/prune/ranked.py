@@ -27,7 +27,7 @@ from gossamer.model import (
 )
 
 Scores = Mapping[str, Tensor | str]
-"""By site: one score per weight, not negative, or the reason why there is none."""
+"""By site: one score per weight, which counts by its absolute value, or the reason why there is none."""
 
 PatternText = Annotated[
     str,
@@ -94,8 +94,7 @@ class Ranked(Method, frozen=True, tag="prune.ranked"):
         there = tuple(site for site in sites if site.numel)
         constraints: dict[str, Mask] = {}
         for some in [(site,) for site in there] if self.apart and self.scope != "global" else [there]:
-            scored = self._scored(subject, evidence, some, skipped)
-            constraints |= masks(scored, self.sparsity, self.scope, pattern)
+            constraints |= masks(self._scored(subject, evidence, some, skipped), self.sparsity, self.scope, pattern)
         return Plan(self.tag, constraints, skipped=tuple(skipped))
 
     def _scored(
@@ -144,10 +143,10 @@ def weight_of(subject: Subject, site: str) -> Tensor:
 def above_zero(scores: Tensor, weight: Tensor) -> Tensor:
     """Return ``scores`` with zero where, and only where, the weight is zero."""
     pairs = zip(in_parts(scores), in_parts(weight), strict=True)
-    if all(torch.equal(score > 0, value != 0) and not bool((score < 0).any()) for score, value in pairs):
+    if all(torch.equal(score != 0, value != 0) for score, value in pairs):
         return scores
     least = torch.finfo(scores.dtype).tiny
-    return torch.where(weight == 0, 0, torch.where(scores > 0, scores, least))
+    return torch.where(weight == 0, 0, torch.where(scores == 0, least, scores))
 
 
 def parts_of(subject: Subject, site: Site) -> tuple[Layout, ...]:

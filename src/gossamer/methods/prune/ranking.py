@@ -1,6 +1,7 @@
 """From scores to masks: the lowest share of units becomes zero, in a scope and a pattern, the same for all criteria.
 
-Scores are positive; a weight that is zero already has score zero. Exactly ``sparsity`` times the number of weights go
+Scores count by their absolute values, so that magnitudes need no memory of their own; a weight that is zero already has
+score zero. Exactly ``sparsity`` times the number of weights go
 (rounded, halves up), or all zeros if these are more. Among equal scores the earlier go first, so the outcome is the
 same everywhere, and masks of growing sparsity are nested while scores stay.
 """
@@ -64,7 +65,7 @@ def _matrices(one: Scored, *, whole: bool) -> list[Array]:
     """Return the scores as matrices; as one long row where neither pattern nor scope asks for more."""
     if whole:
         return [one.scores.reshape(1, -1).numpy()]
-    return [part.matrix(one.scores).contiguous().numpy() for part in one.parts]
+    return [part.matrix(one.scores).abs().contiguous().numpy() for part in one.parts]
 
 
 def _put(one: Scored, parts: Sequence[Keep], *, whole: bool) -> Tensor:
@@ -97,34 +98,36 @@ def keep_largest(scores: Sequence[Array], sparsity: float) -> list[Keep]:
     """Return for each flat array which of its numbers stay when the smallest share of all becomes zero.
 
     Args:
-        scores: not negative, at least one array.
+        scores: count by their absolute values; at least one array.
         sparsity: share that goes, from 0 to 1.
     """
     together = scores[0] if len(scores) == 1 else np.concatenate(scores)
     gone = int(sparsity * together.size + 0.5)
     threshold = ranked(together, gone - 1) if gone else 0
-    keep: Keep = together >= threshold if threshold > 0 else together > 0
+    keep, equal, below = np.empty(together.shape, np.bool_), [], 0
+    for start in range(0, together.size, _CHUNK):
+        part = np.abs(together[start : start + _CHUNK])
+        keep[start : start + _CHUNK] = part >= threshold if threshold > 0 else part > 0
+        equal.append(np.flatnonzero(part == threshold) + start)
+        below += int(np.count_nonzero(part < threshold))
     if threshold > 0:
-        parts = [together[start : start + _CHUNK] for start in range(0, together.size, _CHUNK)]
-        equal = [np.flatnonzero(part == threshold) + number * _CHUNK for number, part in enumerate(parts)]
-        below = sum(int(np.count_nonzero(part < threshold)) for part in parts)
         keep[np.concatenate(equal)[: gone - below]] = False
     ends = np.cumsum([0, *(one.size for one in scores)])
     return [keep[first:last] for first, last in pairwise(ends)]
 
 
 def ranked(scores: Array, rank: int) -> float:
-    """Return the number of ``scores``, flat and not negative, that so many others come before in order."""
+    """Return the absolute value of the one of ``scores``, flat, that so many others come before in order."""
     bits = scores.view(np.uint32) if scores.dtype == np.float32 and scores.flags.c_contiguous else None
-    if bits is None or bits.size <= _CHUNK or int(bits.max()) >= 1 << 31:
-        return float(np.partition(scores, rank)[rank])
-    # Floats that are not negative have the order of their bits: first the upper half of the one that is sought, then
-    # the lower half, each by counting, for a partition would take as much memory as there is.
+    if bits is None or bits.size <= _CHUNK:
+        return float(np.partition(np.abs(scores), rank)[rank])
+    # Floats without their sign have the order of their bits: first the upper half of the one that is sought, then the
+    # lower half, each by counting, for a partition would take as much memory as there is.
     parts = [bits[start : start + _CHUNK] for start in range(0, bits.size, _CHUNK)]
-    below = np.cumsum(sum(np.bincount(part >> 16, minlength=1 << 16) for part in parts))
+    below = np.cumsum(sum(np.bincount(part >> 16 & 0x7FFF, minlength=1 << 15) for part in parts))
     upper = int(np.searchsorted(below, rank, side="right"))
     rank -= int(below[upper - 1]) if upper else 0
-    lowers = (np.bincount(part[part >> 16 == upper] & 0xFFFF, minlength=1 << 16) for part in parts)
+    lowers = (np.bincount(part[part >> 16 & 0x7FFF == upper] & 0xFFFF, minlength=1 << 16) for part in parts)
     lower = int(np.searchsorted(np.cumsum(sum(lowers)), rank, side="right"))
     return float(np.uint32(upper << 16 | lower).view(np.float32))
 

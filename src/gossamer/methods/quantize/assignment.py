@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from gossamer import targets
 from gossamer.artifact import dumps, stored_bytes
 from gossamer.artifact.activations import module_of
 from gossamer.errors import ModelError, SettingError
@@ -11,7 +12,6 @@ from gossamer.methods.quantize.knapsack import cheapest
 from gossamer.model import Grid, Plan, Skip, Subject, apply, freeze, plain_copy, to_artifact
 from gossamer.model.cost import site_macs
 from gossamer.model.used_grids import used_grids
-from gossamer.targets import Profile, arrays_of, graph_of, lower_frozen, profile
 
 FLOAT = 32
 """The width at which a site is left as it is."""
@@ -180,13 +180,13 @@ def _tightened(
     return None
 
 
-def _profile(table: Table, plan: Plan) -> Profile:
+def _profile(table: Table, plan: Plan) -> "targets.Profile":
     """Return the times of every site under ``plan``, and of the whole."""
     subject = table.subject
     frozen = freeze(apply(subject, plan))
-    graph = graph_of(frozen, subject.args, subject.kwargs)
-    inputs = arrays_of(graph, subject.args, subject.kwargs)
-    return profile(lower_frozen(frozen, graph).proto, list(table.choices), inputs)
+    graph = targets.graph_of(frozen, subject.args, subject.kwargs)
+    inputs = targets.arrays_of(graph, subject.args, subject.kwargs)
+    return targets.profile(targets.lower_frozen(frozen, graph).proto, list(table.choices), inputs)
 
 
 def _sizes(table: Table, plan: Plan) -> dict[str, float]:

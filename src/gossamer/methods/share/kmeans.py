@@ -9,7 +9,7 @@ can serve all sites: the Hessian-weighted k-means of Choi, El-Khamy and Lee, ICL
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -35,6 +35,7 @@ from gossamer.model import (
     Subject,
     all_finite,
     in_parts,
+    kept_values,
     live_weight,
     nearest_center,
     trains,
@@ -47,7 +48,8 @@ Scope = Literal["layer", "global"] | Annotated[int, msgspec.Meta(ge=1)]
 class _Wanted:
     """A site to be clustered, how much each of its values matters, and whether they train.
 
-    Its values are taken when asked for, so that those of one site at a time are in memory.
+    Its values are taken when asked for, so that those of one site at a time are in memory. With ``keep`` they are those
+    that are not zero, flat.
     """
 
     subject: Subject
@@ -57,11 +59,20 @@ class _Wanted:
     trains: bool
     device: torch.device
     dtype: torch.dtype
+    keep: Tensor | None
 
     @property
     def weight(self) -> Tensor:
         """The live values, on the CPU."""
-        return live_weight(self.subject, self.name).cpu()
+        return _values(self.subject, self.name, flat=self.keep is not None).cpu()
+
+    def whole(self, codebook: Codebook) -> Codebook:
+        """Return the codebook of the whole site from that of its values."""
+        if self.keep is None:
+            return codebook
+        codes = torch.zeros(self.keep.shape, dtype=codebook.codes.dtype)
+        codes[self.keep] = codebook.codes
+        return replace(codebook, codes=codes)
 
     def lost_on(self, centers: int, most: int) -> str | None:
         """Return why so many shared values, ``most`` of them for a weight to choose from, save nothing; else None."""
@@ -141,7 +152,7 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
                     wanted.append(one)
         for one, weight, codebook in self._clustered(wanted):
             held = constrained.get(one.name, Constraints())
-            decided = codebook if isinstance(codebook, str) else self._decided(one, weight, codebook, held)
+            decided = codebook if isinstance(codebook, str) else self._decided(one, weight, one.whole(codebook), held)
             del weight
             if isinstance(decided, str):
                 skipped.append(Skip(one.name, decided))
@@ -153,7 +164,8 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         self, subject: Subject, site: Site, held: Constraints, evidence: Evidence | None
     ) -> _Wanted | Codebook | str:
         """Return what is to be clustered, the codebook that goes on growing, or why the site is left alone."""
-        value = live_weight(subject, site.name)
+        flat = self.portion == 1.0 and not isinstance(self.scope, int)
+        value = _values(subject, site.name, flat=flat)
         weight = value.cpu()
         if not all_finite(weight):
             raise ModelError(f"{site.name}: a weight is not finite, so weights cannot be clustered")
@@ -171,7 +183,9 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         if isinstance(weights, str):
             return weights
         members, trained = int(weight.count_nonzero()), trains(subject, site.name)
-        return _Wanted(subject, site.name, members, weights, trained, value.device, weight.dtype)
+        keep = None if value.shape == site.shape or held.mask is None else held.mask.keep
+        weights = weights if weights is None or keep is None else weights[keep]
+        return _Wanted(subject, site.name, members, weights, trained, value.device, weight.dtype, keep)
 
     def _shared_before(self, book: Codebook, weight: Tensor) -> Codebook | str | None:
         """Return what becomes of a codebook that is there: it grows, or stands for a reason; None for a coarser one."""
@@ -225,14 +239,29 @@ class KMeans(Method, frozen=True, tag="share.kmeans"):
         reason = one.lost_on(codebook.size, codebook.most)
         if reason is not None:
             return reason
-        keep = _there(weight, held.mask)
+        keep = _there(weight, held.mask, one.keep)
         if self.portion < 1.0 and held.codebook is None:
             codebook = grown(codebook, torch.zeros_like(keep), weight, self.portion)
         return (codebook,) if bool(keep.all()) else (codebook, Mask(keep))
 
 
-def _there(weight: Tensor, mask: Mask | None) -> Tensor:
-    """Return which values are not zero: what the mask keeps, in its own memory, where that is the same."""
+def _values(subject: Subject, site: str, *, flat: bool) -> Tensor:
+    """Return the live values of a site; with ``flat``, those that its mask keeps if nothing else holds it."""
+    kept = kept_values(subject, site) if flat else None
+    return live_weight(subject, site) if kept is None else kept
+
+
+def _there(weight: Tensor, mask: Mask | None, keep: Tensor | None) -> Tensor:
+    """Return which values are not zero: what the mask keeps, in its own memory, where that is the same.
+
+    With ``keep``, ``weight`` are the values where it is true.
+    """
+    if keep is not None:
+        if bool(weight.all()):
+            return keep
+        there = keep.clone()
+        there[keep] = weight != 0
+        return there
     if mask is not None:
         pairs = zip(in_parts(weight), in_parts(mask.keep), strict=True)
         if all(torch.equal(values != 0, kept) for values, kept in pairs):
