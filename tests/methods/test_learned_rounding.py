@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from rich.progress import Progress
 from torch import nn
 
+from gossamer import zoo
 from gossamer.calibrate import calibrate, load_evidence, save_evidence
 from gossamer.errors import EvidenceError
 from gossamer.methods.quantize import AdaRound, Brecq, PostTraining
@@ -212,9 +213,47 @@ def test_units_are_joined_branches_and_blocks_of_the_class_of_others():
     layers = {site: site.removesuffix(".weight") for site in subject.sites}
     blocks = block_units(subject, layers)
     assert {unit.stages[0]: len(unit.sites) for unit in blocks} == {"0": 3, "1": 2, "2": 2, "4": 2}
+    wrapped = nn.Sequential(zoo.build("unet-small"))
+    subject = Subject.of(wrapped.eval(), *zoo.example("unet-small"))
+    assert block_units(subject, {site: site.removesuffix(".weight") for site in subject.sites}) == (), "of 19 layers"
     plain = nn.Sequential(Shrinking(2), nn.Conv2d(4, 4, 1))
     subject = Subject.of(plain.eval(), torch.zeros(1, 4, 8, 8))
     assert block_units(subject, {site: site.removesuffix(".weight") for site in subject.sites}) == ()
+
+
+class Beside(nn.Module):
+    """The samples of two convolutions one after another."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x, scale=1.0):
+        left, right = self.left(x), torch.relu(self.right(scale * x))
+        return torch.cat([left, right], 0) if scale == 1.0 else left + right
+
+
+class Twice(nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.beside, self.scale = Beside(), scale
+
+    def forward(self, x):
+        return self.beside(x, self.scale)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_a_block_runs_as_the_model_runs_it(scale):
+    """Not a block where samples are joined; and a further argument is one of the block too."""
+    torch.manual_seed(0)
+    subject = Subject.of(Twice(scale).eval(), torch.randn(8, 4, 6, 6))
+    x = torch.randn(64, 4, 1, 1) + 0.2 * torch.randn(64, 4, 6, 6)
+    evidence = calibrate(subject, [((x,), {}, None)], Brecq.needs)
+    learned = Brecq(**QUICK, weight_bits=3, weigh="outputs", input_bits="float").plan(subject, evidence)
+    nearest = PostTraining(weight_bits=3, inputs=False).plan(subject, evidence)
+    assert error(subject, learned, evidence) < 0.9 * error(subject, nearest, evidence)
+    blocks = block_units(subject, {site: site.removesuffix(".weight") for site in subject.sites})
+    assert [unit.stages for unit in blocks] == ([] if scale == 1.0 else [("beside",)])
 
 
 def test_watching_sees_inputs_outputs_and_gradients_in_bounded_memory(net, evidence, monkeypatch):

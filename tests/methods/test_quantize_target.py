@@ -12,7 +12,7 @@ from gossamer.targets import lower_frozen, not_integer
 from gossamer.targets.convert import graph_of
 from gossamer.targets.levels import weight_levels
 
-OWN_ZEROS = "each output has a zero of its own, for which there is room beside 7 bits or less"
+OWN_ZEROS = "each output has a zero of its own, which only codes of 7 bits or less can be taken less"
 FLOAT = "stored in {} bits, multiplied in float: {}"
 
 
@@ -36,17 +36,26 @@ def planned(layer, x, **settings):
         ({"weight_bits": 4, "weight_scales": 100}, "its groups of 100 inputs are no blocks of 16, 32, 64 or 128"),
         ({"weight_bits": 8, "weight_scales": 80}, None),
         ({"weight_bits": 4, "weight_codes": "affine", "weight_scales": 80}, None),
+        ({"weight_bits": 4, "weight_codes": "affine", "inputs": False}, None),
     ],
 )
 def test_linear_layers(settings, said):
     plan, frozen = planned(nn.Linear(400, 200, bias=False), torch.randn(4, 400), **settings)
     assert [skip.reason for skip in plan.skipped] == ([FLOAT.format(settings["weight_bits"], said)] if said else [])
-    grouped = isinstance(settings.get("weight_scales"), int)
-    assert set(plan.activations) == (set() if said or grouped else {"weight"})
+    blocks = isinstance(settings.get("weight_scales"), int) or not settings.get("inputs", True)
+    assert set(plan.activations) == (set() if said or blocks else {"weight"})
     proto = graph([node("Gemm", "x weight", "y", transB=1)], {"x": ("batch", 400)}, ("y",))
     lowered = lower_frozen(frozen, proto)
     assert lowered.integer == (() if said else ("weight",))
     assert not_integer(lowered.proto, lowered.integer) == []
+    assert ("MatMulNBits" in {node.op_type for node in lowered.proto.graph.node}) == (blocks and not said)
+
+
+def test_weights_beyond_8_bits_are_listed():
+    _, frozen = planned(nn.Linear(400, 200, bias=False), torch.randn(4, 400), weight_bits=16, inputs=False)
+    lowered = lower_frozen(frozen, graph_of(frozen, (torch.randn(4, 400),)))
+    assert [reason.what for reason in lowered.reasons] == ["weight"]
+    assert "more than 8 bits" in lowered.reasons[0].why
 
 
 def test_codes_less_their_zeros_by_hand():
@@ -55,7 +64,7 @@ def test_codes_less_their_zeros_by_hand():
     layer.weight.data = torch.tensor([[0.0, 1, 2, 3], [-3, -2, -1, 0]])
     plan, frozen = planned(layer, torch.rand(8, 4), weight_bits=2, weight_codes="affine")
     assert plan.constraints["weight"].zero.tolist() == [0, 3]
-    weight = weight_levels(to_artifact(frozen).tensors["weight"])
+    weight = weight_levels(to_artifact(frozen).tensors["weight"]).about_zero
     assert weight.codes.tolist() == [[0, 1, 2, 3], [-3, -2, -1, 0]]
     assert weight.zero.tolist() == [0, 0]
     assert weight.scale.tolist() == [1.0, 1.0]

@@ -15,12 +15,12 @@ from onnx import numpy_helper
 from gossamer.artifact import Artifact
 from gossamer.artifact.activations import module_of
 from gossamer.artifact.records import check_records
-from gossamer.codings import Coding, Reshape, decode, dtype
+from gossamer.codings import Coding, decode, dtype
 from gossamer.codings.nodes import Array
 from gossamer.errors import CodingError, TargetError
 from gossamer.targets.grouped import weight_groups
 from gossamer.targets.halves import halve
-from gossamer.targets.levels import Levels, input_levels, weight_levels
+from gossamer.targets.levels import Levels, input_levels, on_grid, weight_levels
 from gossamer.targets.lower import Lowered, lower
 from gossamer.targets.marks import is_mark, module_of_mark, why_not_marked
 from gossamer.targets.reason import Reason
@@ -125,10 +125,10 @@ def fill(
             found = weight_levels(tensors[name])
             grouped = weight_groups(tensors[name]) if name not in activations else None
             if not isinstance(found, str):
-                weights[name] = found
+                weights[name] = found.about_zero if name in activations else found
             elif grouped is not None:
                 groups[name] = grouped
-            elif name in activations or isinstance(tensors[name], Reshape):
+            elif name in activations or on_grid(tensors[name]):
                 reasons.append(Reason(name, found))
     inputs, outputs, untaken = _activation_levels(proto, activations if quantized else {}, weights)
     reasons += untaken

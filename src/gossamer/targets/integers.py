@@ -37,7 +37,7 @@ def why_scales(axis: int | None, *, symmetric: bool, outputs: int = 0) -> str | 
     if axis not in (None, outputs):
         return "its scales vary along the inputs that are summed over"
     if axis is not None and not symmetric:
-        return f"each output has a zero of its own, for which there is room beside {_MOST_OWN} bits or less"
+        return f"each output has a zero of its own, which only codes of {_MOST_OWN} bits or less can be taken less"
     return None
 
 

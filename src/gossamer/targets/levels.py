@@ -1,7 +1,7 @@
 """Integer levels of weights and inputs, read from codings and input grids for a runtime that computes in 8 bits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,17 @@ class Weight:
         """Whether 0 is the code of 0.0 everywhere."""
         return not self.zero.any()
 
+    @property
+    def about_zero(self) -> "Weight":
+        """The same with codes less their zeros, if zeros differ and signed bytes have room: products want one zero."""
+        if self.axis is None or self.symmetric:
+            return self
+        shape = [-1 if axis == self.axis else 1 for axis in range(self.codes.ndim)]
+        codes = self.codes.astype(np.int64) - self.zero.astype(np.int64).reshape(shape)
+        if not _fits(np.int8, codes):
+            return self
+        return replace(self, codes=codes.astype(np.int8), zero=np.zeros(self.zero.shape, np.int8))
+
 
 @dataclass(frozen=True)
 class Levels:
@@ -80,12 +91,16 @@ def weight_levels(coding: Coding) -> Weight | str:
         return "it is empty"
     if (zero != np.rint(zero)).any():
         return _BETWEEN
-    if axis is not None:
-        codes, zero = _less_zero(codes, zero, axis)
     kind = next((kind for kind in (np.int8, np.uint8) if _fits(kind, codes) and _fits(kind, zero)), None)
     if kind is None:
         return f"its codes span {int(codes.min())} to {int(codes.max())}, more than 8 bits"
     return Weight(codes.astype(kind), _of_use(codes, scale, zero, axis), zero.astype(kind), axis)
+
+
+def on_grid(coding: Coding) -> bool:
+    """Return whether a weight of two dimensions or more is stored as integers, of whatever width and scales."""
+    found = _affine(coding)
+    return isinstance(coding, Reshape) or (found is not None and found[0].ndim > 1)
 
 
 def _between(values: Coding) -> bool:
@@ -94,13 +109,6 @@ def _between(values: Coding) -> bool:
         return False
     zero = decode(values.zero)
     return bool((zero != np.rint(zero)).any())
-
-
-def _less_zero(codes: Array, zero: Array, axis: int) -> tuple[Array, Array]:
-    """Return codes about 0 where each output has a zero of its own and signed bytes have room, for integer products."""
-    zeros = zero.reshape([-1 if at == axis else 1 for at in range(codes.ndim)])
-    about = codes.astype(np.int64) - zeros.astype(np.int64)
-    return (about, np.zeros_like(zero)) if _fits(np.int8, about) else (codes, zero)
 
 
 def _of_use(codes: Array, scale: Array, zero: Array, axis: int | None) -> Array:

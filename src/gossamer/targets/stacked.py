@@ -61,7 +61,7 @@ def stack(wiring: Wiring, value: str, weights: Mapping[str, Weight]) -> Stacked 
     lacking = [site for site in sites if site not in weights]
     if lacking:
         return f"{', '.join(lacking)} beside it is not on a grid of 8 bits"
-    parts = {site: weights[site] for site in sites}
+    parts = {site: weights[site].about_zero for site in sites}
     kinds = {weight.codes.dtype for weight in parts.values()}
     zeros = {int(zero) for weight in parts.values() for zero in weight.zero.reshape(-1)}
     if len(kinds) > 1 or len(zeros) > 1:

@@ -206,7 +206,8 @@ class _Repair:
             [part[:count] for part, count in zip(parts, both, strict=False)]
             for parts in (after.inputs, before.inputs, before.outputs, before.gradients)
         )
-        return Data(inputs, firsts if originals else (), targets, _weights(gradients) if loss is not None else ())
+        weights = _weights(gradients) if loss is not None else ()
+        return Data(inputs, firsts if originals else (), targets, weights, before.further)
 
 
 def _weights(gradients: Sequence[Tensor]) -> list[Tensor]:

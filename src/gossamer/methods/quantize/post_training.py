@@ -44,7 +44,7 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     of them, so that they stay shared; on the target it is multiplied in floating point.
 
     Linear layers and convolutions then multiply in integers on the target, with inputs of 8 bits, weights of 8 bits or
-    less, and scales per channel (of symmetric weights) or tensor. What a convolution makes is put on a grid too where
+    less, and scales per channel or tensor. What a convolution makes is put on a grid too where
     it does not go to such a layer, and so is what it is added to: the target then goes from codes to codes. Recurrent
     layers, and large linear ones with a scale per group of a multiple of 16 weights, do so without an input grid: the
     target quantizes inputs and states as they come, where that is faster than floating point. With static states the

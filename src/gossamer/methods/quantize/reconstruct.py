@@ -8,6 +8,7 @@ left out at random (Wei, Gong, Li, Liu and Yu, "QDrop", ICLR 2022, arXiv 2203.05
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -45,12 +46,14 @@ class Data:
         originals: before; empty if they are not needed.
         targets: what the part made of these, before the activation function.
         weights: how much each output counts; empty for all alike.
+        further: arguments of the part after its input, and those by name.
     """
 
     inputs: Sequence[Tensor]
     originals: Sequence[Tensor]
     targets: Sequence[Tensor]
     weights: Sequence[Tensor]
+    further: tuple[tuple[Any, ...], Mapping[str, Any]] = ((), {})
 
 
 class InputStep:
@@ -109,10 +112,10 @@ class Part:
                 inner = path.removeprefix(unit.stages[0]).removeprefix(".")
                 modules[0].get_submodule(inner).register_forward_pre_hook(steps[site])
 
-    def run(self, x: Tensor) -> Tensor:
+    def run(self, x: Tensor, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] = MappingProxyType({})) -> Tensor:
         """Return what comes out of the last stage, before the activation function."""
         weights = {self.names[site]: rounding.soft for site, rounding in self.roundings.items()}
-        out: Tensor = functional_call(self.modules[0], weights, (x,))
+        out: Tensor = functional_call(self.modules[0], weights, (x, *args), dict(kwargs))
         for module in self.modules[1:]:
             out = module(out)
         return out
@@ -130,7 +133,7 @@ def learn(part: Part, data: Data, settings: Settings, generator: torch.Generator
     draw = _drawer(data, settings, generator)
     for step in range(settings.iterations):
         x, target, weight = draw()
-        error = (act(part.run(x)) - act(target)).square()
+        error = (act(part.run(x, *data.further)) - act(target)).square()
         loss = (error if weight is None else error * weight).sum(min(1, error.ndim - 1)).mean()
         beta = sharpness(step, settings.iterations, settings.warmup)
         if beta is not None:

@@ -53,11 +53,16 @@ def _why_none(
             why = f"calibration saw nothing of it: {evidence.unread.get(site.name, 'its range was not collected')}"
         if why is not None:
             return f"{site.name}: {why}"
-    zeros = {site.name: float(weights[site.name].zero.flatten()[0]) for site in sites}
+    zeros = {site.name: _zero(weights[site.name]) for site in sites}
     for name, zero in zeros.items():
         if zeros.get(f"{name}_reverse", zero) != zero:
             return f"{name}: both directions want one zero, and have two"
     return why_no_static(module.mode.partition("_")[0], module.hidden_size)
+
+
+def _zero(grid: Grid) -> float:
+    """Return the zero of the codes that the target multiplies; those with zeros of their own are taken less these."""
+    return float(grid.zero) if grid.axis is None else 0.0
 
 
 def _why_weight(grid: Grid | None) -> str | None:

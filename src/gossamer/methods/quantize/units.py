@@ -17,6 +17,8 @@ from gossamer.model import Example, Node, Site, Subject
 
 _ADDITIONS = frozenset({"aten.add", "aten.add_"})
 _JOINS = frozenset({"aten.cat", "aten.concat"})
+_MOST = 8
+"""Layers of a block: with more it is a network whose forward joins branches, not one of its blocks."""
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
     "relu6": F.relu6,
@@ -98,7 +100,7 @@ def layer_unit(subject: Subject, site: str, path: str, calls: int) -> Unit:
 
 
 def block_units(subject: Subject, layers: Mapping[str, str]) -> tuple[Unit, ...]:
-    """Return the innermost blocks that hold two or more of ``layers`` and can be run by themselves.
+    """Return the innermost blocks that hold some of ``layers``, but not many, and can be run by themselves.
 
     Args:
         subject: whose graph tells.
@@ -109,7 +111,7 @@ def block_units(subject: Subject, layers: Mapping[str, str]) -> tuple[Unit, ...]
     found = []
     for path in (path for path, module in subject.model.named_modules() if path and type(module) in kinds):
         inside = tuple((site, layer) for site, layer in layers.items() if layer.startswith(f"{path}."))
-        if len(inside) > 1 and _of_images(subject, path):
+        if 1 < len(inside) <= _MOST and _of_images(subject, path):
             found.append(Unit((path,), inside))
     paths = [unit.stages[0] for unit in found]
     return tuple(u for u in found if not any(other.startswith(f"{u.stages[0]}.") for other in paths))
@@ -134,6 +136,7 @@ def _of_images(subject: Subject, path: str) -> bool:
     convolutions = [node for node in nodes if node.op in {"aten.conv1d", "aten.conv2d", "aten.conv3d"}]
     runs = Counter((node.op, node.module) for node in convolutions)
     batched = all(len(node.input_shapes[0]) == int(node.op[-2]) + 2 for node in convolutions)
+    batched &= all(node.output_shapes[0][0] == node.input_shapes[0][0] for node in nodes if node.op in _JOINS)
     alone = len(entering) == 1 == len(leaving) and all(count == 1 for count in runs.values())
     return bool(convolutions) and batched and alone
 

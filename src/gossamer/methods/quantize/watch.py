@@ -25,11 +25,13 @@ class Seen:
         inputs: what went into the first module.
         outputs: what came out of the last one.
         gradients: of the loss by those outputs.
+        further: arguments of the first module after its input, and those by name.
     """
 
     inputs: list[Tensor] = field(default_factory=list)
     outputs: list[Tensor] = field(default_factory=list)
     gradients: list[Tensor] = field(default_factory=list)
+    further: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
 
 
 class _Enough(Exception):  # noqa: N818  # no error: it ends a forward pass early
@@ -86,7 +88,9 @@ class _Watch:
         self.calls += 1
         if self.calls > self.unit.calls:
             return
-        self.seen.inputs.append(self._held(args[0] if args else next(iter(kwargs.values()))))
+        named = {} if args else dict([next(iter(kwargs.items()))])
+        self.seen.inputs.append(self._held(args[0] if args else next(iter(named.values()))))
+        self.seen.further = (args[1:], {name: value for name, value in kwargs.items() if name not in named})
         if not self.outputs and self.calls == self.unit.calls:
             raise _Enough
 
