@@ -3,13 +3,12 @@
 import numpy as np
 import onnx
 import pytest
-from graphs.build import graph, grid, levels, node, snap
+from graphs.build import graph, grid, node
 
 from gossamer.codings import Affine, Dense, decode
 from gossamer.errors import TargetError
 from gossamer.targets import Cpu, fill, not_integer, open_session, run_session
 from gossamer.targets.exact import exact_products, needs_exact
-from gossamer.targets.unfold import unfold_stored
 
 PLAIN = Cpu("test", saturates=True, why="test")
 
@@ -117,41 +116,3 @@ def test_a_full_range_weight_with_two_readers_is_exact_too():
     full = np.full((1, 64), 255, np.float32)
     got = run_session(open_session(lowered, cpu=PLAIN), [full, full])["y"]
     np.testing.assert_array_equal(got, np.full((1, 64), 2 * 64.0 * 127 * 255))
-
-
-def test_stored_weights_are_unfolded_before_the_session_opens():
-    rng = np.random.default_rng(0)
-    stored, used = levels(rng, (6, 3)), levels(rng, (4, 6))
-    nodes = [
-        node("Transpose", "w", "t", perm=[1, 0]),
-        node("MatMul", "x t", "h"),
-        node("Gemm", "h v", "y", transB=1),
-    ]
-    proto = graph(nodes, {"x": ("n", 3)}, ("y",))
-    lowered = fill(proto, {"w": stored, "v": used}, {"v": grid(0.02, 128)}, quantized=True).proto
-    unfolded = unfold_stored(lowered)
-    kinds = {tensor.name: tensor.data_type for tensor in unfolded.graph.initializer if len(tensor.dims) == 2}
-    assert kinds == {"w:value": onnx.TensorProto.FLOAT, "v": onnx.TensorProto.INT8}
-    again = unfold_stored(unfolded)
-    assert again is unfolded
-    x = rng.normal(size=(2, 3)).astype(np.float32)
-    wanted = snap(x @ decode(stored).T, grid(0.02, 128)) @ decode(used).T
-    got = run_session(open_session(lowered), [x])["y"]
-    np.testing.assert_allclose(got, wanted, atol=0.02 * np.abs(decode(used)).max() + 1e-5)
-
-
-def test_a_scale_of_one_value_needs_no_axis():
-    """Other tools write it so for vectors, for which the default axis does not exist."""
-    nodes = [node("DequantizeLinear", "c s z", "w"), node("Mul", "x w", "y")]
-    constants = {"c": np.int8([2, -4]), "s": np.float32([0.5]), "z": np.int8([0])}
-    proto = unfold_stored(graph(nodes, {"x": (2,)}, ("y",), constants))
-    assert [n.op_type for n in proto.graph.node] == ["Mul"]
-    np.testing.assert_array_equal(run_session(open_session(proto), [np.ones(2, np.float32)])["y"], [1.0, -2.0])
-
-
-def test_an_axis_may_count_from_the_end():
-    nodes = [node("DequantizeLinear", "c s z", "w", axis=-2), node("Mul", "x w", "y")]
-    constants = {"c": np.int8([[2, -4], [6, 8]]), "s": np.float32([0.5, 0.25]), "z": np.int8([0, 2])}
-    proto = unfold_stored(graph(nodes, {"x": (2, 2)}, ("y",), constants))
-    got = run_session(open_session(proto), [np.ones((2, 2), np.float32)])["y"]
-    np.testing.assert_array_equal(got, [[1.0, -2.0], [1.0, 1.5]])

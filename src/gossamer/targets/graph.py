@@ -5,6 +5,7 @@ torch: assembling is reading codings and writing initializers.
 """
 
 from collections.abc import Container, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,9 +22,10 @@ from gossamer.errors import CodingError, TargetError
 from gossamer.targets.grouped import weight_groups
 from gossamer.targets.halves import halve
 from gossamer.targets.levels import Levels, input_levels, on_grid, weight_levels
-from gossamer.targets.lower import Lowered, lower
+from gossamer.targets.lower import Lowered, float_name, lower
 from gossamer.targets.marks import is_mark, module_of_mark, why_not_marked
 from gossamer.targets.reason import Reason
+from gossamer.targets.stored import Form, form_of, store_integers
 from gossamer.targets.wiring import reads
 
 
@@ -109,7 +111,8 @@ def fill(
 ) -> Lowered:
     """Return ``proto`` with the weights it reads taken from ``tensors``, in 8 bits where they and ``quantized`` allow.
 
-    Other weights are float32, stored in 16 bits where that and ``quantized`` allow (``halves.py``).
+    Other weights are float32, stored as integers or in 16 bits where that and ``quantized`` allow (``stored.py``,
+    ``halves.py``).
 
     Args:
         proto: a float graph, with or without weights.
@@ -137,7 +140,21 @@ def fill(
     known = {reason.what for reason in reasons}
     further = (reason for reason in lowered.reasons if reason.what not in known)
     integer = tuple(site for site in lowered.integer if site not in known)
-    return Lowered(halve(lowered.proto) if quantized else lowered.proto, integer, (*reasons, *further))
+    stored = halve(store_integers(lowered.proto, _forms(lowered.proto, tensors))) if quantized else lowered.proto
+    return Lowered(stored, integer, (*reasons, *further))
+
+
+def _forms(proto: onnx.ModelProto, tensors: Mapping[str, Coding]) -> dict[str, tuple[str, Form]]:
+    """Return the weights and integer forms of the float constants of ``proto`` by their names."""
+    floats = {tensor.name for tensor in proto.graph.initializer if tensor.data_type == onnx.TensorProto.FLOAT}
+    forms: dict[str, tuple[str, Form]] = {}
+    for site, coding in tensors.items():
+        turned = {site: False, float_name(site): False, float_name(site, turned=True): True}
+        names = floats & turned.keys()
+        form = form_of(coding) if names else None
+        if form is not None:
+            forms |= {name: (site, replace(form, turned=turned[name])) for name in names}
+    return forms
 
 
 def _activation_levels(

@@ -76,7 +76,7 @@ class Grouped:
         whys = [self._why_not(node, value, site, turned=turned) for node, value, turned in uses]
         why = next((found for found in whys if found is not None), None)
         if why is not None:
-            self.reasons[site] = f"{why}; the ONNX model has its floats"
+            self.reasons[site] = f"{why}; stored in integers, multiplied in float"
             return
         for node, value, turned in uses:
             self._products[node.output[0]] = (site, turned)

@@ -79,7 +79,7 @@ def weight_levels(coding: Coding) -> Weight | str:
     Levels are found through sharing and sparseness too: the shared values may be on a grid, and so may buckets and the
     values of a support, whose gaps take the code of zero.
     """
-    found = _affine(coding)
+    found = affine_levels(coding)
     if isinstance(coding, Reshape):
         return _BETWEEN if _between(coding.values) else "it has a scale for each group of values in a row"
     if found is None:
@@ -99,7 +99,7 @@ def weight_levels(coding: Coding) -> Weight | str:
 
 def on_grid(coding: Coding) -> bool:
     """Return whether a weight of two dimensions or more is stored as integers, of whatever width and scales."""
-    found = _affine(coding)
+    found = affine_levels(coding)
     return isinstance(coding, Reshape) or (found is not None and found[0].ndim > 1)
 
 
@@ -119,18 +119,18 @@ def _of_use(codes: Array, scale: Array, zero: Array, axis: int | None) -> Array:
     return np.where(empty, finest if np.isfinite(finest) else _FINE, scale).astype(np.float32)
 
 
-def _affine(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:  # noqa: PLR0911 one per node
-    """Return codes of the whole array, scale, zero and axis, if ``coding`` rests on one affine node."""
+def affine_levels(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:  # noqa: PLR0911 one per node
+    """Return codes of the whole array, scale, zero and axis, if ``coding`` rests on one affine node; else None."""
     match coding:
         case Affine():
             return decode(coding.codes), decode(coding.scale), decode(coding.zero), coding.axis
         case Codebook():
-            centers = _affine(coding.centers)
+            centers = affine_levels(coding.centers)
             if centers is None or centers[3] is not None:
                 return None
             return centers[0][decode(coding.codes)], *centers[1:]
         case Sparse():
-            values = _affine(coding.values)
+            values = affine_levels(coding.values)
             if values is None or values[3] is not None:
                 return None
             support = decode(coding.support)
@@ -145,7 +145,7 @@ def _affine(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:  #
 
 def _hashed(coding: Hash) -> tuple[Array, Array, Array, None] | None:
     """Return the levels of a hashed weight whose buckets are on a grid symmetric about the code 0."""
-    buckets = _affine(coding.buckets)
+    buckets = affine_levels(coding.buckets)
     if buckets is None or buckets[3] is not None or buckets[2].any():
         return None
     codes = np.zeros(coding.shape, np.int64)

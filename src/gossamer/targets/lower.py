@@ -1,7 +1,7 @@
 """Lowering: a float graph and coded tensors become the graph a runtime runs, in 8-bit integers where it can.
 
-A weight on an 8-bit grid is stored as its codes with a ``DequantizeLinear`` (ONNX operator specification). Where its
-input has a grid too, the node that reads it gets quantised inputs, so that the runtime fuses them into one integer
+A weight on an 8-bit grid whose input has a grid too is stored as its codes with a ``DequantizeLinear`` (ONNX operator
+specification), and the node that reads it gets quantised inputs, so that the runtime fuses them into one integer
 operator (Jacob et al. 2018, arXiv 1712.05877). What stays in floating point is listed with the reason.
 """
 
@@ -25,6 +25,11 @@ from gossamer.targets.reason import Reason
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+
+
+def float_name(site: str, *, turned: bool = False) -> str:
+    """Return what the constant of a weight's values, or of the transposed ones, is called."""
+    return f"{site}:float{':turned' if turned else ''}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +102,6 @@ class _Lowering:
         self.inputs = {site: of for site, of in inputs.items() if site in weights and site not in looped}
         self.grouped = Grouped(self.wiring, groups)
         self.replaced = self.recurrent.unread() | self.grouped.unread
-        self.made: dict[tuple[str, bool], str] = {}
         self.integer: dict[str, None] = {}
         self.reasons: dict[Reason, None] = {Reason(site, why): None for site, why in self.grouped.reasons.items()}
 
@@ -186,7 +190,7 @@ class _Lowering:
             snapped = index == 1 and site in self.inputs and node.op_type in _PRODUCTS
             if snapped:
                 kept.input[0] = quantized_input(self.wiring, node.input[0], self.inputs[site])
-            kept.input[index] = self._value(site, turned=turned) if snapped else self._dequantized(site, turned=turned)
+            kept.input[index] = self._value(site, turned=turned)
             if site not in self.inputs and not any(reason.what == site for reason in self.reasons):
                 self.reasons[Reason(site, self.recurrent.reasons.get(site) or _why_in_float(node))] = None
         self.wiring.nodes.append(kept)
@@ -194,22 +198,7 @@ class _Lowering:
     def _value(self, site: str, *, turned: bool) -> str:
         """Return the value of the weight as a constant, so that the runtime makes no integer operator of its own."""
         value = self.weights[site].values
-        name = f"{site}:float{':turned' if turned else ''}"
-        return self.wiring.constant(name, np.ascontiguousarray(value.T) if turned else value)
-
-    def _dequantized(self, site: str, *, turned: bool) -> str:
-        """Return the value of the weight in floating point, made once for all who read it."""
-        if (site, turned) not in self.made:
-            weight, wiring = self.weights[site], self.wiring
-            codes = wiring.constant(site, weight.codes)
-            name = f"{site}:value"
-            axis = {} if weight.axis is None else {"axis": weight.axis}
-            if (site, False) not in self.made:
-                parts = [codes, *add_scale(wiring, site, weight)]
-                self.made[site, False] = wiring.add("DequantizeLinear", parts, name, **axis)
-            if turned:
-                self.made[site, True] = wiring.add("Transpose", [name], f"{site}:turned", perm=[1, 0])
-        return self.made[site, turned]
+        return self.wiring.constant(float_name(site, turned=turned), np.ascontiguousarray(value.T) if turned else value)
 
     def _gather(self, node: onnx.NodeProto, site: str) -> None:
         """Look rows up in the codes and dequantise only those."""

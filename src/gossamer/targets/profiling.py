@@ -21,13 +21,6 @@ from gossamer.targets.wiring import all_nodes, inner_graphs
 _WARMUP = 5
 _TAKEN_IN = frozenset({"BatchNormalization", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"})
 """Operators that the runtime lets the product before them do."""
-_MOVES = frozenset(
-    {
-        *("Reshape", "Gather", "Concat", "Unsqueeze", "Squeeze", "Transpose", "Identity", "Slice", "Split"),
-        *("DequantizeLinear", "Cast"),
-    }
-)
-"""Operators that hand a weight on."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +78,16 @@ def _makes(node: onnx.NodeProto) -> tuple[str, str]:
 
 
 def _made(proto: onnx.ModelProto, sites: Collection[str]) -> dict[str, set[str]]:
-    """Return, for values that products make, and for these after what products take in, the weights that are read."""
+    """Return, for values that products make, and for these after what products take in, the weights that are read.
+
+    What is made of constants alone hands them on.
+    """
     known = {tensor.name for tensor in proto.graph.initializer}
     moved: dict[str, set[str]] = {}
     made: dict[str, set[str]] = {}
     for node in proto.graph.node:
         read = _read(node, sites).union(*(moved.get(name, set()) for name in node.input))
-        if node.op_type in _MOVES and all(name in known or name in moved for name in node.input):
+        if all(name in known or name in moved for name in node.input if name):
             moved[node.output[0]] = read
         elif read:
             made[node.output[0]] = read

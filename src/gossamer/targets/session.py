@@ -13,7 +13,6 @@ from gossamer.codings.nodes import Array
 from gossamer.errors import TargetError
 from gossamer.targets.cpu import Cpu, read_cpu
 from gossamer.targets.exact import exact_products
-from gossamer.targets.unfold import unfold_stored
 
 Inputs = Mapping[str, Array] | Sequence[Array] | Array
 
@@ -51,11 +50,10 @@ def open_session(
 def prepare(model: onnx.ModelProto, cpu: Cpu | None = None) -> onnx.ModelProto:
     """Return ``model`` as a session wants it; what it computes is unchanged.
 
-    Weights in 8 bits that are not multiplied in integers are unfolded, once. Where 8-bit products saturate on this
-    processor and the weights use all 8 bits, they become unsigned, whose (slower) kernels are exact.
+    Where 8-bit products saturate on this processor and the weights use all 8 bits, they become unsigned, whose (slower)
+    kernels are exact.
     """
-    exact = exact_products(model) if (cpu or read_cpu()).saturates else model
-    return unfold_stored(exact)
+    return exact_products(model) if (cpu or read_cpu()).saturates else model
 
 
 def open_prepared(

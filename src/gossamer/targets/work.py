@@ -46,7 +46,7 @@ class Work:
 
 
 def count_work(proto: onnx.ModelProto, inputs: Inputs) -> tuple[Work, ...]:
-    """Return the work of every node of ``proto`` for ``inputs``; dequantising a constant is no node of its own.
+    """Return the work of every node of ``proto`` for ``inputs``; what is done to constants is done once, and left out.
 
     Raises:
         TargetError: the inputs do not fit the graph.
@@ -56,9 +56,9 @@ def count_work(proto: onnx.ModelProto, inputs: Inputs) -> tuple[Work, ...]:
     origin: dict[str, str] = {}
     works = []
     for node in proto.graph.node:
-        source = origin.get(node.input[0], node.input[0]) if node.input else ""
-        if node.op_type in {"DequantizeLinear", "Transpose", "Cast"} and source in constants:
-            origin[node.output[0]] = source
+        sources = [origin.get(name, name) for name in node.input if name]
+        if sources and all(name in constants for name in sources):
+            origin[node.output[0]] = max(sources, key=lambda name: constants[name].size)
         elif node.op_type == "DequantizeLinear":
             origin[node.output[0]] = node.input[0]
         else:
