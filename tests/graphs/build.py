@@ -51,7 +51,8 @@ def grid(scale: float, zero: int, bits: int = 8, *, signed: bool = False) -> dic
 
 
 def snap(values: np.ndarray, of: dict[str, Any]) -> np.ndarray:
-    """Return ``values`` on an 8-bit grid, the slow and plain way, in float64."""
-    low = -128 if of["signed"] else 0
-    codes = np.clip(np.rint(values / np.float32(of["scale"])) + of["zero"], low, low + 255)
+    """Return ``values`` on a grid, the slow and plain way, in float64."""
+    count = 2 ** of["bits"]
+    low = -count // 2 if of["signed"] else 0
+    codes = np.clip(np.rint(values / np.float32(of["scale"])) + of["zero"], low, low + count - 1)
     return (codes - of["zero"]) * np.float64(np.float32(of["scale"]))

@@ -304,11 +304,66 @@ def test_levels_are_found_through_sharing_and_sparseness(rng):
 def test_what_stays_in_float_says_why(rng):
     proto = graph([node("Gemm", "x w", "h", transB=1), node("Gemm", "h v", "y", transB=1)], {"x": ("n", 3)}, ("y",))
     tensors = {"w": Dense(rng.normal(size=(3, 3)).astype(np.float32)), "v": levels(rng, (3, 3))}
-    lowered = fill(proto, tensors, {"w": grid(0.1, 0), "v": grid(0.1, 0, bits=4)}, quantized=True)
+    grids = {"w": grid(0.1, 0), "v": grid(0.01, 700, bits=12)}
+    lowered = fill(proto, tensors, grids, quantized=True)
     why = {reason.what: reason.why for reason in lowered.reasons}
     assert why["w"] == "it is not stored on a grid of integers"
-    assert why["v"] == "the grid of its input has 4 bits, wanted 8"
+    assert why["v"] == "its input is on 12 bits, and rounded to these in float"
     assert lowered.integer == ()
+    x = rng.normal(size=(4, 3)).astype(np.float32)
+    wanted = snap(snap(x, grids["w"]) @ decode(tensors["w"]).T, grids["v"]) @ decode(tensors["v"]).T
+    np.testing.assert_allclose(run(lowered.proto, x), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 7, 9, 16])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
+def test_inputs_are_rounded_to_as_many_bits_as_they_have(rng, bits, signed, turned):
+    coding, of = levels(rng, (5, 6)), grid(3.0 / 2**bits, 0 if signed else 2 ** (bits - 1), bits, signed=signed)
+    nodes = [node("Gemm", "x w", "y", transB=1)]
+    if turned:
+        nodes = [node("Transpose", "w", "t", perm=[1, 0]), node("MatMul", "x t", "y")]
+    proto = graph(nodes, {"x": ("n", 6)}, ("y",))
+    x = rng.normal(size=(40, 6)).astype(np.float32)
+    for weight in (coding, Dense(decode(coding))):
+        lowered = fill(proto, {"w": weight}, {"w": of}, quantized=True)
+        assert lowered.integer == (("w",) if weight is coding and bits < 9 else ())
+        assert not_integer(lowered.proto, lowered.integer) == []
+        np.testing.assert_allclose(run(lowered.proto, x), snap(x, of) @ decode(weight).T, atol=1e-5)
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_convolutions_in_a_chain_go_from_codes_to_codes_of_four_bits(rng, zero):
+    proto, tensors, grids, _ = chain(rng, norm=False, zero=zero)
+    grids["b.weight"] = grid(0.1, zero, bits=4)
+    lowered = fill(proto, tensors, grids, quantized=True)
+    assert operators_of(lowered.proto, ["a.weight"]) == {"a.weight": "QLinearConv"}
+    x = rng.normal(size=(2, 1, 12, 12)).astype(np.float32)
+    inner = conv(snap(x, grids["a.weight"]), decode(tensors["a.weight"]), tensors["a.bias"].array)
+    pooled = F.max_pool2d(torch.relu(torch.from_numpy(inner)), 2).numpy()
+    wanted = conv(snap(pooled, grids["b.weight"]), decode(tensors["b.weight"]), tensors["b.bias"].array)
+    assert np.median(np.abs(run(lowered.proto, x) - wanted)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("values", "whole"),
+    [
+        ([-0.3, 0.3], True),
+        ([-0.3, 0.0, 0.3], True),
+        ([(2 * k - 15) / 15 for k in range(16)], True),
+        ([-0.3, 0.0, 0.4], False),
+        ([0.001, 1.0], False),
+        ([0.0, 0.0], False),
+    ],
+)
+def test_few_shared_values_at_equal_distances_are_integers(rng, values, whole):
+    codes = rng.integers(0, len(values), (5, 6)).astype(np.uint8)
+    coding = Codebook(Dense(codes), Dense(np.array(values, np.float32)))
+    proto = graph([node("Gemm", "x w", "y", transB=1)], {"x": ("n", 6)}, ("y",))
+    lowered = fill(proto, {"w": coding}, {"w": grid(0.02, 130)}, quantized=True)
+    assert lowered.integer == (("w",) if whole else ())
+    x = rng.normal(size=(4, 6)).astype(np.float32)
+    np.testing.assert_allclose(run(lowered.proto, x), snap(x, grid(0.02, 130)) @ decode(coding).T, atol=1e-5)
 
 
 def test_a_weight_that_is_only_added_is_not_told_to_need_an_input_grid(rng):

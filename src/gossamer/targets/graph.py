@@ -133,7 +133,7 @@ def fill(
                 groups[name] = grouped
             elif name in activations or on_grid(tensors[name]):
                 reasons.append(Reason(name, found))
-    inputs, outputs, untaken = _activation_levels(proto, activations if quantized else {}, weights)
+    inputs, outputs, untaken = _activation_levels(proto, activations if quantized else {}, names)
     reasons += untaken
     constants = {**own, **{name: _floats(name, tensors[name]) for name in names if name not in weights}}
     lowered = lower(proto, constants, weights, inputs, outputs, groups=groups, otherwise=set(activations) - set(inputs))
@@ -158,25 +158,27 @@ def _forms(proto: onnx.ModelProto, tensors: Mapping[str, Coding]) -> dict[str, t
 
 
 def _activation_levels(
-    proto: onnx.ModelProto, activations: Mapping[str, Mapping[str, Any]], weights: Container[str]
+    proto: onnx.ModelProto, activations: Mapping[str, Mapping[str, Any]], sites: Container[str]
 ) -> tuple[dict[str, Levels], dict[str, Levels], list[Reason]]:
-    """Return the levels of inputs by site and of outputs by module, and why others are not taken."""
+    """Return the levels of inputs by site and of outputs by module, and why others are not taken, or in floats."""
     marked = {module_of_mark(node) for node in proto.graph.node if is_mark(node)}
     inputs, outputs, untaken = {}, {}, []
     for name, grid in activations.items():
         levels, path = input_levels(grid), module_of(name)
-        if path is None and name not in weights:
+        if path is None and name not in sites:
             continue
         if isinstance(levels, str):
-            untaken.append(
-                Reason(name, levels if path is None else levels.replace("the grid of its input", "its grid"))
-            )
+            untaken.append(Reason(name, levels if path is None else levels.replace("of its input ", "")))
         elif path is None:
             inputs[name] = levels
-        elif path in marked:
+            if not levels.bytes_do:
+                untaken.append(Reason(name, f"its input is on {grid['bits']} bits, and rounded to these in float"))
+        elif path in marked and levels.every_byte:
             outputs[path] = levels
         else:
-            untaken.append(Reason(name, "the graph does not say where that is"))
+            known = path in marked
+            why = f"its grid has {grid['bits']} bits, wanted 8" if known else "the graph does not say where that is"
+            untaken.append(Reason(name, why))
     return inputs, outputs, untaken
 
 

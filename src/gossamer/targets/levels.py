@@ -6,12 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from gossamer.codings import Affine, Codebook, Coding, Hash, Reshape, Sparse, decode
+from gossamer.codings import Affine, Codebook, Coding, Hash, Reshape, Sparse, decode, dtype
 from gossamer.codings.hashed import places
-from gossamer.codings.nodes import Array
+from gossamer.codings.nodes import Array, shape
 
 _UNSIGNED = 128
 """What makes a signed code of 8 bits an unsigned one."""
+_BYTE = 256
+_CLOSE = 2.0**-21
+"""How near, in shares of itself, a shared value has to be to a multiple of the smallest."""
 _FINE = 2.0**-20
 """Scale of a weight that is all zeros."""
 _BETWEEN = "its grid puts 0.0 between two codes"
@@ -59,14 +62,32 @@ class Weight:
 
 @dataclass(frozen=True)
 class Levels:
-    """The grid of a node's input: ``(q - zero) * scale`` with unsigned codes of 8 bits.
+    """The grid of a node's input: ``(q - zero) * scale`` with unsigned codes of 8 bits, or some of these.
 
     The runtime fuses signed inputs on some processors only, so signed codes become unsigned by adding 128 to them and
-    to their zero, which leaves the values as they are.
+    to their zero, which leaves the values as they are. Codes of more bits stay as they are.
+
+    Attributes:
+        scale: the step.
+        zero: the code of 0.0.
+        low: the least code.
+        high: the largest.
     """
 
     scale: float
     zero: int
+    low: int = 0
+    high: int = 255
+
+    @property
+    def bytes_do(self) -> bool:
+        """Whether a code fits in a byte."""
+        return self.low >= 0 and self.high <= 255
+
+    @property
+    def every_byte(self) -> bool:
+        """Whether all values of a byte are codes."""
+        return (self.low, self.high) == (0, 255)
 
     def code(self, value: float) -> float:
         """Return the code that ``value`` would have if there were no ends."""
@@ -125,7 +146,7 @@ def affine_levels(coding: Coding) -> tuple[Array, Array, Array, int | None] | No
         case Affine():
             return decode(coding.codes), decode(coding.scale), decode(coding.zero), coding.axis
         case Codebook():
-            centers = affine_levels(coding.centers)
+            centers = affine_levels(coding.centers) or _even(coding.centers)
             if centers is None or centers[3] is not None:
                 return None
             return centers[0][decode(coding.codes)], *centers[1:]
@@ -143,6 +164,20 @@ def affine_levels(coding: Coding) -> tuple[Array, Array, Array, int | None] | No
             return None
 
 
+def _even(centers: Coding) -> tuple[Array, Array, Array, None] | None:
+    """Return the levels of a few shared values that are multiples of the smallest, as those of one or two bits are."""
+    if dtype(centers) != "float32" or shape(centers)[0] > _BYTE:
+        return None
+    values = decode(centers)
+    sizes = np.abs(values[values != 0])
+    if not sizes.size or not np.isfinite(values).all():
+        return None
+    codes = np.rint(values / sizes.min())
+    if np.abs(codes).max() >= _BYTE // 2 or not np.allclose(codes * sizes.min(), values, rtol=_CLOSE, atol=0):
+        return None
+    return codes.astype(np.int64), np.asarray(sizes.min(), np.float32), np.zeros((), np.int64), None
+
+
 def _hashed(coding: Hash) -> tuple[Array, Array, Array, None] | None:
     """Return the levels of a hashed weight whose buckets are on a grid symmetric about the code 0."""
     buckets = affine_levels(coding.buckets)
@@ -158,13 +193,14 @@ def _hashed(coding: Hash) -> tuple[Array, Array, Array, None] | None:
 
 
 def input_levels(grid: Mapping[str, Any]) -> Levels | str:
-    """Return the 8-bit levels of an input grid as an artifact holds it, or why it has none."""
+    """Return the levels of an input grid as an artifact holds it, or why it has none."""
     scale, zero = np.asarray(grid["scale"], np.float32), np.asarray(grid["zero"])
     if scale.size != 1 or zero.size != 1:
         return "the grid of its input has several scales, wanted one"
-    if grid["bits"] != 8:
-        return f"the grid of its input has {grid['bits']} bits, wanted 8"
-    return Levels(float(scale.reshape(())), int(zero.reshape(())) + (_UNSIGNED if grid["signed"] else 0))
+    signed, codes = bool(grid["signed"]), 1 << int(grid["bits"])
+    more = _UNSIGNED if signed and codes <= _BYTE else 0
+    low = more - (codes // 2 if signed else 0)
+    return Levels(float(scale.reshape(())), int(zero.reshape(())) + more, low, low + codes - 1)
 
 
 def _fits(kind: type[np.int8] | type[np.uint8], values: Array) -> bool:

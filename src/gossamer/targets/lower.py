@@ -5,7 +5,7 @@ specification), and the node that reads it gets quantised inputs, so that the ru
 operator (Jacob et al. 2018, arXiv 1712.05877). What stays in floating point is listed with the reason.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -20,7 +20,15 @@ from gossamer.targets.dynamic import Recurrent
 from gossamer.targets.grouped import Grouped
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.marks import is_mark, module_of_mark, without_marks
-from gossamer.targets.quantized import Use, add_scale, clip_codes, keeps_codes, quantized_input, quantized_output
+from gossamer.targets.quantized import (
+    Use,
+    add_scale,
+    clip_codes,
+    keeps_codes,
+    quantized_input,
+    quantized_output,
+    rounded_input,
+)
 from gossamer.targets.reason import Reason
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
@@ -55,7 +63,7 @@ def lower(
     outputs: Mapping[str, Levels] = MappingProxyType({}),
     *,
     groups: Mapping[str, Blocks] = MappingProxyType({}),
-    otherwise: Container[str] = frozenset(),
+    otherwise: Collection[str] = frozenset(),
 ) -> Lowered:
     """Return ``proto`` with 8-bit weights, and integer operators where the input of a weight has levels too.
 
@@ -63,10 +71,10 @@ def lower(
         proto: a float graph; weights may be missing from its initializers.
         constants: float arrays of the initializers, by name.
         weights: 8-bit levels of those weights that have them.
-        inputs: levels of the inputs of sites.
+        inputs: levels of the inputs of sites, of any number of bits.
         outputs: levels of the outputs of modules, by path, where the graph marks them; other marks go.
         groups: levels of weights with a scale for each group; ``constants`` has their floats too.
-        otherwise: sites whose inputs are on a grid that is not of 8 bits, so that they must not be put on another one.
+        otherwise: sites with a grid of inputs that is not among ``inputs``, so that these must not be put on another.
     """
     plain = without_marks(proto, outputs)
     return _Lowering(plain, constants, weights, inputs, outputs, groups=groups, otherwise=otherwise).run()
@@ -90,16 +98,18 @@ class _Lowering:
         outputs: Mapping[str, Levels],
         *,
         groups: Mapping[str, Blocks],
-        otherwise: Container[str],
+        otherwise: Collection[str],
     ) -> None:
         self.wiring = Wiring(proto, constants)
         self.weights = weights
         self.outputs = outputs
         self.otherwise = otherwise
-        self.sources: dict[str, tuple[str, bool]] = {name: (name, False) for name in weights}
-        self.recurrent = Recurrent(self.wiring, weights, inputs, otherwise)
-        looped = self.recurrent.sites
-        self.inputs = {site: of for site, of in inputs.items() if site in weights and site not in looped}
+        bytes_ = {site: levels for site, levels in inputs.items() if levels.every_byte}
+        self.recurrent = Recurrent(self.wiring, weights, bytes_, frozenset(otherwise) | (inputs.keys() - bytes_.keys()))
+        grids = {site: levels for site, levels in inputs.items() if site not in self.recurrent.sites}
+        self.inputs = {site: levels for site, levels in grids.items() if site in weights and levels.bytes_do}
+        self.rounded = {site: levels for site, levels in grids.items() if site not in self.inputs}
+        self.sources: dict[str, tuple[str, bool]] = {name: (name, False) for name in (*weights, *self.rounded)}
         self.grouped = Grouped(self.wiring, groups)
         self.replaced = self.recurrent.unread() | self.grouped.unread
         self.integer: dict[str, None] = {}
@@ -142,7 +152,8 @@ class _Lowering:
         if node.op_type == "Transpose" and attribute(node, "perm", [1, 0]) == [1, 0] and not turned:
             self.sources[node.output[0]] = (site, True)
             return
-        if node.op_type == "Gather" and index == 0 and not turned and attribute(node, "axis", 0) == 0:
+        looked_up = node.op_type == "Gather" and index == 0 and attribute(node, "axis", 0) == 0
+        if looked_up and site in self.weights and not turned:
             self._gather(node, site)
             return
         if site in self.inputs and len(found) == 1 and self._integers(node, index, site, ends, turned=turned):
@@ -153,8 +164,8 @@ class _Lowering:
 
     def _blocks(self, node: onnx.NodeProto, index: int, site: str, *, turned: bool) -> bool:
         """Lay ``node`` out for blocks of 4 bits if its weight has so few and that is possible; note the outcome."""
-        product = index == 1 and node.op_type in {"Gemm", "MatMul"} and site not in self.otherwise
-        if not product or not few_bits(self.weights[site]):
+        product = index == 1 and node.op_type in {"Gemm", "MatMul"} and site in self.weights
+        if not product or site in self.otherwise or not few_bits(self.weights[site]):
             return False
         blocks = Blocks.of_rows(self.weights[site])
         why = blocks if isinstance(blocks, str) else lower_blocks(self.wiring, node, site, blocks, turned=turned)
@@ -187,17 +198,17 @@ class _Lowering:
         kept = onnx.NodeProto()
         kept.CopyFrom(node)
         for index, site, turned in found:
-            snapped = index == 1 and site in self.inputs and node.op_type in _PRODUCTS
-            if snapped:
-                kept.input[0] = quantized_input(self.wiring, node.input[0], self.inputs[site])
+            levels = self.inputs.get(site) or self.rounded.get(site)
+            if index == 1 and levels is not None and node.op_type in _PRODUCTS:
+                kept.input[0] = rounded_input(self.wiring, node.input[0], levels)
             kept.input[index] = self._value(site, turned=turned)
-            if site not in self.inputs and not any(reason.what == site for reason in self.reasons):
+            if levels is None and not any(reason.what == site for reason in self.reasons):
                 self.reasons[Reason(site, self.recurrent.reasons.get(site) or _why_in_float(node))] = None
         self.wiring.nodes.append(kept)
 
     def _value(self, site: str, *, turned: bool) -> str:
         """Return the value of the weight as a constant, so that the runtime makes no integer operator of its own."""
-        value = self.weights[site].values
+        value = self.weights[site].values if site in self.weights else self.wiring.constants[site]
         return self.wiring.constant(float_name(site, turned=turned), np.ascontiguousarray(value.T) if turned else value)
 
     def _gather(self, node: onnx.NodeProto, site: str) -> None:

@@ -29,19 +29,49 @@ class Use:
 
 
 def quantized_input(wiring: Wiring, value: str, levels: Levels, *, back: bool = True) -> str:
-    """Return ``value`` on its levels: as codes, or dequantised again (the pair a runtime fuses) with ``back``."""
+    """Return ``value`` on its levels: as codes, or dequantised again (the pair a runtime fuses) with ``back``.
+
+    Codes of fewer bits than 8 are those of 8 bits, clipped.
+    """
     scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
     zero = zero_of(wiring, levels)
     stem = _stem(wiring, value, levels)
     if not wiring.made(f"{stem}:q"):
-        wiring.add("QuantizeLinear", [value, scale, zero], f"{stem}:q")
+        codes = wiring.add("QuantizeLinear", [value, scale, zero], f"{stem}:{'q' if levels.every_byte else 'byte'}")
+        if not levels.every_byte:
+            wiring.add("Clip", [codes, *_limits(wiring, levels.low, levels.high)], f"{stem}:q")
     if back and not wiring.made(f"{stem}:d"):
         wiring.add("DequantizeLinear", [f"{stem}:q", scale, zero], f"{stem}:d")
     return f"{stem}:d" if back else f"{stem}:q"
 
 
+def rounded_input(wiring: Wiring, value: str, levels: Levels) -> str:
+    """Return ``value`` rounded to levels of any number of bits, in floating point where a byte does not do."""
+    if levels.bytes_do:
+        return quantized_input(wiring, value, levels)
+    stem = _stem(wiring, value, levels)
+    if not wiring.made(f"{stem}:d"):
+        step, low, high = (
+            wiring.constant(f"{stem}:{name}", np.array(number, np.float32))
+            for name, number in (
+                ("step", levels.scale),
+                ("low", levels.low - levels.zero),
+                ("high", levels.high - levels.zero),
+            )
+        )
+        steps = wiring.add("Round", [wiring.add("Div", [value, step], f"{stem}:steps")], f"{stem}:rounded")
+        wiring.add("Mul", [wiring.add("Clip", [steps, low, high], f"{stem}:clipped"), step], f"{stem}:d")
+    return f"{stem}:d"
+
+
 def _stem(wiring: Wiring, value: str, levels: Levels) -> str:
-    return f"{wiring.origin(value)}:{levels.scale!r}:{levels.zero}"
+    ends = "" if levels.every_byte else f":{levels.low}:{levels.high}"
+    return f"{wiring.origin(value)}:{levels.scale!r}:{levels.zero}{ends}"
+
+
+def _limits(wiring: Wiring, *codes: float) -> list[str]:
+    """Add codes as constants and return their names."""
+    return [wiring.constant(f"input:code{code:.0f}", np.array(code, np.uint8)) for code in codes]
 
 
 def zero_of(wiring: Wiring, levels: Levels) -> str:
@@ -109,15 +139,13 @@ def clip_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
     Returns:
         whether that is done; a ReLU that rounding to codes does is left to the runtime, which takes it in.
     """
-    low, high = (levels.code(bound) for bound in _bounds(wiring, node))
-    ends = min(max(low, 0), 255), min(max(high, 0), 255)
-    if ends == (0, 255):
+    low, high = (min(max(levels.code(bound), levels.low), levels.high) for bound in _bounds(wiring, node))
+    if (low, high) == (levels.low, levels.high):
         if node.op_type == "Clip":
             wiring.add("Identity", [node.input[0]], node.output[0])
         return node.op_type == "Clip"
     codes = quantized_input(wiring, node.input[0], levels, back=False)
-    limits = [wiring.constant(f"input:code{end:.0f}", np.array(end, np.uint8)) for end in ends]
-    clipped = wiring.add("Clip", [codes, *limits], f"{_stem(wiring, node.output[0], levels)}:q")
+    clipped = wiring.add("Clip", [codes, *_limits(wiring, low, high)], f"{_stem(wiring, node.output[0], levels)}:q")
     if any(reader.op_type in _ORDER_KEEPING | _CLIPS for reader in wiring.readers(node.output[0])):
         scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
         wiring.add("DequantizeLinear", [clipped, scale, zero_of(wiring, levels)], node.output[0])
