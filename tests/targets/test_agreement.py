@@ -8,6 +8,7 @@ from gossamer.calibrate import calibrate
 from gossamer.methods.quantize import PostTraining
 from gossamer.model import Subject, apply, freeze
 from gossamer.targets import agreements, blocks, dynamic, graph_of, lower_frozen, static_loop
+from gossamer.targets.optimized import optimized_graph
 
 pytestmark = pytest.mark.slow
 
@@ -83,6 +84,47 @@ def test_recurrent_channels_with_zeros_of_their_own_are_multiplied_in_integers(k
         assert sites <= set(lowered.integer)
         assert max(each.steps for each in found.values()) <= 1
     assert found["outputs"].steps <= 3
+
+
+class Shortcuts(nn.Module):
+    """A block of a class of its own whose sums read a ReLU that no module ends with, and maps left out and padded."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.blocks = nn.ModuleList([Block(8, 8), Block(8, 16), Block(16, 16)])
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.stem(x)))
+        for block in self.blocks:
+            x = block(x)
+        return self.fc(x.mean((2, 3)))
+
+
+class Block(nn.Module):
+    def __init__(self, before, after):
+        super().__init__()
+        self.stride, self.more = after // before, after - before
+        self.one = nn.Conv2d(before, after, 3, self.stride, 1)
+        self.two = nn.Conv2d(after, after, 3, padding=1)
+
+    def forward(self, x):
+        made = self.two(torch.relu(self.one(x)))
+        if self.more:
+            x = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.more))
+        return torch.relu(made + x)
+
+
+def test_shortcuts_of_all_kinds_are_added_as_codes():
+    torch.manual_seed(0)
+    found, lowered = compared(Shortcuts(), torch.randn(4, 3, 12, 12))
+    kinds = [node.op_type for node in optimized_graph(lowered.proto).graph.node]
+    assert kinds.count("QLinearAdd") == 2
+    assert kinds.count("Add") == 1, "what is averaged is added in floats"
+    assert kinds.count("Relu") == 1
+    assert {"norm:output", "blocks.0:output", "blocks.1:output", "blocks.0.two:output"} <= found.keys()
+    assert max(each.steps for each in found.values()) <= 1
 
 
 def test_what_a_layer_adds_is_told_from_what_it_was_given():

@@ -345,6 +345,15 @@ def test_convolutions_in_a_chain_go_from_codes_to_codes_of_four_bits(rng, zero):
     assert np.median(np.abs(run(lowered.proto, x) - wanted)) < 1e-5
 
 
+def test_factors_of_a_norm_are_no_weight(rng):
+    """All ones, they are stored as one shared value, and are folded into the convolution none the less."""
+    proto, tensors, grids, _ = chain(rng, norm=True, zero=0)
+    ones = {name: Codebook(Dense(np.zeros(4, np.uint8)), Dense(np.ones(1, np.float32))) for name in ("gamma", "var")}
+    lowered = fill(proto, tensors | ones, grids, quantized=True)
+    assert lowered.integer == ("a.weight",)
+    assert "BatchNormalization" not in {made.op_type for made in lowered.proto.graph.node}
+
+
 @pytest.mark.parametrize(
     ("values", "whole"),
     [

@@ -2,7 +2,8 @@
 
 An integer convolution writes codes. Through operators that keep the order of numbers they reach the next layer, whose
 input grid they are on. Elsewhere what the convolution makes ends in a sum, an average or a smooth function, and wants a
-grid of its own (`output_grid`); and so do the other parts of the sum. Only the output of a module can have one.
+grid of its own (`output_grid`); and so do the other parts of the sum, or what their numbers come from. Only the output
+of a module can have one.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -20,6 +21,8 @@ _SUMS: Final = frozenset({"aten.add", "aten.add_"})
 _JOINS: Final = frozenset({"aten.cat", "aten.concat"})
 _POOLS: Final = frozenset({"aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d"})
 _BOUNDS: Final = frozenset({"aten.relu", "aten.relu_", "aten.relu6", "aten.relu6_", "aten.hardtanh", "aten.hardtanh_"})
+_PARTS: Final = frozenset({"aten.slice", "aten.pad", "aten.constant_pad_nd"})
+"""Operators that leave numbers out or add zeros."""
 _KEEPS_ORDER: Final = (
     _POOLS
     | _BOUNDS
@@ -72,9 +75,20 @@ class _Ends:
                     ends[end.name] = end
         for node in self.graph.nodes:
             if node.op in _SUMS and len(node.inputs) == 2 and any(name in ends for name in node.inputs):
-                ends |= {name: self.nodes[name] for name in node.inputs if name in self.nodes}
+                parts = (self._origin(self.nodes[name]) for name in node.inputs if name in self.nodes)
+                ends |= {part.name: part for part in parts}
         paths = (self._path(end) for name, end in ends.items())
         return tuple(dict.fromkeys(path for path in paths if path is not None))
+
+    def _origin(self, node: Node) -> Node:
+        """Return the end of a module that the numbers of ``node`` come from, itself if there is none."""
+        found = node
+        while self._path(found) is None:
+            before = [self.nodes[name] for name in found.inputs if name in self.nodes]
+            if found.op not in _KEEPS_ORDER | _PARTS or len(before) != 1:
+                return node
+            found = before[0]
+        return found
 
     @cached_property
     def nodes(self) -> dict[str, Node]:

@@ -219,11 +219,7 @@ def _made(proto: onnx.ModelProto) -> Iterator[tuple[str, str]]:
 
 def _marked(proto: onnx.ModelProto) -> Iterator[tuple[str, str]]:
     """Yield the names of outputs on grids, and the values that hold their codes."""
-    makers = _makers(proto)
-    for node in proto.graph.node:
-        maker = makers.get(node.input[0]) if node.op_type == "Identity" and module_of(node.name) is not None else None
-        if maker is not None and maker.op_type == "DequantizeLinear":
-            yield node.name, maker.input[0]
+    yield from ((node.name, node.output[0]) for node in proto.graph.node if module_of(node.name) is not None)
 
 
 def _end_of_loop(graph: onnx.GraphProto, y: str) -> str:

@@ -140,18 +140,25 @@ def _of_use(codes: Array, scale: Array, zero: Array, axis: int | None) -> Array:
     return np.where(empty, finest if np.isfinite(finest) else _FINE, scale).astype(np.float32)
 
 
-def affine_levels(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:  # noqa: PLR0911 one per node
-    """Return codes of the whole array, scale, zero and axis, if ``coding`` rests on one affine node; else None."""
+def affine_levels(coding: Coding) -> tuple[Array, Array, Array, int | None] | None:
+    """Return codes of the whole array, scale, zero and axis, if ``coding`` rests on one affine node; else None.
+
+    Shared values of a matrix, a kernel and the like may also be multiples of one of them.
+    """
+    return _levels(coding, even=len(shape(coding)) > 1)
+
+
+def _levels(coding: Coding, *, even: bool) -> tuple[Array, Array, Array, int | None] | None:  # noqa: PLR0911 one per node
     match coding:
         case Affine():
             return decode(coding.codes), decode(coding.scale), decode(coding.zero), coding.axis
         case Codebook():
-            centers = affine_levels(coding.centers) or _even(coding.centers)
+            centers = _levels(coding.centers, even=False) or (_even(coding.centers) if even else None)
             if centers is None or centers[3] is not None:
                 return None
             return centers[0][decode(coding.codes)], *centers[1:]
         case Sparse():
-            values = affine_levels(coding.values)
+            values = _levels(coding.values, even=even)
             if values is None or values[3] is not None:
                 return None
             support = decode(coding.support)

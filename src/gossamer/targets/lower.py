@@ -12,6 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 
+from gossamer.artifact.activations import output_of
 from gossamer.codings.nodes import Array
 from gossamer.targets.blocks import Blocks, few_bits, lower_blocks
 from gossamer.targets.convolution import lower_convolution
@@ -24,12 +25,15 @@ from gossamer.targets.quantized import (
     Use,
     add_scale,
     clip_codes,
+    hand_on,
+    hands_on,
     keeps_codes,
     quantized_input,
     quantized_output,
     rounded_input,
 )
 from gossamer.targets.reason import Reason
+from gossamer.targets.tidy import drop_unused
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
@@ -113,6 +117,8 @@ class _Lowering:
         self.grouped = Grouped(self.wiring, groups)
         self.replaced = self.recurrent.unread() | self.grouped.unread
         self.integer: dict[str, None] = {}
+        self.on_levels: dict[str, Levels] = {}
+        self.marked: dict[str, str] = {}
         self.reasons: dict[Reason, None] = {Reason(site, why): None for site, why in self.grouped.reasons.items()}
 
     def run(self) -> Lowered:
@@ -121,6 +127,9 @@ class _Lowering:
             if node.output[0] not in self.replaced and not self._between(node, ends):
                 self._node(node, ends)
         proto = self.wiring.finish()
+        drop_unused(proto.graph)
+        for node in proto.graph.node:
+            node.name = self.marked.get(node.output[0], node.name)
         stay = {reason.what for reason in self.reasons}
         done = tuple(site for site in self.integer if site not in stay)
         return Lowered(proto, done, tuple(self.reasons))
@@ -129,15 +138,28 @@ class _Lowering:
         """Write ``node`` if it stands between products that go from codes to codes: a mark, a join or a clip."""
         wiring, output = self.wiring, node.output[0]
         if is_mark(node):
-            quantized_output(wiring, node, self.outputs[module_of_mark(node)])
+            path = module_of_mark(node)
+            self.on_levels[output] = self.outputs[path]
+            self.marked[quantized_output(wiring, node, self.outputs[path])] = output_of(path)
         elif node.op_type == "Concat" and output in ends:
             parts = [quantized_input(wiring, name, ends[output]) for name in node.input]
             wiring.add("Concat", parts, output, **attributes(node))
         elif node.op_type in {"Relu", "Clip"} and node.input[0] in ends:
             return clip_codes(wiring, node, ends[output])
+        elif node.input[0] in self.on_levels and hands_on(wiring, node) and self._is_added(output):
+            self.on_levels[output] = self.on_levels[node.input[0]]
+            hand_on(wiring, node, self.on_levels[output])
         else:
             return False
         return True
+
+    def _is_added(self, value: str) -> bool:
+        """Return whether ``value`` enters a sum, as it is or by what hands its codes on."""
+        readers = self.wiring.readers(value)
+        return any(
+            node.op_type == "Add" or (hands_on(self.wiring, node) and self._is_added(node.output[0]))
+            for node in readers
+        )
 
     def _node(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> None:
         for kind in (self.recurrent, self.grouped):

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from gossamer.artifact.activations import output_of
 from gossamer.codings.nodes import Array
 from gossamer.targets.levels import Levels, Weight
-from gossamer.targets.marks import module_of_mark
-from gossamer.targets.wiring import Wiring
+from gossamer.targets.wiring import Wiring, attribute, attributes
 
 _ORDER_KEEPING = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
 _CLIPS = frozenset({"Relu", "Clip"})
@@ -114,11 +112,12 @@ def with_room(weight: Weight, bias: Array, levels: Levels) -> Weight:
     return Weight(codes, wider, np.zeros(bias.shape, weight.codes.dtype), 0)
 
 
-def quantized_output(wiring: Wiring, mark: onnx.NodeProto, levels: Levels) -> None:
-    """Put ``levels`` in the place of a mark, under its name; who reads them on the same levels gets the codes."""
+def quantized_output(wiring: Wiring, mark: onnx.NodeProto, levels: Levels) -> str:
+    """Put ``levels`` in the place of a mark and return the name of the codes; who wants the same levels gets these."""
     wiring.alias(mark.output[0], mark.input[0])
     back = quantized_input(wiring, mark.input[0], levels)
-    wiring.add("Identity", [back], mark.output[0], name=output_of(module_of_mark(mark)))
+    wiring.add("Identity", [back], mark.output[0])
+    return quantized_input(wiring, mark.input[0], levels, back=False)
 
 
 def keeps_codes(wiring: Wiring, node: onnx.NodeProto) -> bool:
@@ -139,7 +138,7 @@ def clip_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
     Returns:
         whether that is done; a ReLU that rounding to codes does is left to the runtime, which takes it in.
     """
-    low, high = (min(max(levels.code(bound), levels.low), levels.high) for bound in _bounds(wiring, node))
+    low, high = _clipped_ends(wiring, node, levels)
     if (low, high) == (levels.low, levels.high):
         if node.op_type == "Clip":
             wiring.add("Identity", [node.input[0]], node.output[0])
@@ -150,6 +149,37 @@ def clip_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
         scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
         wiring.add("DequantizeLinear", [clipped, scale, zero_of(wiring, levels)], node.output[0])
     return True
+
+
+def hands_on(wiring: Wiring, node: onnx.NodeProto) -> bool:
+    """Return whether what ``node`` makes of numbers on levels is on these too."""
+    if node.op_type == "Pad":
+        filled = node.input[2] if len(node.input) > 2 else ""
+        known = wiring.constants.get(filled)
+        plain = attribute(node, "mode", "constant") != "constant"
+        return plain or not filled or (known is not None and not known.any())
+    return node.op_type == "Slice" or (node.op_type != "Concat" and keeps_codes(wiring, node))
+
+
+def hand_on(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> None:
+    """Write ``node``, which reads a value on ``levels``, on codes; what it makes is that value and has these codes."""
+    codes = quantized_input(wiring, node.input[0], levels, back=False)
+    inputs = [codes, *node.input[1:]]
+    kept = attributes(node)
+    if node.op_type in _CLIPS:
+        inputs = [codes, *_limits(wiring, *_clipped_ends(wiring, node, levels))]
+    elif node.op_type == "Pad":
+        inputs = [codes, node.input[1], zero_of(wiring, levels), *node.input[3:]]
+    stem, op = _stem(wiring, node.output[0], levels), "Clip" if node.op_type in _CLIPS else node.op_type
+    made = wiring.add(op, inputs, f"{stem}:q", **({} if node.op_type in _CLIPS else kept))
+    scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
+    wiring.add("DequantizeLinear", [made, scale, zero_of(wiring, levels)], node.output[0])
+
+
+def _clipped_ends(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> tuple[float, float]:
+    """Return the codes at which a ReLU or clip ends."""
+    low, high = (min(max(levels.code(bound), levels.low), levels.high) for bound in _bounds(wiring, node))
+    return low, high
 
 
 def _bounds(wiring: Wiring, node: onnx.NodeProto) -> tuple[float, float]:

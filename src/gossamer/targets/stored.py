@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from gossamer.codings import Affine, Codebook, Coding, Reshape, Sparse, decode, dtype
-from gossamer.codings.nodes import Array
+from gossamer.codings.nodes import Array, shape
 from gossamer.targets.levels import affine_levels
 
 LEAST = 256
@@ -62,7 +62,9 @@ class Form:
 
 
 def form_of(coding: Coding) -> Form | None:
-    """Return the form of a weight, or None if it has none of 16 bits or less."""
+    """Return the form of a weight of two dimensions or more, or None if it has none."""
+    if len(shape(coding)) < 2:
+        return None
     inner = coding.values if isinstance(coding, Reshape) else coding
     if isinstance(coding, Reshape) and not isinstance(inner, Affine):
         return None
