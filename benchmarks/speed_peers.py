@@ -1,5 +1,7 @@
 """Speed of the 8-bit networks of benchmarks/quantization.py: Gossamer beside three peers, each with its defaults.
 
+ONNX Runtime's own tools are measured with a scale per channel too, which makes their graphs faster.
+
     pip install nncf==3.4.0 torchao==0.18.0
     python benchmarks/speed_peers.py
 
@@ -23,7 +25,7 @@ import numpy as np
 import onnx
 import torch
 from provenance import ROOT, commit, machine
-from quantization import NETWORKS, PEERS, Case
+from quantization import NETWORKS, PEERS, Case, onnxruntime
 from torch import nn
 from torch._inductor import config as inductor
 
@@ -35,6 +37,8 @@ from gossamer.targets.session import open_prepared, prepare
 RESULTS = ROOT / "benchmarks" / "results" / "speed_peers.json"
 THREADS = 2
 WARM_UP, RUNS, ROUNDS = 3, 30, 10
+MAKERS = PEERS | {"onnxruntime_channel": partial(onnxruntime, per_channel=True)}
+"""The peers, and ONNX Runtime's tools with a scale per channel besides."""
 
 
 def turns(runs: dict[str, Callable[[], Any]]) -> dict[str, float]:
@@ -74,7 +78,7 @@ def one(name: str) -> dict[str, Any]:
     args = tuple(part[:1] for part in case.args)
     graphs: dict[str, onnx.ModelProto] = {"float": case.graph}
     row: dict[str, Any] = {"network": name}
-    for peer, make in PEERS.items():
+    for peer, make in MAKERS.items():
         try:
             made = make(case)
             if isinstance(made, nn.Module):

@@ -202,20 +202,24 @@ def _speed_beside() -> Iterator[str]:
     yield (
         "How many times as fast as the float network each runs, one sample a run, with default settings: Gossamer, "
         "ONNX Runtime's own tools and NNCF on ONNX Runtime, torchao compiled by torch.compile beside the float network "
-        "compiled likewise; in brackets milliseconds. `writes` is what `gossamer export` chooses by default."
+        "compiled likewise; in brackets milliseconds. ONNX Runtime's tools are also shown with a scale per channel, which "
+        "is not their default. `writes` is what `gossamer export` chooses by default."
     )
+    peers = {**PEERS, "onnxruntime_channel": "ONNX Runtime, per channel"}
     yield _origin({**result, **result["rows"][-1]})
 
     def cell(row: Mapping[str, Any], peer: str) -> str:
+        if peer not in row:
+            return "-"
         return f"{row[peer]['ratio']:.2f} ({row[peer]['ms']:.3f})" if "ratio" in row[peer] else "refused"
 
-    head = ("network", "fp32 on ONNX Runtime", "fp32 on torch", *PEERS.values(), "writes")
+    head = ("network", "fp32 on ONNX Runtime", "fp32 on torch", *peers.values(), "writes")
     rows = [
         (
             row["network"],
             f"{row['float']['ms']:.3f} ms",
             f"{row['torch']['ms']:.3f} ms",
-            *(cell(row, peer) for peer in PEERS),
+            *(cell(row, peer) for peer in peers),
             row["default"],
         )
         for row in result["rows"]
