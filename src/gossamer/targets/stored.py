@@ -3,7 +3,8 @@
 A constant that is on a grid, or whose values are shared, is stored as its codes, followed by the operators (ONNX
 operator specification) that make values of them: ``Cast``, ``Sub`` and ``Mul``, or ``Gather`` from the shared values.
 ONNX Runtime runs these once, when it loads the graph, and drops them: what runs is the graph with float constants. A
-``DequantizeLinear`` it would run every time. Codes of 4 bits take half a byte from opset 21 on.
+``DequantizeLinear`` it would run every time. Codes of 4 bits take half a byte, in opset 21, which ONNX Runtime knows
+from 1.20 on.
 """
 
 from collections.abc import Mapping
@@ -16,11 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 from gossamer.codings import Affine, Codebook, Coding, Reshape, Sparse, decode, dtype
 from gossamer.codings.nodes import Array, shape
 from gossamer.targets.levels import affine_levels
+from gossamer.targets.wiring import all_nodes
 
 LEAST = 256
 """Smaller constants save less than the operators take."""
 _FOUR_BITS = 21
-"""The first opset with integers of 4 bits."""
+"""The first opset with integers of 4 bits. Of its operators only ``_OTHERWISE`` changed."""
+_OTHERWISE = frozenset({"GroupNormalization"})
 _HALF_BYTES = {TensorProto.INT4: (-8, 7), TensorProto.UINT4: (0, 15)}
 _KINDS = {
     kind: (int(limits.min), int(limits.max))
@@ -100,12 +103,13 @@ def store_integers(proto: onnx.ModelProto, forms: Mapping[str, tuple[str, Form]]
         forms: the weight's name and its form, by the name of the constant. Constants of one weight share its codes,
             also with a constant of the weight's name that holds them.
     """
-    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 1)
+    others = any(node.op_type in _OTHERWISE for node in all_nodes(proto.graph.node))
+    kinds = _KINDS if others else _HALF_BYTES | _KINDS
     there = {tensor.name: tensor for tensor in proto.graph.initializer}
     made: dict[str, list[onnx.NodeProto]] = {}
     tensors: dict[str, TensorProto] = {}
     for name, (site, form) in forms.items():
-        kind = _kind(form.codes, opset) if form.codes.size >= LEAST else None
+        kind = _kind(form.codes, kinds) if form.codes.size >= LEAST else None
         array = numpy_helper.to_array(there[name])
         if kind is not None and form.values.shape == array.shape and np.array_equal(form.values, array):
             codes = site if _holds(there.get(site), form.codes) else f"{site}:codes"
@@ -116,6 +120,9 @@ def store_integers(proto: onnx.ModelProto, forms: Mapping[str, tuple[str, Form]]
         return proto
     new = onnx.ModelProto()
     new.CopyFrom(proto)
+    if any(tensor.data_type in _HALF_BYTES for tensor in tensors.values()):
+        for entry in new.opset_import:
+            entry.version = entry.version if entry.domain else max(entry.version, _FOUR_BITS)
     del new.graph.initializer[:], new.graph.node[:]
     new.graph.initializer.extend(tensor for name, tensor in there.items() if name not in made)
     new.graph.initializer.extend(tensors.values())
@@ -124,9 +131,8 @@ def store_integers(proto: onnx.ModelProto, forms: Mapping[str, tuple[str, Form]]
     return new
 
 
-def _kind(codes: Array, opset: int) -> int | None:
-    """Return the narrowest kind of integer that holds ``codes``, or None if there is none."""
-    kinds = _HALF_BYTES | _KINDS if opset >= _FOUR_BITS else _KINDS
+def _kind(codes: Array, kinds: Mapping[int, tuple[int, int]]) -> int | None:
+    """Return the narrowest of ``kinds`` of integers, with their ends, that holds ``codes``; None if there is none."""
     low, high = int(codes.min()), int(codes.max())
     return next((kind for kind, (least, most) in kinds.items() if least <= low and high <= most), None)
 
