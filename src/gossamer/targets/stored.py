@@ -24,8 +24,8 @@ LEAST = 256
 _FOUR_BITS = 21
 """The first opset with integers of 4 bits. Of its operators only ``_OTHERWISE`` changed."""
 _OTHERWISE = frozenset({"GroupNormalization"})
-_HALF_BYTES = {TensorProto.INT4: (-8, 7), TensorProto.UINT4: (0, 15)}
-_KINDS = {
+_HALF_BYTES: dict[int, tuple[int, int]] = {TensorProto.INT4: (-8, 7), TensorProto.UINT4: (0, 15)}
+_KINDS: dict[int, tuple[int, int]] = {
     kind: (int(limits.min), int(limits.max))
     for kind in (TensorProto.INT8, TensorProto.UINT8, TensorProto.INT16, TensorProto.UINT16)
     for limits in [np.iinfo(helper.tensor_dtype_to_np_dtype(kind))]
