@@ -202,8 +202,8 @@ def _speed_beside() -> Iterator[str]:
     yield (
         "How many times as fast as the float network each runs, one sample a run, with default settings: Gossamer, "
         "ONNX Runtime's own tools and NNCF on ONNX Runtime, torchao compiled by torch.compile beside the float network "
-        "compiled likewise; in brackets milliseconds. ONNX Runtime's tools are also shown per channel with unsigned "
-        "inputs, which is not their default. `writes` is what `gossamer export` chooses by default."
+        "compiled likewise; in brackets milliseconds. ONNX Runtime's tools are shown with a scale per channel and "
+        "unsigned inputs too, not their defaults. `writes` is what `gossamer export` chooses by default."
     )
     peers = {**PEERS, "onnxruntime_best": "ONNX Runtime, per channel, unsigned"}
     yield _origin({**result, **result["rows"][-1]})
