@@ -80,7 +80,7 @@ class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # it h
 
 
 def onnxruntime(case: Case, *, best: bool = False) -> onnx.ModelProto:
-    """Quantize with ONNX Runtime's own tools; ``best``: with a scale per channel and unsigned inputs, not by default."""
+    """Quantize with ONNX Runtime's own tools; ``best``: with a scale per channel and unsigned inputs."""
     recurrent = any(node.op_type in {"LSTM", "GRU", "RNN"} for node in case.graph.graph.node)
     with tempfile.TemporaryDirectory() as name:
         before, ready, after = (str(Path(name) / f"{stem}.onnx") for stem in ("before", "ready", "after"))
