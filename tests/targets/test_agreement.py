@@ -127,6 +127,43 @@ def test_shortcuts_of_all_kinds_are_added_as_codes():
     assert max(each.steps for each in found.values()) <= 1
 
 
+class Odd(nn.Module):
+    """Sums of what a convolution made, after operators that do not all leave its codes as they are."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.one, self.two, self.way = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), way
+
+    def forward(self, x):
+        first = self.one(x)
+        match self.way:
+            case "padded with ones":
+                beside = nn.functional.pad(first[:, :, 1:, 1:], (1, 0, 1, 0), value=1.0)
+            case "reflected":
+                beside = nn.functional.pad(first[:, :, 1:, 1:], (1, 0, 1, 0), mode="reflect")
+            case "clipped beside the codes":
+                beside = first.clamp(-0.1234567, 0.345678)
+            case "clipped":
+                beside = nn.functional.relu6(first)
+            case "largest":
+                beside = nn.functional.max_pool2d(first, 3, 1, 1)
+            case _:
+                beside = nn.functional.max_pool2d(first, 3, 1, 1, return_indices=True)
+                beside = beside[0] + beside[1]
+        return torch.sigmoid(torch.relu(self.two(torch.relu(first)) + beside))
+
+
+@pytest.mark.parametrize(
+    "way", ["padded with ones", "reflected", "clipped beside the codes", "clipped", "largest", "with its places"]
+)
+def test_what_is_done_before_a_sum_is_done_as_simulated(way):
+    torch.manual_seed(0)
+    found, _ = compared(Odd(way), torch.randn(4, 3, 8, 8))
+    assert {"one.weight", "two.weight", "one:output", "two:output"} <= found.keys()
+    assert max(each.steps for each in found.values()) <= 1
+    assert found["outputs"].differing == 0
+
+
 def test_what_a_layer_adds_is_told_from_what_it_was_given():
     """The simulation's first bias is moved: the layer after reads other codes, and the one after that only follows."""
     torch.manual_seed(0)

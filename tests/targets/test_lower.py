@@ -332,6 +332,43 @@ def test_inputs_are_rounded_to_as_many_bits_as_they_have(rng, bits, signed, turn
         np.testing.assert_allclose(run(lowered.proto, x), snap(x, of) @ decode(weight).T, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("of", "why"),
+    [
+        (grid(float("nan"), 0), "has the scale nan"),
+        (grid(0.0, 0), "has the scale 0.0"),
+        (grid(0.1, -3), "no code for 0.0: its zero is -3"),
+        (grid(0.1, 300), "no code for 0.0: its zero is 300"),
+    ],
+)
+def test_grids_that_are_none_are_told(rng, of, why):
+    proto = graph([node("Gemm", "x w", "y", transB=1)], {"x": ("n", 6)}, ("y",))
+    lowered = fill(proto, {"w": levels(rng, (5, 6))}, {"w": of}, quantized=True)
+    assert not lowered.integer
+    assert any(why in reason.why for reason in lowered.reasons)
+
+
+@pytest.mark.parametrize("of", [None, grid(0.02, 0), grid(0.02, 0, bits=12)])
+def test_a_weight_may_be_an_output(rng, of):
+    proto = graph([node("Gemm", "x w", "y", transB=1)], {"x": ("n", 16)}, ("y", "w"))
+    coding, x = levels(rng, (40, 16)), rng.uniform(0, 5, (3, 16)).astype(np.float32)
+    lowered = fill(proto, {"w": coding}, {} if of is None else {"w": of}, quantized=True)
+    found = run_session(open_session(lowered.proto), [x])
+    np.testing.assert_array_equal(found["w"], decode(coding))
+    np.testing.assert_allclose(found["y"], (x if of is None else snap(x, of)) @ decode(coding).T, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("quantized", [True, False])
+def test_a_weight_transposed_may_be_an_output(rng, quantized):
+    proto = graph(
+        [node("Gemm", "x w", "y", transB=1), node("Transpose", "w", "t", perm=[1, 0])], {"x": ("n", 6)}, ("y", "t")
+    )
+    coding = levels(rng, (5, 6))
+    lowered = fill(proto, {"w": coding}, {"w": grid(0.02, 0)}, quantized=quantized)
+    found = run_session(open_session(lowered.proto), [np.ones((1, 6), np.float32)])
+    np.testing.assert_array_equal(found["t"], decode(coding).T)
+
+
 @pytest.mark.parametrize("zero", [0, 3])
 def test_convolutions_in_a_chain_go_from_codes_to_codes_of_four_bits(rng, zero):
     proto, tensors, grids, _ = chain(rng, norm=False, zero=zero)

@@ -89,6 +89,13 @@ def test_half_bytes_are_left_out_where_another_operator_would_change(rng):
     assert lowered.opset_import[0].version == 20
 
 
+def test_half_bytes_are_left_out_of_older_opsets(rng):
+    proto = product()
+    proto.opset_import[0].version = 18
+    lowered = fill(proto, {"w": affine(rng, -8, 7, (32, 16))}, {}, quantized=True).proto
+    assert lowered.opset_import[0].version == 18
+
+
 def test_a_weight_that_is_read_both_ways_is_stored_once(rng):
     nodes = [node("Transpose", "w", "t", perm=[1, 0]), node("MatMul", "x t", "h"), node("MatMul", "h w", "y")]
     coding = levels(rng, (40, 20))

@@ -122,11 +122,14 @@ def fill(
     """
     own = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     names = sorted((missing_names(proto) | set(own)) & set(tensors))
+    shown = {value.name for value in proto.graph.output}  # what is an output is no codes
     weights, groups, reasons = {}, {}, []
     if quantized:
         for name in names:
             found = weight_levels(tensors[name])
             grouped = weight_groups(tensors[name]) if name not in activations else None
+            if name in shown:
+                continue
             if not isinstance(found, str):
                 weights[name] = found.about_zero if name in activations else found
             elif grouped is not None:

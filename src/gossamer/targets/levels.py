@@ -204,10 +204,15 @@ def input_levels(grid: Mapping[str, Any]) -> Levels | str:
     scale, zero = np.asarray(grid["scale"], np.float32), np.asarray(grid["zero"])
     if scale.size != 1 or zero.size != 1:
         return "the grid of its input has several scales, wanted one"
+    if not (np.isfinite(scale).all() and (scale > 0).all() and np.isfinite(zero).all()):
+        return f"the grid of its input has the scale {scale.item()} and the zero {zero.item()}"
     signed, codes = bool(grid["signed"]), 1 << int(grid["bits"])
     more = _UNSIGNED if signed and codes <= _BYTE else 0
     low = more - (codes // 2 if signed else 0)
-    return Levels(float(scale.reshape(())), int(zero.reshape(())) + more, low, low + codes - 1)
+    levels = Levels(float(scale.reshape(())), int(zero.reshape(())) + more, low, low + codes - 1)
+    if not levels.low <= levels.zero <= levels.high:
+        return f"the grid of its input has no code for 0.0: its zero is {zero.item()}"
+    return levels
 
 
 def _fits(kind: type[np.int8] | type[np.uint8], values: Array) -> bool:

@@ -146,20 +146,19 @@ class _Lowering:
             wiring.add("Concat", parts, output, **attributes(node))
         elif node.op_type in {"Relu", "Clip"} and node.input[0] in ends:
             return clip_codes(wiring, node, ends[output])
-        elif node.input[0] in self.on_levels and hands_on(wiring, node) and self._is_added(output):
+        elif node.input and self._is_added(node, self.on_levels.get(node.input[0])):
             self.on_levels[output] = self.on_levels[node.input[0]]
             hand_on(wiring, node, self.on_levels[output])
         else:
             return False
         return True
 
-    def _is_added(self, value: str) -> bool:
-        """Return whether ``value`` enters a sum, as it is or by what hands its codes on."""
-        readers = self.wiring.readers(value)
-        return any(
-            node.op_type == "Add" or (hands_on(self.wiring, node) and self._is_added(node.output[0]))
-            for node in readers
-        )
+    def _is_added(self, node: onnx.NodeProto, levels: Levels | None) -> bool:
+        """Return whether ``node`` makes numbers on ``levels`` of such that enter a sum, by others of the kind too."""
+        if levels is None or not hands_on(self.wiring, node, levels):
+            return False
+        readers = self.wiring.readers(node.output[0])
+        return any(reader.op_type == "Add" or self._is_added(reader, levels) for reader in readers)
 
     def _node(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> None:
         for kind in (self.recurrent, self.grouped):
@@ -171,7 +170,8 @@ class _Lowering:
             self.wiring.nodes.append(node)
             return
         index, site, turned = found[0]
-        if node.op_type == "Transpose" and attribute(node, "perm", [1, 0]) == [1, 0] and not turned:
+        turns = node.op_type == "Transpose" and attribute(node, "perm", [1, 0]) == [1, 0] and not turned
+        if turns and not self.wiring.is_output(node.output[0]):
             self.sources[node.output[0]] = (site, True)
             return
         looked_up = node.op_type == "Gather" and index == 0 and attribute(node, "axis", 0) == 0
@@ -223,6 +223,8 @@ class _Lowering:
             levels = self.inputs.get(site) or self.rounded.get(site)
             if index == 1 and levels is not None and node.op_type in _PRODUCTS:
                 kept.input[0] = rounded_input(self.wiring, node.input[0], levels)
+            elif levels is not None:
+                self.reasons[Reason(site, f"what it meets in {node.op_type} is not rounded to its grid")] = None
             kept.input[index] = self._value(site, turned=turned)
             if levels is None and not any(reason.what == site for reason in self.reasons):
                 self.reasons[Reason(site, self.recurrent.reasons.get(site) or _why_in_float(node))] = None

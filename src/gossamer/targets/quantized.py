@@ -151,14 +151,27 @@ def clip_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
     return True
 
 
-def hands_on(wiring: Wiring, node: onnx.NodeProto) -> bool:
-    """Return whether what ``node`` makes of numbers on levels is on these too."""
+def hands_on(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
+    """Return whether what ``node`` makes of numbers on ``levels`` is on these too."""
+    if len(node.output) > 1 and any(node.output[1:]):
+        return False
     if node.op_type == "Pad":
         filled = node.input[2] if len(node.input) > 2 else ""
         known = wiring.constants.get(filled)
-        plain = attribute(node, "mode", "constant") != "constant"
-        return plain or not filled or (known is not None and not known.any())
-    return node.op_type == "Slice" or (node.op_type != "Concat" and keeps_codes(wiring, node))
+        constant = attribute(node, "mode", b"constant") == b"constant"
+        return not constant or not filled or (known is not None and not known.any())
+    if node.op_type in _CLIPS:
+        return all(_is_code(levels, bound) for bound in _bounds(wiring, node))
+    return node.op_type == "Slice" or node.op_type in _ORDER_KEEPING
+
+
+def _is_code(levels: Levels, bound: float) -> bool:
+    """Return whether there is nothing between ``bound`` and a code that ends there; not so for one that is computed."""
+    code = levels.code(bound)
+    if np.isnan(code):
+        return False
+    beyond = not levels.low < code < levels.high
+    return beyond or bool(np.isclose((code - levels.zero) * levels.scale, bound, rtol=1e-6, atol=0))
 
 
 def hand_on(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> None:
@@ -190,5 +203,5 @@ def _bounds(wiring: Wiring, node: onnx.NodeProto) -> tuple[float, float]:
     for index, name in enumerate(node.input[1:3]):
         if name:
             known = wiring.constants.get(name)
-            ends[index] = np.nan if known is None else float(known)
+            ends[index] = np.nan if known is None or known.size != 1 else known.item()
     return ends[0], ends[1]

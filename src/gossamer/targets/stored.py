@@ -22,7 +22,7 @@ from gossamer.targets.wiring import all_nodes
 LEAST = 256
 """Smaller constants save less than the operators take."""
 _FOUR_BITS = 21
-"""The first opset with integers of 4 bits. Of its operators only ``_OTHERWISE`` changed."""
+"""The first opset with integers of 4 bits. Since the one before, only ``_OTHERWISE`` do anything else."""
 _OTHERWISE = frozenset({"GroupNormalization"})
 _HALF_BYTES: dict[int, tuple[int, int]] = {TensorProto.INT4: (-8, 7), TensorProto.UINT4: (0, 15)}
 _KINDS: dict[int, tuple[int, int]] = {
@@ -103,8 +103,9 @@ def store_integers(proto: onnx.ModelProto, forms: Mapping[str, tuple[str, Form]]
         forms: the weight's name and its form, by the name of the constant. Constants of one weight share its codes,
             also with a constant of the weight's name that holds them.
     """
+    opset = next((entry.version for entry in proto.opset_import if not entry.domain), 1)
     others = any(node.op_type in _OTHERWISE for node in all_nodes(proto.graph.node))
-    kinds = _KINDS if others else _HALF_BYTES | _KINDS
+    kinds = _HALF_BYTES | _KINDS if opset >= _FOUR_BITS - (not others) else _KINDS
     there = {tensor.name: tensor for tensor in proto.graph.initializer}
     made: dict[str, list[onnx.NodeProto]] = {}
     tensors: dict[str, TensorProto] = {}
