@@ -256,6 +256,43 @@ def test_a_block_runs_as_the_model_runs_it(scale):
     assert [unit.stages for unit in blocks] == ([] if scale == 1.0 else [("beside",)])
 
 
+class Joining(nn.Module):
+    """A layer of a DenseNet that is given the maps before it as a list, or the input once more."""
+
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, maps, more=None):
+        x = torch.cat(maps, 1) if isinstance(maps, list) else maps
+        return torch.cat([self.left(x), self.right(x if more is None else more)], 1)
+
+
+@pytest.mark.parametrize("given", ["list", "twice", "tensor"])
+def test_a_block_is_given_one_tensor(given):
+    class Whole(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.joining = Joining()
+
+        def forward(self, x):
+            match given:
+                case "list":
+                    return self.joining([x])
+                case "twice":
+                    return self.joining(x, x)
+                case _:
+                    return self.joining(x)
+
+    x = torch.randn(8, 4, 6, 6)
+    subject = Subject.of(Whole().eval(), x)
+    evidence = calibrate(subject, [((x,), {}, None)], Brecq.needs)
+    plan = Brecq(iterations=2, weigh="outputs").plan(subject, evidence)
+    assert plan.tensors.keys() == subject.sites.keys()
+    blocks = block_units(subject, {site: site.removesuffix(".weight") for site in subject.sites})
+    assert len(blocks) == (given == "tensor")
+
+
 def test_watching_sees_inputs_outputs_and_gradients_in_bounded_memory(net, evidence, monkeypatch):
     unit = Unit(("stem",), (("stem.weight", "stem"),), calls=1, batched=4)
     examples = evidence.examples()[:1]

@@ -67,13 +67,14 @@ def test_the_target_multiplies_it_in_floats_and_says_so():
 
     subject = Subject.of(nn.Linear(8, 6).eval(), torch.randn(2, 8))
     inputs = Grid(torch.tensor(0.02), torch.tensor(128), 8, signed=False)
-    frozen = freeze(apply(subject, Plan("t", {"weight": grid(6)}, activations={"weight": inputs})))
+    live = apply(subject, Plan("t", {"weight": grid(6)}, activations={"weight": inputs}))
+    frozen = freeze(live)
     stored = to_artifact(frozen, graph=frozen_graph(frozen, subject.args))
     lowered = lower_artifact(stored)
     assert [str(reason) for reason in lowered.reasons] == ["weight: it has a scale for each group of values in a row"]
     got = OnnxRuntime().run(stored, {"input": subject.args[0].numpy()})
     with torch.no_grad():
-        wanted = frozen.model(*subject.args)
+        wanted = live.model(*subject.args)
     torch.testing.assert_close(torch.from_numpy(next(iter(got.values()))), wanted)
 
 

@@ -10,6 +10,7 @@ from graphs.build import graph, grid, levels, node, snap
 from gossamer.codings import Affine, Codebook, Dense, Hash, Reshape, Sparse, decode
 from gossamer.targets import fill, not_integer, open_session, operators_of, run_session
 from gossamer.targets.optimized import optimized_graph
+from gossamer.targets.session import open_prepared
 
 
 @pytest.fixture
@@ -346,6 +347,82 @@ def test_grids_that_are_none_are_told(rng, of, why):
     lowered = fill(proto, {"w": levels(rng, (5, 6))}, {"w": of}, quantized=True)
     assert not lowered.integer
     assert any(why in reason.why for reason in lowered.reasons)
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("op", ["Conv", "Gemm"])
+def test_float_weights_between_codes_are_not_rounded(rng, op, own):
+    """ONNX Runtime would put them on 8 bits, one scale for all, where what they meet and make are codes."""
+    shapes = {"Conv": [(3, 3, 1, 1), (4, 3, 3, 3)], "Gemm": [(3, 3), (4, 3)]}[op]
+    turned = {"transB": 1} if op == "Gemm" else {}
+    nodes = [
+        node(op, "x v", "c", **turned),
+        node("Output", "c", "m", domain="gossamer", module="a"),
+        node(op, "m w", "d", **turned),
+        node("Output", "d", "y", domain="gossamer", module="b"),
+    ]
+    tensors = {"v": levels(rng, shapes[0]), "w": Dense(rng.normal(size=shapes[1]).astype(np.float32))}
+    grids = {"v": grid(0.02, 128), "a:output": grid(0.003, 128), "b:output": grid(0.05, 128)}
+    grids |= {"w": grid(0.003, 128)} if own else {}
+    proto = graph(nodes, {"x": ("n", 3, *[5] * (len(shapes[0]) - 2))}, ("y",))
+    lowered = fill(proto, tensors, grids, quantized=True)
+    x = rng.normal(size=(2, 3, *[5] * (len(shapes[0]) - 2))).astype(np.float32)
+
+    def multiplied(values, weight):
+        return conv(values, weight) if op == "Conv" else values @ weight.T
+
+    inner = snap(multiplied(snap(x, grids["v"]), decode(tensors["v"])), grids["a:output"])
+    wanted = snap(multiplied(inner, decode(tensors["w"])), grids["b:output"])
+    apart = np.abs(run(lowered.proto, x) - wanted)
+    assert np.median(apart) < 1e-5
+    assert apart.max() < 0.051, "one step where a value lies between two codes"
+
+
+def test_marks_one_after_another_round_one_after_another(rng):
+    nodes = [
+        node("Output", "x", "a", domain="gossamer", module="a"),
+        node("Output", "a", "b", domain="gossamer", module="b"),
+        node("Output", "b", "y", domain="gossamer", module="c"),
+    ]
+    grids = {"a:output": grid(0.05, 128), "b:output": grid(0.05, 0), "c:output": grid(0.05, 128)}
+    lowered = fill(graph(nodes, {"x": ("n", 4)}, ("y",)), {}, grids, quantized=True)
+    x = rng.normal(size=(5, 4)).astype(np.float32)
+    session = open_prepared(
+        lowered.proto.SerializeToString(), optimize=False
+    )  # the runtime itself would join the three
+    (found,) = run_session(session, [x]).values()
+    np.testing.assert_allclose(found, np.maximum(snap(x, grids["a:output"]), 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_branches_read_weights_from_outside(rng, bits):
+    branches = [
+        onnx.helper.make_graph(
+            [node("MatMul", "x w", name)], name, [], [onnx.helper.make_empty_tensor_value_info(name)]
+        )
+        for name in ("yes", "no")
+    ]
+    choice = onnx.helper.make_node("If", ["which"], ["y"], then_branch=branches[0], else_branch=branches[1])
+    kinds = {"which": onnx.TensorProto.BOOL}
+    proto = graph([choice], {"x": ("n", 6), "which": ()}, ("y",), kinds=kinds)
+    coding, x = levels(rng, (6, 5), bits=bits), rng.normal(size=(3, 6)).astype(np.float32)
+    shared = Codebook(Dense(rng.integers(0, 2, (6, 5)).astype(np.uint8)), Dense(np.float32([-0.3, 0.3])))
+    for weight in (coding, shared):
+        lowered = fill(proto, {"w": weight}, {}, quantized=True)
+        found = run_session(open_session(lowered.proto), {"x": x, "which": np.array(True)})["y"]
+        np.testing.assert_allclose(found, x @ decode(weight), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_codes_that_the_graph_itself_has_are_left_alone(rng, zero):
+    more = " z" if zero else ""
+    nodes = [node("ReduceMax", "x", "s", keepdims=0), node("QuantizeLinear", f"x s{more}", "q")]
+    nodes += [node("DequantizeLinear", f"q s{more}", "d"), node("Gemm", "d w", "g"), node("QuantizeLinear", "g t", "e")]
+    nodes.append(node("DequantizeLinear", "e t", "y"))
+    constants = {"t": np.float32(0.5), "z": np.uint8(0)}
+    proto = graph(nodes, {"x": ("n", 6)}, ("y",), constants)
+    lowered = fill(proto, {"w": Dense(rng.normal(size=(6, 5)).astype(np.float32))}, {}, quantized=True)
+    assert "Clip" not in {made.op_type for made in lowered.proto.graph.node}
 
 
 @pytest.mark.parametrize("of", [None, grid(0.02, 0), grid(0.02, 0, bits=12)])

@@ -50,8 +50,10 @@ class Subject:
     def of(cls, model: nn.Module, *args: Any, **kwargs: Any) -> "Subject":
         """Return a subject on a deep copy of ``model``; the inputs are what its forward takes.
 
-        Mode, dtype, device and ``requires_grad`` stay as they are. Re-parametrised weights (weight norm of both styles,
-        spectral norm) are folded into plain ones on the copy; the folds are recorded in ``edits``.
+        Weights take memory anew once torch writes to them, here or in ``model``; an array that shares memory with a
+        weight of ``model`` is not to be written to after. Mode, dtype, device and ``requires_grad`` stay as they are.
+        Re-parametrised weights (weight norm of both styles, spectral norm) are folded into plain ones on the copy; the
+        folds are recorded in ``edits``.
 
         Raises:
             ModelError: no module, no parameters, uninitialised or non-finite weights, or inputs that do not run.

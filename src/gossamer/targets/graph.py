@@ -122,7 +122,8 @@ def fill(
     """
     own = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
     names = sorted((missing_names(proto) | set(own)) & set(tensors))
-    shown = {value.name for value in proto.graph.output}  # what is an output is no codes
+    inner = {name for node in proto.graph.node for name in set(reads(node)) - set(node.input)}
+    shown = inner | {value.name for value in proto.graph.output}  # what loops and branches read, or is an output
     weights, groups, reasons = {}, {}, []
     if quantized:
         for name in names:

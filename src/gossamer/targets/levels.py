@@ -179,8 +179,9 @@ def _even(centers: Coding) -> tuple[Array, Array, Array, None] | None:
     sizes = np.abs(values[values != 0])
     if not sizes.size or not np.isfinite(values).all():
         return None
-    codes = np.rint(values / sizes.min())
-    if np.abs(codes).max() >= _BYTE // 2 or not np.allclose(codes * sizes.min(), values, rtol=_CLOSE, atol=0):
+    with np.errstate(over="ignore"):
+        codes = np.rint(values / sizes.min())
+    if not np.abs(codes).max() < _BYTE // 2 or not np.allclose(codes * sizes.min(), values, rtol=_CLOSE, atol=0):
         return None
     return codes.astype(np.int64), np.asarray(sizes.min(), np.float32), np.zeros((), np.int64), None
 

@@ -21,6 +21,7 @@ from gossamer.targets.dynamic import Recurrent
 from gossamer.targets.grouped import Grouped
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.marks import is_mark, module_of_mark, without_marks
+from gossamer.targets.products import keep_floats
 from gossamer.targets.quantized import (
     Use,
     add_scale,
@@ -128,6 +129,7 @@ class _Lowering:
                 self._node(node, ends)
         proto = self.wiring.finish()
         drop_unused(proto.graph)
+        keep_floats(proto)
         for node in proto.graph.node:
             node.name = self.marked.get(node.output[0], node.name)
         stay = {reason.what for reason in self.reasons}
@@ -180,7 +182,8 @@ class _Lowering:
             return
         if site in self.inputs and len(found) == 1 and self._integers(node, index, site, ends, turned=turned):
             return
-        if site not in self.inputs and len(found) == 1 and self._blocks(node, index, site, turned=turned):
+        bare = site not in self.inputs and site not in self.rounded
+        if bare and len(found) == 1 and self._blocks(node, index, site, turned=turned):
             return
         self._float(node, found)
 

@@ -64,7 +64,7 @@ def rounded_input(wiring: Wiring, value: str, levels: Levels) -> str:
 
 def _stem(wiring: Wiring, value: str, levels: Levels) -> str:
     ends = "" if levels.every_byte else f":{levels.low}:{levels.high}"
-    return f"{wiring.origin(value)}:{levels.scale!r}:{levels.zero}{ends}"
+    return f"{wiring.origin(value, levels)}:{levels.scale!r}:{levels.zero}{ends}"
 
 
 def _limits(wiring: Wiring, *codes: float) -> list[str]:
@@ -114,7 +114,7 @@ def with_room(weight: Weight, bias: Array, levels: Levels) -> Weight:
 
 def quantized_output(wiring: Wiring, mark: onnx.NodeProto, levels: Levels) -> str:
     """Put ``levels`` in the place of a mark and return the name of the codes; who wants the same levels gets these."""
-    wiring.alias(mark.output[0], mark.input[0])
+    wiring.alias(mark.output[0], mark.input[0], levels)
     back = quantized_input(wiring, mark.input[0], levels)
     wiring.add("Identity", [back], mark.output[0])
     return quantized_input(wiring, mark.input[0], levels, back=False)

@@ -27,7 +27,7 @@ class Wiring:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, Array] = {}
         self._made: set[str] = set()
-        self._origins: dict[str, str] = {}
+        self._origins: dict[str, tuple[str, object]] = {}
         self._readers: dict[str, list[onnx.NodeProto]] = {}
         self._makers = {name: node for node in proto.graph.node for name in node.output}
         self._outputs = {value.name for value in proto.graph.output}
@@ -66,13 +66,14 @@ class Wiring:
         """Return whether a new node makes ``value``."""
         return value in self._made
 
-    def alias(self, value: str, origin: str) -> None:
-        """Note that ``value`` is ``origin`` on levels, so that both have the same codes on these."""
-        self._origins[value] = self.origin(origin)
+    def alias(self, value: str, origin: str, levels: object) -> None:
+        """Note that ``value`` is ``origin`` on ``levels``, so that both have the same codes on these."""
+        self._origins[value] = (self.origin(origin, levels), levels)
 
-    def origin(self, value: str) -> str:
-        """Return the value that ``value`` is on levels, itself if it is none."""
-        return self._origins.get(value, value)
+    def origin(self, value: str, levels: object) -> str:
+        """Return the first value that has the same codes as ``value`` on ``levels``."""
+        found, on = self._origins.get(value, (value, levels))
+        return found if on == levels else value
 
     def fresh(self, stem: str) -> str:
         """Return ``stem``, or ``stem`` with a number where new nodes or constants have that name already."""

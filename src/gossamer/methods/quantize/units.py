@@ -12,8 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
-from gossamer.model import Example, Node, Site, Subject
+from gossamer.model import Example, Node, Site, Subject, plain_copy
+from gossamer.model.copying import copy_inputs
 
 _ADDITIONS = frozenset({"aten.add", "aten.add_"})
 _JOINS = frozenset({"aten.cat", "aten.concat"})
@@ -113,6 +115,8 @@ def block_units(subject: Subject, layers: Mapping[str, str]) -> tuple[Unit, ...]
         inside = tuple((site, layer) for site, layer in layers.items() if layer.startswith(f"{path}."))
         if 1 < len(inside) <= _MOST and _of_images(subject, path):
             found.append(Unit((path,), inside))
+    fit = _of_one_tensor(subject, [unit.stages[0] for unit in found])
+    found = [unit for unit in found if unit.stages[0] in fit]
     paths = [unit.stages[0] for unit in found]
     return tuple(u for u in found if not any(other.startswith(f"{u.stages[0]}.") for other in paths))
 
@@ -139,6 +143,27 @@ def _of_images(subject: Subject, path: str) -> bool:
     batched &= all(node.output_shapes[0][0] == node.input_shapes[0][0] for node in nodes if node.op in _JOINS)
     alone = len(entering) == 1 == len(leaving) and all(count == 1 for count in runs.values())
     return bool(convolutions) and batched and alone
+
+
+def _of_one_tensor(subject: Subject, paths: Sequence[str]) -> set[str]:
+    """Return which of the modules are given one tensor, first, and make one, on the example inputs."""
+    fit = set()
+
+    def note(path: str, args: tuple[object, ...], kwargs: dict[str, object], made: object) -> None:
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        first = next(iter((*args, *kwargs.values())), None)
+        if isinstance(made, Tensor) and len(tensors) == 1 and first is tensors[0]:
+            fit.add(path)
+
+    model = plain_copy(subject).eval()
+    for path in paths:
+        model.get_submodule(path).register_forward_hook(
+            lambda _module, args, kwargs, made, path=path: note(path, args, kwargs, made), with_kwargs=True
+        )
+    args, kwargs = copy_inputs((subject.args, subject.kwargs))
+    with torch.no_grad():
+        model(*args, **kwargs)
+    return fit
 
 
 def _reader(subject: Subject, node: Node) -> Node | None:
