@@ -21,7 +21,6 @@ from gossamer.targets.dynamic import Recurrent
 from gossamer.targets.grouped import Grouped
 from gossamer.targets.levels import Levels, Weight
 from gossamer.targets.marks import is_mark, module_of_mark, without_marks
-from gossamer.targets.products import keep_floats
 from gossamer.targets.quantized import (
     Use,
     add_scale,
@@ -35,6 +34,7 @@ from gossamer.targets.quantized import (
 )
 from gossamer.targets.reason import Reason
 from gossamer.targets.tidy import drop_unused
+from gossamer.targets.unrounded import keep_floats
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
