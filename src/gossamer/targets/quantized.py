@@ -31,15 +31,15 @@ def quantized_input(wiring: Wiring, value: str, levels: Levels, *, back: bool = 
 
     Codes of fewer bits than 8 are those of 8 bits, clipped.
     """
-    scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
-    zero = zero_of(wiring, levels)
     stem = _stem(wiring, value, levels)
     if not wiring.made(f"{stem}:q"):
-        codes = wiring.add("QuantizeLinear", [value, scale, zero], f"{stem}:{'q' if levels.every_byte else 'byte'}")
+        codes = wiring.add(
+            "QuantizeLinear", [value, *_grid(wiring, levels)], f"{stem}:{'q' if levels.every_byte else 'byte'}"
+        )
         if not levels.every_byte:
             wiring.add("Clip", [codes, *_limits(wiring, levels.low, levels.high)], f"{stem}:q")
     if back and not wiring.made(f"{stem}:d"):
-        wiring.add("DequantizeLinear", [f"{stem}:q", scale, zero], f"{stem}:d")
+        wiring.add("DequantizeLinear", [f"{stem}:q", *_grid(wiring, levels)], f"{stem}:d")
     return f"{stem}:d" if back else f"{stem}:q"
 
 
@@ -65,6 +65,12 @@ def rounded_input(wiring: Wiring, value: str, levels: Levels) -> str:
 def _stem(wiring: Wiring, value: str, levels: Levels) -> str:
     ends = "" if levels.every_byte else f":{levels.low}:{levels.high}"
     return f"{wiring.origin(value, levels)}:{levels.scale!r}:{levels.zero}{ends}"
+
+
+def _grid(wiring: Wiring, levels: Levels) -> list[str]:
+    """Add scale and zero of ``levels`` as constants and return their names."""
+    scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
+    return [scale, zero_of(wiring, levels)]
 
 
 def _limits(wiring: Wiring, *codes: float) -> list[str]:
@@ -143,11 +149,9 @@ def clip_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> bool:
         if node.op_type == "Clip":
             wiring.add("Identity", [node.input[0]], node.output[0])
         return node.op_type == "Clip"
-    codes = quantized_input(wiring, node.input[0], levels, back=False)
-    clipped = wiring.add("Clip", [codes, *_limits(wiring, low, high)], f"{_stem(wiring, node.output[0], levels)}:q")
+    clipped = _done_on_codes(wiring, node, levels)
     if any(reader.op_type in _ORDER_KEEPING | _CLIPS for reader in wiring.readers(node.output[0])):
-        scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
-        wiring.add("DequantizeLinear", [clipped, scale, zero_of(wiring, levels)], node.output[0])
+        wiring.add("DequantizeLinear", [clipped, *_grid(wiring, levels)], node.output[0])
     return True
 
 
@@ -176,17 +180,19 @@ def _is_code(levels: Levels, bound: float) -> bool:
 
 def hand_on(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> None:
     """Write ``node``, which reads a value on ``levels``, on codes; what it makes is that value and has these codes."""
-    codes = quantized_input(wiring, node.input[0], levels, back=False)
-    inputs = [codes, *node.input[1:]]
-    kept = attributes(node)
+    made = _done_on_codes(wiring, node, levels)
+    wiring.add("DequantizeLinear", [made, *_grid(wiring, levels)], node.output[0])
+
+
+def _done_on_codes(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> str:
+    """Write what ``node`` does to a value on ``levels`` for its codes and return the codes of what it makes."""
+    codes, made = quantized_input(wiring, node.input[0], levels, back=False), _stem(wiring, node.output[0], levels)
     if node.op_type in _CLIPS:
-        inputs = [codes, *_limits(wiring, *_clipped_ends(wiring, node, levels))]
-    elif node.op_type == "Pad":
-        inputs = [codes, node.input[1], zero_of(wiring, levels), *node.input[3:]]
-    stem, op = _stem(wiring, node.output[0], levels), "Clip" if node.op_type in _CLIPS else node.op_type
-    made = wiring.add(op, inputs, f"{stem}:q", **({} if node.op_type in _CLIPS else kept))
-    scale = wiring.constant(f"input:{levels.scale!r}", np.array(levels.scale, np.float32))
-    wiring.add("DequantizeLinear", [made, scale, zero_of(wiring, levels)], node.output[0])
+        return wiring.add("Clip", [codes, *_limits(wiring, *_clipped_ends(wiring, node, levels))], f"{made}:q")
+    further = list(node.input[1:])
+    if node.op_type == "Pad":
+        further = [node.input[1], zero_of(wiring, levels), *node.input[3:]]
+    return wiring.add(node.op_type, [codes, *further], f"{made}:q", **attributes(node))
 
 
 def _clipped_ends(wiring: Wiring, node: onnx.NodeProto, levels: Levels) -> tuple[float, float]:

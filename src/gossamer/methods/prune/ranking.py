@@ -1,9 +1,9 @@
 """From scores to masks: the lowest share of units becomes zero, in a scope and a pattern, the same for all criteria.
 
 Scores count by their absolute values, so that magnitudes need no memory of their own; a weight that is zero already has
-score zero. Exactly ``sparsity`` times the number of weights go
-(rounded, halves up), or all zeros if these are more. Among equal scores the earlier go first, so the outcome is the
-same everywhere, and masks of growing sparsity are nested while scores stay.
+score zero. Exactly ``sparsity`` times the number of weights go (rounded, halves up), or all zeros if these are more.
+Among equal scores the earlier go first, so the outcome is the same everywhere, and masks of growing sparsity are nested
+while scores stay.
 """
 
 from collections.abc import Mapping, Sequence
