@@ -38,7 +38,7 @@ from gossamer.targets import Runner, arrays_of, frozen_graph, lower_artifact, to
 from gossamer.task import Batch, Task, evaluate
 
 RESULTS = ROOT / "benchmarks" / "results" / "quantization.json"
-NETWORKS = ("lenet5", "vgg-small", "resnet20", "mobilenetv2-small", "char-lstm", "char-gru")
+NETWORKS = ("lenet300", "lenet5", "vgg-small", "resnet20", "mobilenetv2-small", "char-lstm", "char-gru")
 SAMPLES = 300
 
 

@@ -8,8 +8,10 @@ Three graphs of each network live in fresh processes that take turns (gossamer.t
 quantize.post_training with default settings, and what onnxruntime.quantization makes of the fp32 graph (quantize_static
 per channel for the convolutional networks, quantize_dynamic for the recurrent ones). This is repeated with new
 processes; each repeat gives a ratio of medians, and the ratio that counts is the median of those. Weights are initial
-and inputs random: this is about time, not accuracy. Four networks have bars; with ``zoo``, or by name, those of the zoo
-are measured too, where ours should not be slower than fp32. Results go to benchmarks/results/speed_int8.json.
+and inputs random: this is about time, not accuracy. Some networks have bars, and so has the first fully connected layer
+of the VGG-16 by itself, in 8 bits (``fc``) and with weights of 4 (``fc-4bit``, in groups of 128, as the runtime's own).
+With ``zoo``, or by name, those of the zoo are measured too, where ours should not be slower than fp32; where it is,
+``gossamer export`` measures so and writes floats (``writes``). Results go to benchmarks/results/speed_int8.json.
 """
 
 import argparse
@@ -26,12 +28,14 @@ import onnx
 import torch
 from agreement import another
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from provenance import commit, machine
 from torch import nn
 
 from gossamer import zoo
 from gossamer.calibrate import calibrate
+from gossamer.figure import measured
 from gossamer.methods.quantize import PostTraining
 from gossamer.model import Subject, apply, freeze
 from gossamer.targets import (
@@ -45,11 +49,12 @@ from gossamer.targets import (
     read_cpu,
     to_onnx,
 )
+from gossamer.targets.choice import Choice
 
 RESULT = Path(__file__).resolve().parent / "results" / "speed_int8.json"
-BARS = {"resnet50": 1.9, "vgg16": 1.8, "lstm": 2.4, "gru": 1.2}
+BARS = {"resnet50": 1.9, "vgg16": 1.8, "lstm": 2.4, "gru": 1.2, "fc": 3.8, "fc-4bit": 5.0}
 """How many times as fast as fp32 ours should be."""
-RUNS = {"resnet50": 8, "vgg16": 4}
+RUNS = {"resnet50": 8, "vgg16": 4, "vgg16-bn": 4, "vgg19": 4, "vgg19-bn": 4, "resnet152": 4, "unet": 4}
 """Runs in one turn; of the recurrent networks more."""
 
 
@@ -73,12 +78,9 @@ class _Reader(CalibrationDataReader):
         return next(self.batches, None)
 
 
-ZOO = (
-    *("mlp-digits", "lenet300", "lenet5", "vgg-small", "resnet20", "mobilenetv2-small", "alexnet", "googlenet"),
-    *("resnet18", "mobilenetv2", "densenet121", "squeezenet", "unet-small", "transformer-written"),
-    *("digits-gru", "digits-lstm", "char-rnn", "char-lstm", "char-gru", "seq2seq-lstm", "seq2seq-gru"),
-)
-"""Networks of the zoo that are small enough to be measured in a minute."""
+ZOO = tuple(name for name in zoo.names() if name not in BARS)
+METHODS = {"fc-4bit": PostTraining(weight_bits=4, weight_scales=128, inputs=False)}
+"""What is measured with other than default settings."""
 
 
 def network(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
@@ -86,11 +88,17 @@ def network(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
     torch.manual_seed(0)
     if name in {"lstm", "gru"}:
         return Sequences(name).eval(), (torch.randn(1, 32, 650),)
+    if name in {"fc", "fc-4bit"}:
+        return nn.Linear(25088, 4096).eval(), (torch.randn(1, 25088),)
     return zoo.build(name, pretrained=None).eval(), tuple(zoo.example(name))
 
 
-def peer(plain: onnx.ModelProto, batches: list[dict[str, Any]]) -> onnx.ModelProto:
+def peer(name: str, plain: onnx.ModelProto, batches: list[dict[str, Any]]) -> onnx.ModelProto:
     """Return what the runtime's own quantizer makes of ``plain``."""
+    if name == "fc-4bit":
+        blocks = MatMulNBitsQuantizer(plain, block_size=128, is_symmetric=True, accuracy_level=4)
+        blocks.process()
+        return blocks.model.model
     with tempfile.TemporaryDirectory() as folder:
         source, ready, made = (Path(folder) / f"{stem}.onnx" for stem in ("source", "ready", "made"))
         onnx.save(plain, source)
@@ -115,14 +123,14 @@ def one(name: str, repeats: int, threads: int, samples: int) -> dict[str, Any]:
     subject = Subject.of(model, *args)
     given = [tuple(another(part) for part in args) for _ in range(samples)]
     plain = to_onnx(model, args)
-    method = PostTraining()
+    method = METHODS.get(name, PostTraining())
     evidence = calibrate(subject, [(each, {}, None) for each in given], method.needs)
     frozen = freeze(apply(subject, method.plan(subject, evidence)))
     lowered = lower_frozen(frozen, graph_of(frozen, args))
     graphs = {"fp32": plain, "ours": lowered.proto}
     why = None
     try:
-        graphs["peer"] = peer(plain, [arrays_of(plain, each, {}) for each in given])
+        graphs["peer"] = peer(name, plain, [arrays_of(plain, each, {}) for each in given])
     except Exception as error:  # noqa: BLE001  # whatever the peer raises is its answer
         why = str(error).splitlines()[0][:200]
     timing = Timing(threads=threads, warmup=3, rounds=6, runs=RUNS.get(name, 15))
@@ -131,6 +139,8 @@ def one(name: str, repeats: int, threads: int, samples: int) -> dict[str, Any]:
         {label: run.latency.median.value for label, run in measure(graphs, inputs, timing).items()}
         for _ in range(repeats)
     ]
+    medians = {label: statistics.median(run[label] for run in found) for label in graphs}
+    choice = Choice(measured(medians["ours"], "s"), measured(medians["fp32"], "s"))
     sizes = {label: len(graph.SerializeToString()) for label, graph in graphs.items()}
     ratios = {label: [run["fp32"] / run[label] for run in found] for label in graphs}
     return {
@@ -141,7 +151,9 @@ def one(name: str, repeats: int, threads: int, samples: int) -> dict[str, Any]:
         "ratio_most": max(ratios["ours"]),
         "peer_ratio": statistics.median(ratios["peer"]) if "peer" in ratios else None,
         "peer_failed": why,
-        **{f"{label}_ms": 1e3 * statistics.median(run[label] for run in found) for label in graphs},
+        **{f"{label}_ms": 1e3 * taken for label, taken in medians.items()},
+        "writes": "floats" if choice.for_floats else "integers",
+        "weight_bits": read_cpu().weight_bits,
         "onnx_bytes": sizes,
         "onnx_ratio": sizes["ours"] / sizes["fp32"],
         "operators": sorted(set(operators_of(lowered.proto, lowered.integer).values())),

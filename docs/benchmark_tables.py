@@ -81,8 +81,11 @@ def _retrained() -> str:
     for result in _read("retraining_*.json"):
         mean = result["mean"]
         shares = (f"{100 * mean['zeros']:.1f} %", f"{100 * (mean['macs_left'] or 1):.1f} %", f"{mean['ratio']:.1f}")
-        rows.append((result["recipe"], *shares, *_outcome(result)))
-    return table(("recipe", "zeros", "MACs left", "ratio of the file", *OUTCOME), rows) if rows else NONE
+        run = mean.get("test_on_runtime")
+        there = _figure(result["metric"], run) if run is not None else ""
+        rows.append((result["recipe"], *shares, *_outcome(result), there))
+    head = ("recipe", "zeros", "MACs left", "ratio of the file", *OUTCOME, "on ONNX Runtime")
+    return table(head, rows) if rows else NONE
 
 
 def _outcome(result: Mapping[str, Any]) -> tuple[str, ...]:
@@ -236,7 +239,8 @@ def _speed() -> Iterator[str]:
         "fp32, `quantize.post_training` with default settings, and the runtime's own quantizer (`quantize_static` per "
         "channel, `quantize_dynamic` for LSTM and GRU) on initial weights: one sample a run, one process per graph, "
         "taking turns. `ratio` is the median over repeats with new processes, each a ratio of medians to fp32; beside "
-        "it the least and the most of them. LSTM and GRU are two layers of 650 units over 32 steps."
+        "it the least and the most of them. LSTM and GRU are two layers of 650 units over 32 steps, `fc` is the first "
+        "fully connected layer of the VGG-16. `writes` is what `gossamer export` chooses by default."
     )
     yield _origin(result)
     head = (
@@ -249,6 +253,7 @@ def _speed() -> Iterator[str]:
         "its own",
         "file",
         "operators",
+        "writes",
         "load",
         "commit",
     )
@@ -263,6 +268,7 @@ def _speed() -> Iterator[str]:
             "none" if one["peer_ratio"] is None else f"{one['peer_ratio']:.2f}",
             f"{one['onnx_ratio']:.3f}",
             ", ".join(one["operators"]),
+            one["writes"],
             f"{one['load']:.1f}",
             one["commit"],
         )

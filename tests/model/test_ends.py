@@ -10,7 +10,7 @@ from torch import nn
 from gossamer import zoo
 from gossamer.errors import ModelError, PlanError
 from gossamer.model import Grid, Plan, Subject, apply, foldable, plain_copy
-from gossamer.model.ends import open_ends, possible_ends, without_idle
+from gossamer.model.ends import on_outputs, open_ends, possible_ends, without_idle
 
 
 def ends(model, *shape, without=()):
@@ -88,6 +88,23 @@ def test_codes_go_through_a_relu_to_the_next_layer():
     chain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.ReLU(), nn.Flatten())
     subject = Subject.of(chain.eval(), torch.zeros(1, 1, 6, 6))
     assert open_ends(subject.graph, subject.sites) == ("5",)
+
+
+def test_what_multiplies_numbers_of_an_output_and_no_other():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.body = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.twice, self.fc = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(64, 3)
+
+        def forward(self, x):
+            x = self.stem(x)
+            y = self.twice(torch.sigmoid(self.twice(x)) + self.body(F.max_pool2d(F.relu(x), 3, 1, 1)))
+            return self.fc(F.avg_pool2d(y, 2).flatten(1)) + self.fc(F.max_pool2d(y, 2).flatten(1))
+
+    subject = Subject.of(Net().eval(), torch.zeros(1, 1, 8, 8))
+    assert on_outputs(subject.graph, ["stem", "twice"]) == {"body.weight": "stem"}, "others read something else too"
+    assert on_outputs(subject.graph, ["twice"]) == {}
 
 
 def test_every_end_that_some_sites_have_is_possible_and_those_of_no_product_are_idle():

@@ -127,6 +127,37 @@ def test_shortcuts_of_all_kinds_are_added_as_codes():
     assert max(each.steps for each in found.values()) <= 1
 
 
+class Inception(nn.Module):
+    """Branches that are joined, maps pooled between and in them: several read what is joined, and what is pooled."""
+
+    def __init__(self, before, after):
+        super().__init__()
+        self.one, self.pooled = nn.Conv2d(before, after, 1), nn.Conv2d(before, after, 1)
+
+    def forward(self, x):
+        beside = self.pooled(nn.functional.max_pool2d(x, 3, 1, 1))
+        return torch.cat([torch.relu(self.one(x)), torch.relu(beside)], 1)
+
+
+def test_maps_that_several_read_are_pooled_as_codes_and_stay_on_one_grid():
+    torch.manual_seed(0)
+    layers = [Inception(3, 8), Inception(16, 8), nn.MaxPool2d(2), Inception(16, 8)]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).eval()
+    x = torch.randn(4, 3, 12, 12)
+    subject = Subject.of(model, x)
+    plan = PostTraining().plan(subject, calibrate(subject, [((x,), {}, None)], PostTraining.needs))
+    grids = plan.activations
+    assert {"0:output", "1:output"} <= grids.keys()
+    for block, before in ((1, 0), (3, 1)):
+        for site in (f"{block}.one.weight", f"{block}.pooled.weight"):
+            assert grids[site] == grids[f"{before}:output"], "numbers on a grid are put on no other"
+    found, lowered = compared(model, x)
+    kinds = [node.op_type for node in optimized_graph(lowered.proto).graph.node]
+    assert kinds.count("QLinearConv") == 6
+    assert kinds.count("QuantizeLinear") == 3, "the input of the network, pooled and not, and that of the last layer"
+    assert max(each.steps for each in found.values()) <= 1
+
+
 class Odd(nn.Module):
     """Sums of what a convolution made, after operators that do not all leave its codes as they are."""
 

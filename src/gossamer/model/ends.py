@@ -55,6 +55,23 @@ def possible_ends(graph: Graph, sites: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+def on_outputs(graph: Graph, outputs: Collection[str]) -> dict[str, str]:
+    """Return which sites multiply numbers of a module's output and no other, with the path of that module.
+
+    What stands between are operators that keep the order of numbers: what is on a grid before them is on it behind.
+
+    Args:
+        graph: of the model.
+        outputs: paths of modules.
+    """
+    ends = _Ends(graph, frozenset())
+    found: dict[str, set[str | None]] = {}
+    for node in graph.nodes:
+        if node.op in _LAYERS and node.sites and node.inputs[0] in ends.nodes:
+            found.setdefault(node.sites[0], set()).add(ends.output_before(ends.nodes[node.inputs[0]], outputs))
+    return {site: path for site, (path, *others) in found.items() if path is not None and not others}
+
+
 def without_idle(graph: Graph, activations: Mapping[str, Grid], integer: Collection[str]) -> dict[str, Grid]:
     """Return ``activations`` without the outputs that no product of ``integer`` sites ends in any more."""
     ends = set(open_ends(graph, integer))
@@ -89,6 +106,15 @@ class _Ends:
                 return node
             found = before[0]
         return found
+
+    def output_before(self, node: Node, outputs: Collection[str]) -> str | None:
+        """Return which of ``outputs`` the numbers of ``node`` are."""
+        while (path := self._path(node)) not in outputs:
+            before = [self.nodes[name] for name in node.inputs if name in self.nodes]
+            if node.op not in _KEEPS_ORDER or len(before) != 1:
+                return None
+            node = before[0]
+        return path
 
     @cached_property
     def nodes(self) -> dict[str, Node]:

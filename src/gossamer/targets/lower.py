@@ -148,19 +148,23 @@ class _Lowering:
             wiring.add("Concat", parts, output, **attributes(node))
         elif node.op_type in {"Relu", "Clip"} and node.input[0] in ends:
             return clip_codes(wiring, node, ends[output])
-        elif node.input and self._is_added(node, self.on_levels.get(node.input[0])):
+        elif node.input and self._goes_on(node, self.on_levels.get(node.input[0]), ends):
             self.on_levels[output] = self.on_levels[node.input[0]]
             hand_on(wiring, node, self.on_levels[output])
         else:
             return False
         return True
 
-    def _is_added(self, node: onnx.NodeProto, levels: Levels | None) -> bool:
-        """Return whether ``node`` makes numbers on ``levels`` of such that enter a sum, by others of the kind too."""
+    def _goes_on(self, node: onnx.NodeProto, levels: Levels | None, ends: Mapping[str, Levels]) -> bool:
+        """Return whether ``node`` makes numbers on ``levels`` of such, and the runtime would not do so by itself.
+
+        That is where they enter a sum, by others of the kind too, or where several want them as codes.
+        """
         if levels is None or not hands_on(self.wiring, node, levels):
             return False
         readers = self.wiring.readers(node.output[0])
-        return any(reader.op_type == "Add" or self._is_added(reader, levels) for reader in readers)
+        several = len(readers) > 1 and ends.get(node.output[0]) == levels
+        return several or any(one.op_type == "Add" or self._goes_on(one, levels, ends) for one in readers)
 
     def _node(self, node: onnx.NodeProto, ends: Mapping[str, Levels]) -> None:
         for kind in (self.recurrent, self.grouped):

@@ -14,14 +14,14 @@ import msgspec
 import numpy as np
 from torch import nn
 
-from gossamer.artifact.activations import output_of
+from gossamer.artifact.activations import module_of, output_of
 from gossamer.errors import EvidenceError
 from gossamer.methods.quantize.inputs import seen_grid
 from gossamer.methods.quantize.ranges import InputRange, Range
 from gossamer.methods.quantize.states import state_grids
 from gossamer.methods.quantize.weights import Form, group_size, weight_grid
 from gossamer.model import Constraints, Evidence, Grid, Method, Plan, Site, Skip, Subject, why_no_input_grid
-from gossamer.model.ends import open_ends
+from gossamer.model.ends import on_outputs, open_ends
 from gossamer.targets import read_cpu, why_in_floats, why_no_groups
 
 Bits = Annotated[int, msgspec.Meta(ge=2, le=16)]
@@ -134,7 +134,9 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             skipped += [Skip(site.name, "; ".join(notes))] if notes else []
         held_grids = {site for site, each in held.items() if each.grid is not None}
         integer = {site for site in subject.activations.keys() | inputs.keys() if site in held_grids | grids.keys()}
-        inputs |= self._outputs(subject, integer, evidence)
+        outputs = self._outputs(subject, integer, evidence)
+        behind = on_outputs(subject.graph, [path for name in outputs if (path := module_of(name))])
+        inputs |= {site: outputs[output_of(path)] for site, path in behind.items() if site in inputs} | outputs
         if self.states == "static":
             states, without = self._states(subject, grids, evidence)
             inputs |= states
