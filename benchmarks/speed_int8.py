@@ -97,14 +97,15 @@ def network(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
 
 def peer(name: str, plain: onnx.ModelProto, batches: list[dict[str, Any]]) -> onnx.ModelProto:
     """Return what the runtime's own quantizer makes of ``plain``."""
-    if name in METHODS:
-        blocks = MatMulNBitsQuantizer(plain, METHODS[name].weight_bits, 128, is_symmetric=True, accuracy_level=4)
-        blocks.process()
-        return blocks.model.model
     with tempfile.TemporaryDirectory() as folder:
         source, ready, made = (Path(folder) / f"{stem}.onnx" for stem in ("source", "ready", "made"))
         onnx.save(plain, source)
         quant_pre_process(source, ready, skip_symbolic_shape=True)
+        if name in METHODS:
+            bits = METHODS[name].weight_bits
+            blocks = MatMulNBitsQuantizer(onnx.load(ready), bits, 128, is_symmetric=True, accuracy_level=4)
+            blocks.process()
+            return blocks.model.model
         if any(node.op_type in {"LSTM", "GRU", "RNN"} for node in plain.graph.node):
             quantize_dynamic(ready, made, per_channel=True, weight_type=QuantType.QInt8)
         else:

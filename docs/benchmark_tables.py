@@ -268,7 +268,7 @@ def _speed() -> Iterator[str]:
             "none" if one["peer_ratio"] is None else f"{one['peer_ratio']:.2f}",
             f"{one['onnx_ratio']:.3f}",
             ", ".join(one["operators"]),
-            one["writes"],
+            one.get("writes", ""),
             f"{one['load']:.1f}",
             one["commit"],
         )

@@ -69,6 +69,10 @@ def test_the_ends_have_eight_bits(task):
     same = planned(subject, task, Lsq(bits=2, input_bits="float", end_bits="same"))
     assert [same.constraints[name].bits for name in subject.sites] == [2, 2, 2]
     assert not same.activations
+    alone = planned(subject, task, Lsq(bits=2, input_bits=3, end_bits="float"))
+    middle = list(subject.sites)[1]
+    assert set(alone.constraints) == set(alone.activations) == {middle}
+    assert {skip.reason for skip in alone.skipped} == {"it is the first or the last layer"}
 
 
 def test_it_goes_on_from_quantization_after_training(trained, task):

@@ -18,7 +18,7 @@ FLOAT = "stored in {} bits, multiplied in float: {}"
 
 def planned(layer, x, **settings):
     subject = Subject.of(layer.eval(), x)
-    evidence = calibrate(subject, [((x,), {}, None)], PostTraining.needs)
+    evidence = calibrate(subject, [((x,), {}, None)], PostTraining().needs)
     method = PostTraining(input_range="minmax", weight_range="minmax", **settings)
     plan = method.plan(subject, evidence)
     return plan, freeze(apply(subject, plan))

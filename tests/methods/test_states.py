@@ -17,7 +17,8 @@ from gossamer.methods.prune import Units
 from gossamer.methods.quantize import AdaRound, Brecq, Gptq, Mixed, PostTraining
 from gossamer.methods.quantize.assignment import Table
 from gossamer.model import Subject, apply, freeze, plain_copy
-from gossamer.targets import graph_of, lower_frozen, open_session, run_session, static_loop
+from gossamer.model.used_grids import used_grids
+from gossamer.targets import arrays_of, graph_of, lower_frozen, open_session, run_session, static_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 STATIC = PostTraining(states="static")
@@ -72,6 +73,75 @@ def test_ranges_hold_the_initial_state_and_every_state_but_the_last():
     np.testing.assert_allclose(low, min(0.0, float(states.min())), atol=1e-6)
     x = batches[0][0][0]
     assert evidence.ranges["rnn.weight_ih_l0"] == (float(x.min()), float(x.max()))
+
+
+CELLS = PostTraining(states="static", cell_bits=16)
+
+
+def test_ranges_of_cell_states_hold_the_first_and_all_that_are_made_within_the_sequences():
+    torch.manual_seed(0)
+    layer, x = nn.LSTM(6, 8), torch.randn(7, 3, 6)
+    lengths = torch.tensor([7, 4, 2])
+    first = (torch.zeros(1, 3, 8), torch.full((1, 3, 8), 2.0))
+
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn = layer
+
+        def forward(self, x):
+            return self.rnn(nn.utils.rnn.pack_padded_sequence(x, lengths), first)[1][0]
+
+    evidence = calibrate(Subject.of(Packed().eval(), x), [((x,), {}, None)], {"cell"})
+    cells = [torch.tensor(2.0)]
+    for row, length in enumerate(lengths):
+        for end in range(1, int(length) + 1):
+            state = tuple(part[:, row : row + 1].contiguous() for part in first)
+            cells.append(layer(x[:end, row : row + 1], state)[1][1].detach())
+    low, high = min(float(cell.min()) for cell in cells), max(float(cell.max()) for cell in cells)
+    np.testing.assert_allclose(evidence.ranges["rnn.weight_hh_l0:cell"], (low, high), atol=1e-6)
+
+
+def test_cell_states_get_a_grid_where_it_is_asked_for_and_go_with_their_layer():
+    subject, batches = subject_of("LSTM", num_layers=2, bidirectional=True)
+    plan = planned(subject, batches, CELLS)
+    cells = {f"rnn.weight_hh_l{layer}{way}:cell" for layer in (0, 1) for way in ("", "_reverse")}
+    assert {name for name in plan.activations if name.endswith(":cell")} == cells
+    assert {(plan.activations[name].bits, plan.activations[name].signed) for name in cells} == {(16, True)}
+    assert set(apply(subject, plan).activations) == set(plan.activations)
+    half = {name: grid for name, grid in plan.activations.items() if name != "rnn.weight_ih_l1"}
+    left = used_grids(subject, half)
+    assert {name for name in left if name.endswith(":cell")} == {name for name in cells if "_l0" in name}
+    other, batches = subject_of("GRU")
+    assert not any(name.endswith(":cell") for name in planned(other, batches, CELLS).activations)
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_the_target_rounds_cell_states_as_the_live_model_does(bits):
+    first = torch.randn(2, 4, 8)
+    subject, batches = subject_of("LSTM", (first, 3 * first), bidirectional=True)
+    live = apply(subject, planned(subject, batches, PostTraining(states="static", cell_bits=bits)))
+    frozen = freeze(live)
+    lowered = lower_frozen(frozen, graph_of(frozen, batches[0][0]))
+    assert set(lowered.integer) == set(subject.sites)
+    assert not lowered.reasons
+    feeds = arrays_of(lowered.proto, batches[0][0])
+    found = next(iter(run_session(open_session(lowered.proto), feeds).values()))
+    wanted = live.model(*batches[0][0]).detach().numpy()
+    np.testing.assert_allclose(found, wanted, atol=2e-3)
+    plain = apply(subject, planned(subject, batches)).model(*batches[0][0]).detach().numpy()
+    assert bool(abs(wanted - plain).max() > 1e-2) is (bits == 8), "the grid of 8 bits tells"
+
+
+def test_a_cell_state_of_a_layer_in_floats_is_not_rounded_and_it_is_said(monkeypatch):
+    subject, batches = subject_of("LSTM")
+    live = apply(subject, planned(subject, batches, CELLS))
+    frozen = freeze(live)
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 99))
+    lowered = lower_frozen(frozen, graph_of(frozen, batches[0][0]))
+    assert [each.why for each in lowered.reasons if each.what == "rnn.weight_hh_l0:cell"] == [
+        "the cell state is not rounded: the layer does not run in integers on grids of its inputs and states"
+    ]
 
 
 def test_a_grid_covers_its_range():

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from gossamer.artifact.activations import cell_of
 from gossamer.errors import PlanError
 from gossamer.model import Drop, Grid, Mask, Plan, Subject, apply, freeze, plain_copy
 from gossamer.model.state_grid import recurrent
@@ -96,6 +97,25 @@ def test_a_cell_worked_out():
     alike(last[0, 0], second)
 
 
+def test_a_cell_state_worked_out():
+    """All gates are open by a half and what is taken in is tanh 1, so c = c / 2 + 0.3808, on steps of a quarter.
+
+    From (0.6, -2.2), which become (0.5, -1), the lowest level: 0.6308 and -0.1192 become 0.75 and 0, for -0.1192 is
+    less than half a step; then 0.7558 and 0.3808 become 0.75, the highest level, and 0.5. h is half of tanh c.
+    """
+    layer = nn.LSTM(1, 2)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.zero_()
+        layer.bias_ih_l0[4:6] = 1.0
+    subject = Subject.of(layer, torch.zeros(2, 1, 1))
+    live = apply(subject, Plan("t", activations={cell_of("weight_hh_l0"): COARSE})).model
+    y, (_, cell) = live(torch.zeros(2, 1, 1), (torch.zeros(1, 1, 2), torch.tensor([[[0.6, -2.2]]])))
+    made = torch.tensor([[0.75, 0.0], [0.75, 0.5]])
+    alike(y[:, 0], torch.tanh(made) / 2)
+    alike(cell[0, 0], made[1])
+
+
 def test_gradients_pass_but_not_beyond_the_ends():
     layer = by_hand()
     subject = Subject.of(layer, torch.zeros(2, 1, 1))
@@ -119,6 +139,7 @@ def subject_of(kind="GRU", **options):
 def test_grids_stay_with_copies_constraints_and_files(kind):
     subject = subject_of(kind, num_layers=2, bidirectional=True)
     grids = dict.fromkeys(subject.sites, FINE)
+    grids |= {cell_of(name): FINE for name in subject.sites if kind == "LSTM" and "weight_hh" in name}
     live = apply(subject, Plan("t", activations=grids))
     assert same(live.activations, grids)
     assert not subject.activations
@@ -176,5 +197,9 @@ def test_what_cannot_be_put_on_a_grid_is_refused():
     with pytest.raises(PlanError, match="does not train"):
         apply(subject_of(), Plan("t", activations={"weight_hh_l0": trained}))
     cell = Subject.of(nn.GRUCell(4, 3), torch.randn(2, 4))
+    with pytest.raises(PlanError, match=r"wanted weight_hh of an nn\.LSTM"):
+        apply(subject_of("GRU"), Plan("t", activations={cell_of("weight_hh_l0"): FINE}))
+    with pytest.raises(PlanError, match=r"wanted weight_hh of an nn\.LSTM"):
+        apply(subject_of("LSTM"), Plan("t", activations={cell_of("weight_ih_l0"): FINE}))
     with pytest.raises(PlanError, match="GRUCell"):
         apply(cell, Plan("t", activations={"weight_hh": FINE}))

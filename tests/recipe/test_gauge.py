@@ -24,7 +24,7 @@ def test_a_graph_that_is_kept_has_the_grids_of_the_step():
     torch.manual_seed(0)
     model, x = Residual().eval(), torch.randn(2, 4, 9, 9)
     subject, graphs = Subject.of(model, x), Graphs()
-    evidence = calibrate(subject, [((x,), {}, None)], PostTraining.needs)
+    evidence = calibrate(subject, [((x,), {}, None)], PostTraining().needs)
     live = apply(subject, PostTraining().plan(subject, evidence))
     assert any(name.endswith(":output") for name in live.activations)
     before, after = (graphs.of(each, freeze(each)) for each in (subject, live))

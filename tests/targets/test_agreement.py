@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 def compared(model, x, method=PostTraining()):  # noqa: B008  # frozen
     subject = Subject.of(model.eval(), x)
-    evidence = calibrate(subject, [((x,), {}, None)], PostTraining.needs)
+    evidence = calibrate(subject, [((x,), {}, None)], method.needs)
     live = apply(subject, method.plan(subject, evidence))
     frozen = freeze(live)
     lowered = lower_frozen(frozen, graph_of(frozen, (x,)))
@@ -145,7 +145,7 @@ def test_maps_that_several_read_are_pooled_as_codes_and_stay_on_one_grid():
     model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5)).eval()
     x = torch.randn(4, 3, 12, 12)
     subject = Subject.of(model, x)
-    plan = PostTraining().plan(subject, calibrate(subject, [((x,), {}, None)], PostTraining.needs))
+    plan = PostTraining().plan(subject, calibrate(subject, [((x,), {}, None)], PostTraining().needs))
     grids = plan.activations
     assert {"0:output", "1:output"} <= grids.keys()
     for block, before in ((1, 0), (3, 1)):
@@ -200,7 +200,7 @@ def test_what_a_layer_adds_is_told_from_what_it_was_given():
     torch.manual_seed(0)
     model, x = nn.Sequential(*[nn.Linear(24, 24) for _ in range(3)]).eval(), torch.randn(8, 24)
     subject = Subject.of(model, x)
-    evidence = calibrate(subject, [((x,), {}, None)], PostTraining.needs)
+    evidence = calibrate(subject, [((x,), {}, None)], PostTraining().needs)
     live = apply(subject, PostTraining().plan(subject, evidence))
     frozen = freeze(live)
     lowered = lower_frozen(frozen, graph_of(frozen, (x,)))
@@ -261,6 +261,19 @@ def test_states_on_grids_are_compared_code_by_code(kind, monkeypatch):
     assert max(found[site].steps for site in lowered.integer) <= 1
     assert max(found[site].differing for site in lowered.integer) < 0.002
     assert found["outputs"].steps < 0.1
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_cell_states_on_grids_are_compared_code_by_code(bits, monkeypatch):
+    monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
+    torch.manual_seed(0)
+    found, lowered = compared(Sequence("LSTM"), torch.randn(3, 9, 6), PostTraining(states="static", cell_bits=bits))
+    cells = {name for name in found if name.endswith(":cell")}
+    assert cells == {f"rnn.weight_hh_l{layer}{way}:cell" for layer in (0, 1) for way in ("", "_reverse")}
+    assert {found[name].compared for name in cells} == {"grid"}
+    assert max(found[name].steps for name in cells) <= 1
+    assert max(found[name].differing for name in cells) < 0.05
+    assert set(found) == {*lowered.integer, *cells, "outputs"}
 
 
 def test_a_layer_with_states_on_grids_may_run_twice(monkeypatch):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from gossamer.bars import bar
+from gossamer.calibrate.cells import Cells
 from gossamer.calibrate.curvature import Curvatures, one_finite
 from gossamer.calibrate.depth import BlockDepth, block_patterns
 from gossamer.calibrate.inputs import Inputs
@@ -74,6 +75,7 @@ def calibrate(
     curved = Curvatures(model, subject.sites, loss) if loss is not None and "curvature" in wanted else None
     depth = BlockDepth.of(subject, model, block_patterns(wanted))
     outputs = Outputs(subject, model, inputs) if "range" in wanted else None
+    cells = Cells(model, subject.sites.values(), inputs) if "cell" in wanted else None
 
     def see(found: Use | Unread) -> None:
         inputs.see(found)
@@ -93,6 +95,7 @@ def calibrate(
             torch.set_grad_enabled(graded),
             Watch(Weights(weights), see),
             nullcontext() if outputs is None else outputs.watched(),
+            nullcontext() if cells is None else cells.watched(),
         ):
             result = model(*args, **kwargs)
         if curved is not None:
@@ -192,7 +195,8 @@ def _checked(needs: Iterable[str], loss: Loss | None, samples: int) -> frozenset
         raise EvidenceError(f"calibration was asked for {asked} without a loss", hint="pass loss=task.loss")
     if samples < 1:
         raise EvidenceError(f"calibration: wanted samples of at least 1, got {samples}")
-    return wanted | {"second_moment"} if "curvature" in wanted else wanted
+    implied = {"curvature": "second_moment", "cell": "range"}
+    return wanted | {other for need, other in implied.items() if need in wanted}
 
 
 def checked_batches(

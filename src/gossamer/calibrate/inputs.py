@@ -8,7 +8,7 @@ from typing import assert_never
 import torch
 from torch import Tensor
 
-from gossamer.artifact.activations import module_of
+from gossamer.artifact.activations import place_of
 from gossamer.calibrate.columns import convolution_rows, one_hot_counts
 from gossamer.calibrate.extremes import Extremes
 from gossamer.calibrate.sample import Sample
@@ -71,7 +71,7 @@ class Inputs:
                 assert_never(found.inputs)
 
     def see_output(self, name: str, value: Tensor) -> None:
-        """Take in what a module made; ``name`` is what its output is called among activations.
+        """Take in what a module made, or a cell state; ``name`` is what it is called among activations.
 
         Raises:
             EvidenceError: it is empty or has a number that is not finite.
@@ -84,11 +84,11 @@ class Inputs:
 
     def _numbers(self, site: str, x: Tensor) -> None:
         if x.numel() == 0:
-            raise EvidenceError(f"calibration batch {self.batch}: {_told(site)} is empty")
+            raise EvidenceError(f"calibration batch {self.batch}: {place_of(site)} is empty")
         low, high = (float(value) for value in torch.aminmax(x))
         if not (math.isfinite(low) and math.isfinite(high)):
             raise EvidenceError(
-                f"calibration batch {self.batch}: {_told(site)} has a number that is not finite",
+                f"calibration batch {self.batch}: {place_of(site)} has a number that is not finite",
                 hint="look for bad values in the data, or for overflow in half precision",
             )
         if "range" in self.needs:
@@ -143,11 +143,6 @@ class Inputs:
 
     def _parts(self, site: str, totals: Mapping[Layout, Tensor]) -> list[Part]:
         return refine([(layout, total.cpu(), self._counts[site][layout]) for layout, total in totals.items()])
-
-
-def _told(name: str) -> str:
-    path = module_of(name)
-    return f"the input of {name}" if path is None else f"the output of {path or 'the model'}"
 
 
 def _accumulate(sums: dict[Layout, Tensor], layout: Layout, more: Tensor) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from gossamer.artifact import Summary
 from gossamer.artifact import inspect as look
-from gossamer.artifact.activations import module_of
+from gossamer.artifact.activations import beside_cell, module_of
 from gossamer.cli.options import File, Json
 from gossamer.cli.output import count_bytes, print_json, stdout, table
 
@@ -56,7 +56,8 @@ def _facts(summary: Summary) -> Iterator[str]:
     for edit in summary.edits:
         yield f"  edit: {_words(edit)}"
     for site, grid in summary.activations.items():
-        yield f"  {'input grid' if module_of(site) is None else 'grid'} of {site}: {_words(grid)}"
+        what = "input grid" if module_of(site) is beside_cell(site) is None else "grid"
+        yield f"  {what} of {site}: {_words(grid)}"
     for key, value in summary.meta.items():
         yield f"  {key}: {value}"
 

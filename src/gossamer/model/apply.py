@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from gossamer.artifact.activations import module_of
+from gossamer.artifact.activations import beside_cell, module_of
 from gossamer.errors import ModelError, PlanError
 from gossamer.model.activations import name_activations, put_activation, why_no_activation
 from gossamer.model.blocks import why_no_drop
@@ -86,14 +86,15 @@ def settle(subject: Subject) -> None:
 
 
 def _activate(subject: Subject, plan: Plan) -> None:
-    """Put inputs, hidden states and outputs on the plan's grids."""
+    """Put inputs, states and outputs on the plan's grids."""
     sites = find_sites(subject.model, every=True) if plan.activations else {}
     modules = dict(subject.model.named_modules(remove_duplicate=False)) if plan.activations else {}
     for name, grid in plan.activations.items():
-        path = module_of(name)
-        reason = why_no_activation(subject.model, _site(sites, name), grid) if path is None else None
-        if path is not None and path not in modules:
-            reason = f"the subject has no module {path!r}"
+        path, beside = module_of(name), beside_cell(name)
+        if path is None:
+            reason = why_no_activation(subject.model, _site(sites, beside or name), grid, cell=beside is not None)
+        else:
+            reason = None if path in modules else f"the subject has no module {path!r}"
         if reason is not None:
             raise PlanError(f"{name}: {reason}")
         if grid.axis is not None:

@@ -1,10 +1,11 @@
 """Evidence: what one calibration pass saw, per site: second moments, means and ranges of inputs, gradients of weights.
 
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
-equal. Kinds: ``second_moment``, ``mean``, ``range``, ``peak``, ``gradient`` and ``curvature`` of sites, ``activity``
-and ``taylor`` of groups of units, ``depth`` of residual blocks (``depth:PATTERN`` of the modules that a glob pattern
-names), ``shift`` of what layers make on their grids, and ``examples``, some of the batches themselves for methods that
-run the model; a method names those it uses in ``needs``. Beside them, the rise of the loss under each trial that a
+equal. Kinds: ``second_moment``, ``mean``, ``range``, ``peak``, ``gradient`` and ``curvature`` of sites, ``cell``, the
+ranges of the cell states of LSTM layers (beside ``range``), ``activity`` and ``taylor`` of groups of units, ``depth`` of
+residual blocks (``depth:PATTERN`` of the modules that a glob pattern names), ``shift`` of what layers make on their
+grids, and ``examples``, some of the batches themselves for methods that run the model; a method names those it uses in
+``needs``. Beside them, the rise of the loss under each trial that a
 method asks for (``Method.trials``).
 """
 
@@ -25,6 +26,7 @@ KINDS: Final = frozenset(
         "second_moment",
         "mean",
         "range",
+        "cell",
         "peak",
         "gradient",
         "curvature",

@@ -39,7 +39,7 @@ class Loaded:
 
     @property
     def activations(self) -> Mapping[str, Grid]:
-        """The grids of inputs by site, and of outputs of modules; :meth:`into` does not put them on."""
+        """The grids by name (see `gossamer.artifact.activations`); :meth:`into` does not put them on."""
         return {
             site: Grid(torch.tensor(data["scale"]), torch.tensor(data["zero"]), data["bits"], data["signed"])
             for site, data in self.artifact.activations.items()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.artifact.activations import module_of
+from gossamer.artifact.activations import place_of
 from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Grid, Hash, Mask, Splice
@@ -152,15 +152,12 @@ class Plan:
         lines += [f"  edit {edit}" for edit in self.edits]
         lines += [f"  {site}: " + ", ".join(_describe(part) for part in self.on(site)) for site in self.constraints]
         lines += [f"  {name}: new values" for name in self.tensors]
-        lines += [f"  {_place(name)}: {_describe(grid)}" for name, grid in self.activations.items()]
+        lines += [
+            f"  {place_of(name).removeprefix('the ')}: {_describe(grid)}" for name, grid in self.activations.items()
+        ]
         lines += [f"  penalty {type(penalty).__name__}" for penalty in self.penalties]
         lines += [f"  {skip.site}: skipped, {skip.reason}" for skip in self.skipped]
         return "\n".join(lines)
-
-
-def _place(name: str) -> str:
-    path = module_of(name)
-    return f"input of {name}" if path is None else f"output of {path or 'the model'}"
 
 
 def _to_numpy(values: Tensor) -> np.ndarray:

@@ -5,8 +5,9 @@ or a file such a grid has the name of the matrix that multiplies it: ``rnn.weigh
 direction, ``rnn.weight_hh_l0`` for its hidden states, the initial one included. The hook computes the result anew, step
 by step, from the equations of ``nn.RNN``, ``nn.LSTM`` and ``nn.GRU`` in torch's documentation.
 
-What enters a product is on its grid; nothing else is, for a target adds, multiplies and bends in floating point: the
-hidden state that a GRU keeps, the cell state of an LSTM, which no matrix reads, and the outputs. Gradients pass
+What enters a product is on its grid. A target adds, multiplies and bends in floating point, so the hidden state that a
+GRU keeps and the outputs are on none, and the cell state of an LSTM, which no matrix reads, only where it is asked for
+(``rnn.weight_hh_l0:cell``): it is rounded when it is made, before the hidden state is made of it. Gradients pass
 straight through rounding, and not where a value is beyond the ends, as with inputs (`input_grid`).
 """
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from gossamer.artifact.activations import cell_of
 from gossamer.errors import ModelError
 from gossamer.model.constraint import Grid
 from gossamer.model.hooks import hook_of
@@ -36,9 +38,10 @@ class StateGrids:
     """The hook: computes the result of its recurrent module anew, with inputs and hidden states on grids.
 
     Attributes:
-        grids: name of the site and grid, by the module's name of the matrix.
+        grids: name among activations and grid, by the module's name of the matrix, or by ``cell_l0`` and so on.
         note: called with the name of the matrix and what it multiplies, on its grid: (time, batch, features) of an
-            input, (batch, features) of a state, whenever that is multiplied.
+            input, (batch, features) of a state, whenever that is multiplied; and with ``cell_l0`` and so on and a cell
+            state, (batch, features).
     """
 
     def __init__(self) -> None:
@@ -78,20 +81,37 @@ def why_no_state_grid(model: nn.Module, site: Site) -> str | None:
     return None
 
 
-def put_state_grid(model: nn.Module, site: Site, grid: Grid) -> None:
-    """Put what the recurrent matrix ``site`` multiplies on ``grid``, in place of an earlier one, wherever it is."""
+def why_no_cell_grid(model: nn.Module, site: Site) -> str | None:
+    """Return why the cell state beside the recurrent matrix ``site`` cannot be put on a grid, or None if it can."""
+    for owner in site.owners:
+        if not isinstance(model.get_submodule(owner.module), nn.LSTM) or not owner.attribute.startswith(_MATRICES[1]):
+            return f"{owner.name} is no matrix beside a cell state, wanted weight_hh of an nn.LSTM"
+    return why_no_state_grid(model, site)
+
+
+def put_state_grid(model: nn.Module, site: Site, grid: Grid, *, cell: bool = False) -> None:
+    """Put what the recurrent matrix ``site`` multiplies on ``grid``, in place of an earlier one, wherever it is.
+
+    Args:
+        model: whose modules get a hook.
+        site: the matrix.
+        grid: the grid.
+        cell: put the cell state beside it on the grid instead.
+    """
     for owner in site.owners:
         module = model.get_submodule(owner.module)
         hook = hook_of(module, StateGrids)
         if hook is None:
             hook = StateGrids()
             module.register_forward_hook(hook, with_kwargs=True)
-        hook.grids[owner.attribute] = (site.name, grid)
+        name = cell_of(site.name) if cell else site.name
+        hook.grids[_cell(owner.attribute) if cell else owner.attribute] = (name, grid)
 
 
 def name_state_grids(model: nn.Module, sites: Iterable[Site]) -> None:
     """Call the state grids of ``model`` by the names of its ``sites``."""
     names = {owner.name: site.name for site in sites for owner in site.owners}
+    names |= {_cell(owner): cell_of(site) for owner, site in names.items() if _MATRICES[1] in owner}
     for path, module in model.named_modules():
         hook = hook_of(module, StateGrids)
         if hook is not None:
@@ -134,6 +154,7 @@ def without_halves(
     """
     layers = ({site.name for site in found} for _, found in recurrent_layers(model, sites))
     idle = {name for names in layers if not names <= set(integer) for name in names}
+    idle |= {cell_of(name) for name in idle}
     return {name: grid for name, grid in activations.items() if name not in idle}
 
 
@@ -149,7 +170,8 @@ def recurrent(
         module: an ``nn.RNN``, ``nn.LSTM`` or ``nn.GRU`` without projection.
         given: as the module takes it, batch first or not, without a batch, or packed.
         first: the initial states as the module takes them, zeros if None.
-        snap: maps the name of a matrix and what it multiplies to what it multiplies instead.
+        snap: maps the name of a matrix and what it multiplies to what it multiplies instead, and the name of a cell
+            state, ``cell_l0`` and so on, and what it is to what it is instead.
     """
     parts = None if first is None else (first,) if isinstance(first, Tensor) else tuple(first)
     if isinstance(given, PackedSequence):
@@ -216,11 +238,17 @@ def _way(run: _Run, which: str, x: Tensor, states: States) -> tuple[Tensor, Stat
     biases = [getattr(module, f"bias_{half}_{which}", None) for half in ("ih", "hh")]
     entering = functional.linear(run.snap(f"weight_ih_{which}", x), weights[0], biases[0])
     outputs: list[Tensor] = []
+    inside: Tensor | None = None
+
+    def cell(made: Tensor) -> Tensor:
+        return run.snap(f"cell_{which}", made if inside is None else torch.where(inside, made, states[1]))
+
+    states = (states[0], *map(cell, states[1:]))
     times = range(len(x))
     for time in reversed(times) if which.endswith("_reverse") else times:
         kept = functional.linear(run.snap(f"weight_hh_{which}", states[0]), weights[1], biases[1])
-        after = step(entering[time], kept, states)
         inside = run.inside(time)
+        after = step(entering[time], kept, states, cell)
         if inside is None:
             states, y = after, after[0]
         else:
@@ -230,22 +258,30 @@ def _way(run: _Run, which: str, x: Tensor, states: States) -> tuple[Tensor, Stat
     return torch.stack(outputs[::-1] if which.endswith("_reverse") else outputs), states
 
 
-def _lstm(entering: Tensor, kept: Tensor, states: States) -> States:
+def _cell(matrix: str) -> str:
+    """Return the name of the cell state beside what a recurrent matrix multiplies."""
+    return matrix.replace(_MATRICES[1], "cell_l")
+
+
+Cell = Callable[[Tensor], Tensor]
+
+
+def _lstm(entering: Tensor, kept: Tensor, states: States, snap: Cell) -> States:
     i, f, g, o = (entering + kept).chunk(4, -1)
-    cell = torch.sigmoid(f) * states[1] + torch.sigmoid(i) * torch.tanh(g)
+    cell = snap(torch.sigmoid(f) * states[1] + torch.sigmoid(i) * torch.tanh(g))
     return torch.sigmoid(o) * torch.tanh(cell), cell
 
 
-def _gru(entering: Tensor, kept: Tensor, states: States) -> States:
+def _gru(entering: Tensor, kept: Tensor, states: States, _: Cell) -> States:
     (xr, xz, xn), (hr, hz, hn) = entering.chunk(3, -1), kept.chunk(3, -1)
     z = torch.sigmoid(xz + hz)
     n = torch.tanh(xn + torch.sigmoid(xr + hr) * hn)
     return (n + z * (states[0] - n),)
 
 
-_STEPS: dict[str, Callable[[Tensor, Tensor, States], States]] = {
+_STEPS: dict[str, Callable[[Tensor, Tensor, States, Cell], States]] = {
     "LSTM": _lstm,
     "GRU": _gru,
-    "RNN_TANH": lambda entering, kept, _: (torch.tanh(entering + kept),),
-    "RNN_RELU": lambda entering, kept, _: (torch.relu(entering + kept),),
+    "RNN_TANH": lambda entering, kept, *_: (torch.tanh(entering + kept),),
+    "RNN_RELU": lambda entering, kept, *_: (torch.relu(entering + kept),),
 }

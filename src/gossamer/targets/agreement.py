@@ -23,7 +23,7 @@ from onnx import helper
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from gossamer.artifact.activations import module_of, output_of
+from gossamer.artifact.activations import beside_cell, cell_of, module_of, output_of
 from gossamer.codings.nodes import Array
 from gossamer.errors import TargetError
 from gossamer.model import Subject
@@ -84,8 +84,8 @@ def agreements(
         TargetError: the inputs do not fit, or a site is read another number of times than in the live model.
     """
     simulated, outputs = _simulated(subject, args, dict(kwargs or {}))
-    proto, read = with_read_states(lowered.proto)
-    places = _places(lowered, read)
+    proto, read, cells = with_read_states(lowered.proto)
+    places = _places(lowered, read, cells)
     simulated = {site: wanted for site, wanted in simulated.items() if site in places}
     for site, wanted in simulated.items():
         if len(places[site]) != len(wanted):
@@ -96,6 +96,7 @@ def agreements(
     codes = {
         name: value.reshape(alone[name].shape).astype(alone[name].dtype)
         for site in simulated.keys() & subject.activations.keys()
+        if beside_cell(site) is None
         for name, value in zip(places[site], simulated[site], strict=True)
     }
     led = _run(proto, inner, arrays_of(lowered.proto, args, kwargs), codes)
@@ -115,7 +116,7 @@ def _alike(wanted: list[Array], found: list[Array]) -> bool:
 def _compared(subject: Subject, name: str) -> str:
     if name not in subject.activations:
         return "output"
-    return "input" if module_of(name) is None else "grid"
+    return "input" if module_of(name) is beside_cell(name) is None else "grid"
 
 
 def _simulated(
@@ -172,17 +173,23 @@ def _note_product(seen: dict[str, list[Array]], site: str, module: nn.Linear, _g
     seen.setdefault(site, []).append(product.detach().cpu().double().numpy())
 
 
-def _places(lowered: Lowered, read: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+def _places(
+    lowered: Lowered, read: Iterable[tuple[str, str]], cells: Iterable[tuple[str, str]]
+) -> dict[str, list[str]]:
     """Return, for each site in integers, the values of the graph that hold its input's codes or its output.
 
     Args:
         lowered: the lowered graph.
         read: matrices that multiply states, and where the codes of these are.
+        cells: likewise of the cell states beside them.
     """
     found: dict[str, list[str]] = {}
     for matrix, value in (*_multiplied(lowered.proto), *read, *_made(lowered.proto)):
         for site in sites_of(matrix, lowered.integer):
             found.setdefault(site, []).append(value)
+    for matrix, value in cells:
+        for site in sites_of(matrix, lowered.integer):
+            found.setdefault(cell_of(site), []).append(value)
     for name, codes in _marked(lowered.proto):
         found.setdefault(name, []).append(codes)
     return found

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from gossamer.artifact.activations import beside_cell
 from gossamer.codings.nodes import Array
 from gossamer.model import Grid
 from gossamer.model.hooks import hook_of
@@ -66,6 +67,8 @@ def _gather(
         values = steps.pop(matrix, [])
         if packed or not values:
             continue
+        if beside_cell(site) is not None:
+            values = values[1:]  # the first was there before the layer ran
         if matrix.startswith("weight_ih"):
             value = values[0]
         else:
@@ -79,15 +82,21 @@ def codes_on(value: Tensor, grid: Grid) -> Array:
     return (torch.round(value.detach().cpu().double() / grid.scale.double()) + zero).numpy()
 
 
-def with_read_states(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, str]]]:
+def with_read_states(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tuple[str, str]], list[tuple[str, str]]]:
     """Return a copy of a graph with the codes of the states that its loops read, and each matrix with their name.
 
-    A loop is one whose states are on stored grids.
+    And likewise with the codes of the cell states that they make, where these are rounded. A loop is one whose states
+    are on stored grids.
     """
     shown = onnx.ModelProto()
     shown.CopyFrom(proto)
     ends = {"gossamer:begin": [0], "gossamer:one": [1], "gossamer:before_last": [-1], "gossamer:end": [2**62]}
     names: list[tuple[str, str]] = []
+    cells: list[tuple[str, str]] = []
+    for node in shown.graph.node:
+        inner, rounded = _quantized_inside(node), _rounded_inside(node)
+        if inner is not None and rounded is not None:
+            cells.append((inner[1].input[1], _with_cells(node, rounded)))
     for node in proto.graph.node:
         inner = _quantized_inside(node)
         if inner is not None:
@@ -99,7 +108,29 @@ def with_read_states(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, list[tupl
     shown.graph.initializer.extend(
         numpy_helper.from_array(np.array(end, np.int64), name) for name, end in ends.items() if name not in have
     )
-    return shown, names
+    return shown, names, cells
+
+
+def _rounded_inside(node: onnx.NodeProto) -> onnx.NodeProto | None:
+    """Return what clips the codes of the cell state inside a loop, less their zero."""
+    return next((step for inner in inner_graphs(node) for step in inner.node if step.op_type == "Clip"), None)
+
+
+def _with_cells(node: onnx.NodeProto, clip: onnx.NodeProto) -> str:
+    """Let the loop ``node`` return the codes of its cell states too, counted from the lowest, before y."""
+    read = f"{node.output[-1]}:cells"
+    body = next(entry.g for entry in node.attribute if entry.name == "body")
+    body.node.append(helper.make_node("Sub", [clip.output[0], clip.input[1]], [f"{read}:step"]))
+    *states, y = body.output
+    kept = [*states, helper.make_tensor_value_info(f"{read}:step", TensorProto.FLOAT, None), y]
+    outputs = [onnx.ValueInfoProto.FromString(value.SerializeToString()) for value in kept]
+    del body.output[:]
+    body.output.extend(outputs)
+    node.output.insert(len(node.output) - 1, read)
+    for entry in node.attribute:
+        if entry.name == "scan_output_directions":
+            entry.ints.append(entry.ints[0])
+    return read
 
 
 def _quantized_inside(node: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:

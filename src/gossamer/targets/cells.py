@@ -21,7 +21,14 @@ def split_sizes(kind: str, hidden: int) -> Mapping[str, list[int]]:
 
 
 def cell_body(
-    kind: str, stem: str, product: list[onnx.NodeProto], hidden: int, activation: str, *, ragged: bool
+    kind: str,
+    stem: str,
+    product: list[onnx.NodeProto],
+    hidden: int,
+    activation: str,
+    *,
+    ragged: bool,
+    rounded: list[onnx.NodeProto] | None = None,
 ) -> onnx.GraphProto:
     """Return one step.
 
@@ -32,6 +39,7 @@ def cell_body(
         hidden: how many units there are.
         activation: operator that an RNN bends with.
         ragged: whether the last slice says which sequences have the step; others keep their states, and their y is 0.
+        rounded: nodes that make ``STEM:c:on`` of ``STEM:c:made``, the cell state of an LSTM on its grid.
     """
     states = [f"{stem}:h", f"{stem}:c"][: 2 if kind == "LSTM" else 1]
     afters = [f"{state}:next" for state in states]
@@ -42,7 +50,7 @@ def cell_body(
         case "GRU":
             cell = _gru(stem, hidden, slices, news[0])
         case "LSTM":
-            cell = _lstm(stem, hidden, slices[0], news)
+            cell = _lstm(stem, hidden, slices[0], news, rounded)
         case _:
             cell = _rnn(stem, activation, slices[0], news[0])
     nodes = [*product, *cell]
@@ -79,7 +87,9 @@ def _gru(stem: str, hidden: int, slices: list[str], after: str) -> list[onnx.Nod
     ]
 
 
-def _lstm(stem: str, hidden: int, slice_: str, afters: list[str]) -> list[onnx.NodeProto]:
+def _lstm(
+    stem: str, hidden: int, slice_: str, afters: list[str], rounded: list[onnx.NodeProto] | None
+) -> list[onnx.NodeProto]:
     def name(short: str) -> str:
         return f"{stem}:{short}"
 
@@ -92,8 +102,10 @@ def _lstm(stem: str, hidden: int, slice_: str, afters: list[str]) -> list[onnx.N
         helper.make_node("Tanh", [name("g")], [name("new")]),
         helper.make_node("Mul", [name("f"), name("c")], [name("kept")]),
         helper.make_node("Mul", [name("i"), name("new")], [name("taken")]),
-        helper.make_node("Add", [name("kept"), name("taken")], [afters[1]]),
-        helper.make_node("Tanh", [afters[1]], [name("bent")]),
+        helper.make_node("Add", [name("kept"), name("taken")], [name("c:made")]),
+        *(rounded or [helper.make_node("Identity", [name("c:made")], [name("c:on")])]),
+        helper.make_node("Identity", [name("c:on")], [afters[1]]),
+        helper.make_node("Tanh", [name("c:on")], [name("bent")]),
         helper.make_node("Mul", [name("o"), name("bent")], [afters[0]]),
     ]
 

@@ -37,9 +37,11 @@ class Recurrent:
         weights: 8-bit levels of those weights that have them.
         inputs: levels of what these weights multiply, where that is on a grid.
         otherwise: weights that multiply what is on a grid that is not of 8 bits.
+        cells: levels of cell states, by the recurrent weight beside them.
 
     Attributes:
         reasons: for weights of recurrent operators that stay in floating point, why.
+        unrounded: likewise for weights whose cell state has levels and is not put on them.
         sites: all weights of recurrent operators.
     """
 
@@ -49,12 +51,15 @@ class Recurrent:
         weights: Mapping[str, Weight],
         inputs: Mapping[str, Levels] = MappingProxyType({}),
         otherwise: Container[str] = frozenset(),
+        cells: Mapping[str, Levels] = MappingProxyType({}),
     ) -> None:
         self.wiring = wiring
         self.weights = weights
         self.inputs = inputs
         self.otherwise = otherwise
+        self.cells = cells
         self.reasons: dict[str, str] = {}
+        self.unrounded: dict[str, str] = {}
         self.sites: set[str] = set()
         self._stacks: dict[str, tuple[Stacked, Stacked]] = {}
         for node in wiring.old.graph.node:
@@ -83,7 +88,7 @@ class Recurrent:
         matrices = self._stacks[node.output[0]]
         sites = (*matrices[0].sites, *matrices[1].sites)
         if sites[0] in self.inputs:
-            lower_static_loop(self.wiring, node, matrices, self.inputs)
+            lower_static_loop(self.wiring, node, matrices, self.inputs, self.cells)
         elif node.op_type == "LSTM":
             _lstm(self.wiring, node, matrices)
         else:
@@ -96,6 +101,9 @@ class Recurrent:
         if not any(site in self.weights for site in sites):
             return
         found = self._grids_beside(sites) or self._matrices(node, static=sites[0] in self.inputs)
+        if isinstance(found, str) or sites[0] not in self.inputs:
+            why = "the cell state is not rounded: the layer does not run in integers on grids of its inputs and states"
+            self.unrounded |= dict.fromkeys((site for site in sites if site in self.cells), why)
         if isinstance(found, str):
             self.reasons |= dict.fromkeys((site for site in sites if site in self.weights), found)
         else:

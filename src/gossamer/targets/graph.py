@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import numpy_helper
 
 from gossamer.artifact import Artifact
-from gossamer.artifact.activations import module_of
+from gossamer.artifact.activations import beside_cell, module_of
 from gossamer.artifact.records import check_records
 from gossamer.codings import Coding, decode, dtype
 from gossamer.codings.nodes import Array
@@ -137,10 +137,11 @@ def fill(
                 groups[name] = grouped
             elif name in activations or on_grid(tensors[name]):
                 reasons.append(Reason(name, found))
-    inputs, outputs, untaken = _activation_levels(proto, activations if quantized else {}, names)
+    inputs, outputs, cells, untaken = _activation_levels(proto, activations if quantized else {}, names)
     reasons += untaken
     constants = {**own, **{name: _floats(name, tensors[name]) for name in names if name not in weights}}
-    lowered = lower(proto, constants, weights, inputs, outputs, groups=groups, otherwise=set(activations) - set(inputs))
+    otherwise = set(activations) - set(inputs)
+    lowered = lower(*(proto, constants, weights, inputs, outputs), groups=groups, cells=cells, otherwise=otherwise)
     known = {reason.what for reason in reasons}
     further = (reason for reason in lowered.reasons if reason.what not in known)
     integer = tuple(site for site in lowered.integer if site not in known)
@@ -163,16 +164,21 @@ def _forms(proto: onnx.ModelProto, tensors: Mapping[str, Coding]) -> dict[str, t
 
 def _activation_levels(
     proto: onnx.ModelProto, activations: Mapping[str, Mapping[str, Any]], sites: Container[str]
-) -> tuple[dict[str, Levels], dict[str, Levels], list[Reason]]:
-    """Return the levels of inputs by site and of outputs by module, and why others are not taken, or in floats."""
+) -> tuple[dict[str, Levels], dict[str, Levels], dict[str, Levels], list[Reason]]:
+    """Return the levels of inputs by site, of outputs by module and of cell states by the recurrent site beside them.
+
+    And why others are not taken, or in floats.
+    """
     marked = {module_of_mark(node) for node in proto.graph.node if is_mark(node)}
-    inputs, outputs, untaken = {}, {}, []
+    inputs, outputs, cells, untaken = {}, {}, {}, []
     for name, grid in activations.items():
-        levels, path = input_levels(grid), module_of(name)
-        if path is None and name not in sites:
+        levels, path, beside = input_levels(grid), module_of(name), beside_cell(name)
+        if path is None and (beside or name) not in sites:
             continue
         if isinstance(levels, str):
-            untaken.append(Reason(name, levels if path is None else levels.replace("of its input ", "")))
+            untaken.append(Reason(name, levels if path is beside is None else levels.replace("of its input ", "")))
+        elif beside is not None:
+            cells[beside] = levels
         elif path is None:
             inputs[name] = levels
             if not levels.bytes_do:
@@ -183,7 +189,7 @@ def _activation_levels(
             known = path in marked
             why = f"its grid has {grid['bits']} bits, wanted 8" if known else "the graph does not say where that is"
             untaken.append(Reason(name, why))
-    return inputs, outputs, untaken
+    return inputs, outputs, cells, untaken
 
 
 def _floats(name: str, coding: Coding) -> Array:

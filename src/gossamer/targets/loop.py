@@ -14,13 +14,16 @@ arXiv 1406.1078), ``LSTM`` (Hochreiter and Schmidhuber 1997, with forget gates a
 How a product is written, `dynamic_loop` and `static_loop` say.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from gossamer.targets.cells import cell_body, split_sizes
+from gossamer.targets.levels import Levels
+from gossamer.targets.quantized import rounding
 from gossamer.targets.stacked import Stacked
 from gossamer.targets.wiring import Wiring, attribute
 
@@ -85,7 +88,11 @@ Product = Callable[[Way, int, str, str], list[onnx.NodeProto]]
 
 
 def lower_loop(
-    wiring: Wiring, node: onnx.NodeProto, matrices: tuple[Stacked, Stacked], products: Callable[[Way], Product]
+    wiring: Wiring,
+    node: onnx.NodeProto,
+    matrices: tuple[Stacked, Stacked],
+    products: Callable[[Way], Product],
+    cells: Mapping[str, Levels] = MappingProxyType({}),
 ) -> None:
     """Write the ``GRU``, ``LSTM`` or ``RNN`` ``node`` with integer products.
 
@@ -94,9 +101,10 @@ def lower_loop(
         node: the operator; x is (time, batch, inputs), y (time, directions, batch, hidden).
         matrices: the input and the recurrent matrix.
         products: gives each direction its product.
+        cells: levels of the cell state beside a recurrent matrix, by the name of that.
     """
     ways = [Way(wiring, node, matrices, number) for number in range(matrices[0].codes.shape[0])]
-    ends = [_one_way(wiring, way, products(way)) for way in ways]
+    ends = [_one_way(wiring, way, products(way), cells.get(way.site(1))) for way in ways]
     for index, name in enumerate(node.output):
         if name:
             axis = 1 if index == 0 else 0
@@ -105,7 +113,7 @@ def lower_loop(
             wiring.add("Concat", apart, name, axis=axis)
 
 
-def _one_way(wiring: Wiring, way: Way, product: Product) -> list[str]:
+def _one_way(wiring: Wiring, way: Way, product: Product, cell: Levels | None) -> list[str]:
     """Write one direction and return the names of y (time, batch, hidden) and of the last states, (batch, hidden)."""
     x, stem = way.x, way.stem
     turn = way.backward and bool(way.lengths)
@@ -124,6 +132,12 @@ def _one_way(wiring: Wiring, way: Way, product: Product) -> list[str]:
     y, lasts = f"{stem}:y", [f"{stem}:h", f"{stem}:c"][: 2 if way.kind == "LSTM" else 1]
     firsts = [_first(wiring, way, given, last) for given, last in zip((way.first, way.cell), lasts, strict=False)]
     multiplied = product(way, 1, f"{stem}:step:h", f"{stem}:step:total")
+    rounded = None
+    if cell is not None:
+        rounded = rounding(wiring, f"{stem}:step:c:made", f"{stem}:step:c:on", cell)
+        for part in rounding(wiring, firsts[1], f"{firsts[1]}:on", cell):
+            wiring.append(part)
+        firsts[1] += ":on"
     wiring.append(
         helper.make_node(
             "Scan",
@@ -132,7 +146,11 @@ def _one_way(wiring: Wiring, way: Way, product: Product) -> list[str]:
             num_scan_inputs=len(scanned),
             scan_input_directions=flags * len(scanned),
             scan_output_directions=flags,
-            body=cell_body(way.kind, f"{stem}:step", multiplied, way.hidden, way.activation, ragged=bool(way.lengths)),
+            body=cell_body(
+                *(way.kind, f"{stem}:step", multiplied, way.hidden, way.activation),
+                ragged=bool(way.lengths),
+                rounded=rounded,
+            ),
         )
     )
     if turn:

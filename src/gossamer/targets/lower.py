@@ -12,7 +12,7 @@ from types import MappingProxyType
 import numpy as np
 import onnx
 
-from gossamer.artifact.activations import output_of
+from gossamer.artifact.activations import cell_of, output_of
 from gossamer.codings.nodes import Array
 from gossamer.targets.blocks import Blocks, few_bits, lower_blocks
 from gossamer.targets.convolution import lower_convolution
@@ -68,6 +68,7 @@ def lower(
     outputs: Mapping[str, Levels] = MappingProxyType({}),
     *,
     groups: Mapping[str, Blocks] = MappingProxyType({}),
+    cells: Mapping[str, Levels] = MappingProxyType({}),
     otherwise: Collection[str] = frozenset(),
 ) -> Lowered:
     """Return ``proto`` with 8-bit weights, and integer operators where the input of a weight has levels too.
@@ -79,10 +80,11 @@ def lower(
         inputs: levels of the inputs of sites, of any number of bits.
         outputs: levels of the outputs of modules, by path, where the graph marks them; other marks go.
         groups: levels of weights with a scale for each group; ``constants`` has their floats too.
+        cells: levels of cell states, by the recurrent weight beside them.
         otherwise: sites with a grid of inputs that is not among ``inputs``, so that these must not be put on another.
     """
     plain = without_marks(proto, outputs)
-    return _Lowering(plain, constants, weights, inputs, outputs, groups=groups, otherwise=otherwise).run()
+    return _Lowering(plain, constants, weights, inputs, outputs, groups=groups, cells=cells, otherwise=otherwise).run()
 
 
 def _why_in_float(node: onnx.NodeProto) -> str:
@@ -103,6 +105,7 @@ class _Lowering:
         outputs: Mapping[str, Levels],
         *,
         groups: Mapping[str, Blocks],
+        cells: Mapping[str, Levels],
         otherwise: Collection[str],
     ) -> None:
         self.wiring = Wiring(proto, constants)
@@ -110,7 +113,8 @@ class _Lowering:
         self.outputs = outputs
         self.otherwise = otherwise
         bytes_ = {site: levels for site, levels in inputs.items() if levels.every_byte}
-        self.recurrent = Recurrent(self.wiring, weights, bytes_, frozenset(otherwise) | (inputs.keys() - bytes_.keys()))
+        strange = frozenset(otherwise) | (inputs.keys() - bytes_.keys())
+        self.recurrent = Recurrent(self.wiring, weights, bytes_, strange, cells)
         grids = {site: levels for site, levels in inputs.items() if site not in self.recurrent.sites}
         self.inputs = {site: levels for site, levels in grids.items() if site in weights and levels.bytes_do}
         self.rounded = {site: levels for site, levels in grids.items() if site not in self.inputs}
@@ -121,6 +125,8 @@ class _Lowering:
         self.on_levels: dict[str, Levels] = {}
         self.marked: dict[str, str] = {}
         self.reasons: dict[Reason, None] = {Reason(site, why): None for site, why in self.grouped.reasons.items()}
+        for site, why in self.recurrent.unrounded.items():
+            self.reasons[Reason(cell_of(site), why)] = None
 
     def run(self) -> Lowered:
         ends = self._quantized_values()

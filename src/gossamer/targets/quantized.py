@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from gossamer.codings.nodes import Array
 from gossamer.targets.levels import Levels, Weight
@@ -49,17 +50,21 @@ def rounded_input(wiring: Wiring, value: str, levels: Levels) -> str:
         return quantized_input(wiring, value, levels)
     stem = _stem(wiring, value, levels)
     if not wiring.made(f"{stem}:d"):
-        step, low, high = (
-            wiring.constant(f"{stem}:{name}", np.array(number, np.float32))
-            for name, number in (
-                ("step", levels.scale),
-                ("low", levels.low - levels.zero),
-                ("high", levels.high - levels.zero),
-            )
-        )
-        steps = wiring.add("Round", [wiring.add("Div", [value, step], f"{stem}:steps")], f"{stem}:rounded")
-        wiring.add("Mul", [wiring.add("Clip", [steps, low, high], f"{stem}:clipped"), step], f"{stem}:d")
+        for node in rounding(wiring, value, f"{stem}:d", levels):
+            wiring.append(node)
     return f"{stem}:d"
+
+
+def rounding(wiring: Wiring, value: str, result: str, levels: Levels) -> list[onnx.NodeProto]:
+    """Return nodes that round ``value`` to levels of any number of bits in floating point, and add their constants."""
+    ends = {"step": levels.scale, "low": levels.low - levels.zero, "high": levels.high - levels.zero}
+    step, low, high = (wiring.constant(f"{result}:{name}", np.array(end, np.float32)) for name, end in ends.items())
+    return [
+        helper.make_node("Div", [value, step], [f"{result}:steps"]),
+        helper.make_node("Round", [f"{result}:steps"], [f"{result}:rounded"]),
+        helper.make_node("Clip", [f"{result}:rounded", low, high], [f"{result}:clipped"]),
+        helper.make_node("Mul", [f"{result}:clipped", step], [result]),
+    ]
 
 
 def _stem(wiring: Wiring, value: str, levels: Levels) -> str:

@@ -38,7 +38,11 @@ LEAST_STATIC: Mapping[str, int] = MappingProxyType({"LSTM": 256, "GRU": 320, "RN
 
 
 def lower_static_loop(
-    wiring: Wiring, node: onnx.NodeProto, matrices: tuple[Stacked, Stacked], levels: Mapping[str, Levels]
+    wiring: Wiring,
+    node: onnx.NodeProto,
+    matrices: tuple[Stacked, Stacked],
+    levels: Mapping[str, Levels],
+    cells: Mapping[str, Levels],
 ) -> None:
     """Write the ``GRU``, ``LSTM`` or ``RNN`` ``node``; see `lower_loop`.
 
@@ -47,8 +51,9 @@ def lower_static_loop(
         node: the operator.
         matrices: the input and the recurrent matrix.
         levels: of what each of their weights multiplies.
+        cells: of cell states, by the recurrent weight beside them.
     """
-    lower_loop(wiring, node, matrices, lambda way: _product_on([levels[way.site(half)] for half in (0, 1)]))
+    lower_loop(wiring, node, matrices, lambda way: _product_on([levels[way.site(half)] for half in (0, 1)]), cells)
 
 
 def why_no_static(operator: str, hidden: int) -> str | None:

@@ -49,8 +49,11 @@ class Lsq(RemeasuresNorms, frozen=True, tag="quantize.lsq"):
         Bits | Literal["float"], msgspec.Meta(description="bits of an input of a layer; float leaves inputs alone")
     ] = 8
     end_bits: Annotated[
-        Bits | Literal["same"],
-        msgspec.Meta(description="bits of the first and the last layer, weights and inputs; same: those of the others"),
+        Bits | Literal["same", "float"],
+        msgspec.Meta(
+            description="bits of the first and the last layer, weights and inputs; same: those of the others; float "
+            "leaves both layers alone"
+        ),
     ] = 8
     channels: Annotated[
         bool, msgspec.Meta(description="a step for every output channel of a weight, not one for all of it")
@@ -74,11 +77,13 @@ class Lsq(RemeasuresNorms, frozen=True, tag="quantize.lsq"):
         skipped = []
         ends = ends_of(subject) if self.end_bits != "same" else frozenset[str]()
         for site in self.chosen(subject):
+            at_end = site.name in ends
             reason = why_untreated(subject, site.name)
+            if reason is None and at_end and self.end_bits == "float":
+                reason = "it is the first or the last layer"
             if reason is not None:
                 skipped.append(Skip(site.name, reason))
                 continue
-            at_end = site.name in ends and self.end_bits != "same"
             weights[site.name] = self._weights(subject, site, self.end_bits if at_end else self.bits)
             if self.input_bits == "float":
                 continue

@@ -43,19 +43,18 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     A weight has one scale per output channel, or one in all. A site whose values are shared gets one scale for all
     of them, so that they stay shared; on the target it is multiplied in floating point.
 
-    Linear layers and convolutions then multiply in integers on the target, with inputs of 8 bits, weights of 8 bits or
-    less, and scales per channel or tensor. What a convolution makes is put on a grid too where
-    it does not go to such a layer, and so is what it is added to: the target then goes from codes to codes. Recurrent
-    layers, and large linear ones with a scale per group of a multiple of 16 weights, do so without an input grid: the
-    target quantizes inputs and states as they come, where that is faster than floating point. With static states the
-    inputs and hidden states of recurrent layers are on grids too, in the simulation as on the target. Everything
-    else is stored as integers and multiplied in floating point, and gets no input grid: embedding, attention and
-    transposed convolution weights, affine ones of 8 bits with scales per channel, convolutions with scales per group;
-    the plan says so. Without inputs no data is needed: weights of 8, 4 or 3 bits, with groups of 32 to 128, make the
-    file smaller, and large linear layers faster.
+    Linear layers and convolutions then multiply in integers on the target, with inputs of 8 bits, weights of 8 bits
+    or less, and scales per channel or tensor. What a convolution makes is put on a grid too where it does not go to
+    such a layer, and so is what it is added to: the target then goes from codes to codes. Recurrent layers, and
+    large linear ones with a scale per group of a multiple of 16 weights, do so without an input grid: the target
+    quantizes inputs and states as they come, where that is faster than floating point. With static states the
+    inputs and hidden states of recurrent layers are on grids too, and if wanted the cell states of LSTM layers, in
+    the simulation as on the target. Everything else is stored as integers and multiplied in floating point, and
+    gets no input grid: embedding, attention and transposed convolution weights, affine ones of 8 bits with scales
+    per channel, convolutions with scales per group; the plan says so. Without inputs no data is needed: weights of
+    8, 4 or 3 bits, with groups of 32 to 128, make the file smaller, and large linear layers faster.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"range"})
     example: ClassVar[Mapping[str, Any]] = MappingProxyType({})
 
     weight_bits: Annotated[
@@ -94,6 +93,17 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
         ),
     ] = True
     states: States = "dynamic"
+    cell_bits: Annotated[
+        Annotated[int, msgspec.Meta(ge=8, le=16)] | Literal["float"],
+        msgspec.Meta(
+            description="bits of the cell states of LSTM layers, symmetric over all that was seen; with static states"
+        ),
+    ] = "float"
+
+    @property
+    def needs(self) -> frozenset[str]:  # type: ignore[override]
+        """Ranges of inputs and, if they get a grid, of cell states."""
+        return frozenset({"range"} if self.cell_bits == "float" else {"range", "cell"})
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return a grid for every chosen site, and for its input where the target multiplies in integers.
@@ -166,7 +176,7 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
         if self.input_bits != _INTEGER:
             why = f"inputs and states get no grid: input_bits is {self.input_bits}, the target multiplies {_INTEGER}"
             return {}, [Skip(site, why) for site in chosen]
-        return state_grids(subject, chosen, evidence, self._seen)
+        return state_grids(subject, chosen, evidence, self._seen, None if self.cell_bits == "float" else self._cell)
 
     @property
     def _group(self) -> int:
@@ -217,6 +227,12 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             signed=self.input_codes == "symmetric",
             powers=self.powers_of_two,
         )
+
+    def _cell(self, evidence: Evidence, name: str) -> Grid:
+        if name not in evidence.ranges:
+            raise EvidenceError(f"{name}: its range was not collected", hint="calibrate with needs including 'cell'")
+        bits = 16 if self.cell_bits == "float" else self.cell_bits
+        return seen_grid(evidence, name, bits, "minmax", signed=True, powers=self.powers_of_two)
 
 
 def nearest(

@@ -1,15 +1,17 @@
-"""Grids for the inputs and hidden states of recurrent layers, from what calibration saw, where the target takes them.
+"""Grids for the inputs and states of recurrent layers, from what calibration saw, where the target takes them.
 
 The target multiplies a layer in integers if all its matrices, those of both directions, are on 8 bits or less and all
-that they multiply is on a grid of 8 bits. So a layer gets all its grids or none.
+that they multiply is on a grid of 8 bits. So a layer gets all its grids or none. The cell state of an LSTM, which
+nothing multiplies, grows over the steps and wants more bits: 16 are usual in integer runtimes.
 """
 
 from collections.abc import Callable, Mapping
 
 from torch import nn
 
+from gossamer.artifact.activations import cell_of
 from gossamer.model import Evidence, Grid, Site, Skip, Subject, why_no_state_grid
-from gossamer.model.state_grid import recurrent_layers
+from gossamer.model.state_grid import recurrent_layers, why_no_cell_grid
 from gossamer.targets import why_in_floats, why_no_static
 
 
@@ -18,6 +20,7 @@ def state_grids(
     chosen: Mapping[str, Grid],
     evidence: Evidence,
     see: Callable[[Evidence, str], Grid],
+    see_cell: Callable[[Evidence, str], Grid] | None = None,
 ) -> tuple[dict[str, Grid], list[Skip]]:
     """Return the grids by site, and of the recurrent sites among ``chosen`` that get none why.
 
@@ -26,6 +29,7 @@ def state_grids(
         chosen: the grids that weights get.
         evidence: with ``range``.
         see: makes the grid of what a site multiplies.
+        see_cell: makes the grid of a cell state, if these get any.
     """
     weights = {name: held.grid for name, held in subject.constraints.items() if held.grid is not None} | dict(chosen)
     reasons: dict[str, str] = {}
@@ -40,7 +44,11 @@ def state_grids(
         else:
             reasons |= dict.fromkeys(names, f"its input and state are treated as without grids: {why}")
     skipped = [Skip(name, why) for name, why in reasons.items() if name in chosen]
-    return {name: grid for name, grid in found.items() if name not in reasons}, skipped
+    grids = {name: grid for name, grid in found.items() if name not in reasons}
+    if see_cell is not None:
+        beside = [name for name in grids if why_no_cell_grid(subject.model, subject.sites[name]) is None]
+        grids |= {cell_of(name): see_cell(evidence, cell_of(name)) for name in beside}
+    return grids, skipped
 
 
 def _why_none(
