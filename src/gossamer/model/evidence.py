@@ -2,7 +2,7 @@
 
 All numbers are sums or extremes over the calibration batches, so evidence of two passes over the same batches is
 equal. Kinds: ``second_moment``, ``mean``, ``range``, ``peak``, ``gradient`` and ``curvature`` of sites, ``cell``, the
-ranges of the cell states of LSTM layers (beside ``range``), ``activity`` and ``taylor`` of groups of units, ``depth`` of
+ranges of the cell states of LSTM layers (with ``range``), ``activity`` and ``taylor`` of groups of units, ``depth`` of
 residual blocks (``depth:PATTERN`` of the modules that a glob pattern names), ``shift`` of what layers make on their
 grids, and ``examples``, some of the batches themselves for methods that run the model; a method names those it uses in
 ``needs``. Beside them, the rise of the loss under each trial that a
