@@ -17,7 +17,20 @@ from gossamer.artifact import Artifact, container, dumps, load, loads, problems,
 from gossamer.artifact.header import CODERS, MODELS, NAMES
 from gossamer.artifact.layout import COST_PER_BYTE, FREE_COST, MAX_DEPTH, bound, tree_cost
 from gossamer.coders.mixed import MOST_STEPS
-from gossamer.codings import Affine, Codebook, Dense, Hash, Packed, Runs, Sparse, decode, describe, encode, nbytes
+from gossamer.codings import (
+    Affine,
+    Codebook,
+    Dense,
+    Hash,
+    Packed,
+    Paths,
+    Runs,
+    Sparse,
+    decode,
+    describe,
+    encode,
+    nbytes,
+)
 from gossamer.errors import ArtifactError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -208,7 +221,11 @@ def tensor(shape: list[int], coding: list[object], name: str = "w") -> list[obje
         ([tensor([9], [0, 0])], "tensor w: needs 36 bytes of payload"),
         ([tensor([3], [0, 15])], "header: malformed"),
         ([tensor([3], [10, 0])], "header: malformed"),
+        ([tensor([3], [15, 0])], "header: malformed"),
         ([tensor([3], [14, 0])], "header: malformed"),
+        ([tensor([3], [14, [1, 5, 0, 0]])], "tensor w: Paths: indices must be integers of two dimensions"),
+        ([tensor([3, 4], [14, [1, 0, 0, 0]])], "tensor w: Packed: dtype must be an integer"),
+        ([tensor([2, 2000], [14, [1, 5, 0, 0]])], "tensor w: costs more"),
         ([tensor([3], [13, [1, 9, 0, 0]])], "header: malformed"),
         ([tensor([3, 4], [13, [1, 9, 0, 0], [5, 2]])], r"tensor w: shape \[5, 2\] inside one of \[3, 4\]"),
         ([tensor([0], [13, [1, 9, 0, 0], [0, 1 << 39, 4]])], "tensor w: shape .* inside"),
@@ -355,6 +372,17 @@ def test_5_3_runs_allocate_no_more_than_twice_their_cost(width):
     decode(node)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    assert peak <= 2 * tree_cost(node)
+
+
+@pytest.mark.parametrize("dims", [(2, 300), (300, 2), (40, 5, 3)])
+def test_5_3_paths_allocate_no_more_than_twice_their_cost(dims):
+    node = Paths(np.ones(dims, np.int64))
+    tracemalloc.start()
+    decode(node)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert "for paths + 16 KiB per element of a row" in spec("5.2")
     assert peak <= 2 * tree_cost(node)
 
 

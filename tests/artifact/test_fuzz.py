@@ -38,6 +38,7 @@ def test_the_seeds_are_sound_and_hold_every_node(fuzz):
         "Hash",
         "Runs",
         "Reshape",
+        "Paths",
     ):
         assert any(node in tree for tree in trees), node
     assert all(problems(loads(data)) == [] for data in fuzz.seeds())

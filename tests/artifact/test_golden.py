@@ -23,6 +23,7 @@ from gossamer.codings import (
     Entropy,
     Gaps,
     Packed,
+    Paths,
     Planes,
     Reshape,
     Runs,
@@ -206,6 +207,22 @@ def reshape() -> dict[str, tuple[Coding, np.ndarray]]:
     }
 
 
+def paths() -> dict[str, tuple[Coding, np.ndarray]]:
+    """Indices of a matrix and of a convolution, the second as levels."""
+    made: dict[str, tuple[Coding, np.ndarray]] = {}
+    for name, indices in (("matrix", peaked(6, 10)), ("levels", peaked(5, 3, 2, 2))):
+        numbers = np.zeros(indices.shape, np.int32)
+        for index, number in zip(indices.reshape(len(indices), -1), numbers.reshape(len(indices), -1), strict=True):
+            state = 0
+            for place, k in enumerate(index.tolist()):
+                number[place] = 2 * k - (state > 1) * (k > 0) + (state > 1) * (k < 0)
+                state = ((0, 2), (2, 0), (1, 3), (3, 1))[state][k % 2]
+        made[name] = (Paths(indices), numbers)
+    tree, numbers = made["levels"]
+    scale, zero = np.array(0.375, np.float32), np.array(0, np.int8)
+    return made | {"levels": (Affine(tree, scale, zero), numbers.astype(np.float32) * np.float32(0.375))}
+
+
 def same() -> dict[str, tuple[Coding, np.ndarray]]:
     """Three tensors with one node of centers, the second sparse, and between them a codebook of its own."""
     centers, other = Dense(np.arange(9, dtype=np.float32) / 8 - 0.5), np.arange(5, dtype=np.float32) - 2
@@ -225,7 +242,7 @@ def same() -> dict[str, tuple[Coding, np.ndarray]]:
 
 CASES: dict[str, Case] = {
     case.__name__: case
-    for case in (dense, packed, bitmap, gaps, affine, codebook, sparse, planes, shift, runs, reshape, same)
+    for case in (dense, packed, bitmap, gaps, affine, codebook, sparse, planes, shift, runs, reshape, paths, same)
 } | {
     f"entropy-{model}-{coder}": lambda model=model, coder=coder: entropy(model, coder)
     for model in MODELS

@@ -17,6 +17,7 @@ from gossamer.codings import (
     Gaps,
     Hash,
     Packed,
+    Paths,
     Planes,
     Reshape,
     Runs,
@@ -157,6 +158,12 @@ class ReshapeRecord(_Record, frozen=True, tag=13):
     shape: Annotated[list[Count], Meta(max_length=32)]
 
 
+class PathsRecord(_Record, frozen=True, tag=14):
+    """`Paths`."""
+
+    indices: "Record"
+
+
 Record = (
     DenseRecord
     | PackedRecord
@@ -171,6 +178,7 @@ Record = (
     | ShiftRecord
     | RunsRecord
     | ReshapeRecord
+    | PathsRecord
 )
 
 
@@ -255,6 +263,8 @@ def record(node: Coding, known: Known) -> Record:  # noqa: C901, PLR0911, PLR091
             return RunsRecord(inner(node.words), node.width)
         case Reshape():
             return ReshapeRecord(inner(node.values), list(shape(node.values)))
+        case Paths():
+            return PathsRecord(inner(node.indices))
         case _:
             assert_never(node)
 
@@ -276,5 +286,7 @@ def dtype_of(entry: Record | SameRecord) -> str:  # noqa: PLR0911 one return per
             return dtype_of(entry.values)
         case RunsRecord():
             return "uint32"
+        case PathsRecord():
+            return "int32"
         case _:
             return NAMES[entry.dtype]

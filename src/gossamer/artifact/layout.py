@@ -18,6 +18,7 @@ from gossamer.artifact.header import (
     GapsRecord,
     HashRecord,
     PackedRecord,
+    PathsRecord,
     PlanesRecord,
     Record,
     ReshapeRecord,
@@ -38,6 +39,7 @@ from gossamer.codings import (
     Gaps,
     Hash,
     Packed,
+    Paths,
     Planes,
     Reshape,
     Runs,
@@ -63,11 +65,13 @@ def bound(file_bytes: int) -> int:
 
 
 def node_cost(
-    shape: tuple[int, ...], alphabet: int = 0, model: ModelName | None = None, *, hashed: bool = False
+    shape: tuple[int, ...], alphabet: int = 0, model: ModelName | None = None, *, kind: type[Record | Coding] = Dense
 ) -> int:
     """Return the cost of decoding one node without its slots: no more bytes than this are allocated for it."""
-    each = _ELEMENT_COST + (_HASH_COST if hashed else 0)
+    each = _ELEMENT_COST + (_HASH_COST if kind in {Hash, HashRecord} else 0)
     cost = _NODE_COST + each * prod(shape) + _SYMBOL_COST * alphabet
+    if kind in {Paths, PathsRecord}:
+        cost += COST_PER_BYTE * prod(shape[1:])
     if model is not None:
         cost += COST_PER_BYTE * least_bytes(shape, alphabet, model)
     return cost
@@ -77,7 +81,7 @@ def tree_cost(node: Coding) -> int:
     """Return the cost of decoding ``node`` with all its slots."""
     if isinstance(node, Entropy):
         return node_cost(node.shape, node.alphabet, node.model)
-    return node_cost(shape(node), hashed=isinstance(node, Hash)) + sum(tree_cost(inner) for _, inner in slots(node))
+    return node_cost(shape(node), kind=type(node)) + sum(tree_cost(inner) for _, inner in slots(node))
 
 
 def check_tree(node: Coding, where: str) -> None:
@@ -148,7 +152,7 @@ class Payload:
             raise ArtifactError(f"codings are nested more than {MAX_DEPTH} deep", where)
         elements = prod(dims)
         if not isinstance(record, EntropyRecord):
-            self.charge(node_cost(dims, hashed=isinstance(record, HashRecord)), where)
+            self.charge(node_cost(dims, kind=type(record)), where)
 
         def inner(slot: Record, size: tuple[int, ...], name: str) -> Coding:
             return self._build(slot, size, f"{where}/{name}", depth - 1)
@@ -202,6 +206,8 @@ class Payload:
                 if prod(record.shape) != elements or prod(max(size, 1) for size in record.shape) > MAX_ELEMENTS:
                     raise ArtifactError(f"shape {record.shape} inside one of {list(dims)}", where)
                 return Reshape(inner(record.values, tuple(record.shape), "values"), dims)
+            case PathsRecord():
+                return Paths(inner(record.indices, dims, "indices"))
             case _:
                 assert_never(record)
 

@@ -20,6 +20,7 @@ from gossamer.codings.nodes import (
     Gaps,
     Hash,
     Packed,
+    Paths,
     Planes,
     Reshape,
     Runs,
@@ -28,6 +29,7 @@ from gossamer.codings.nodes import (
     dtype,
     shape,
 )
+from gossamer.codings.paths import follow
 from gossamer.errors import CodingError
 
 _CHUNK = 1 << 20
@@ -80,6 +82,8 @@ def view(node: Coding) -> Array:  # noqa: C901, PLR0911, PLR0912 one return per 
             return _runs(node)
         case Reshape():
             return view(node.values).reshape(node.shape)
+        case Paths():
+            return follow(view(node.indices))
         case _:
             assert_never(node)
 

@@ -19,6 +19,7 @@ from gossamer.codings.nodes import (
     Coding,
     Dense,
     Hash,
+    Paths,
     Reshape,
     Runs,
     Shift,
@@ -27,6 +28,7 @@ from gossamer.codings.nodes import (
     shape,
 )
 from gossamer.codings.option import RECORD, Option, best
+from gossamer.codings.paths import trace
 from gossamer.codings.rows import by_rows
 from gossamer.codings.values import floats, in_order, shared, shared_sparse, sparse, values
 from gossamer.codings.whole import Effort, support, whole
@@ -111,7 +113,9 @@ def _along(hint: Coding, effort: Effort) -> Option:  # noqa: PLR0911 one return 
 
 
 def _levels(hint: Affine, effort: Effort) -> Option:
-    codes, scale, zero = (_slot(slot, effort) for slot in (hint.codes, hint.scale, hint.zero))
+    scale, zero = (_slot(slot, effort) for slot in (hint.scale, hint.zero))
+    indices = trace(view(hint.codes).astype(np.int64))
+    codes = _slot(hint.codes, effort) if indices is None else _paths(indices, effort)
     total = codes.bytes + scale.bytes + zero.bytes + RECORD
     return Option(total, lambda: Affine(codes.build(), scale.build(), zero.build(), hint.axis, hint.dtype))
 
@@ -121,6 +125,11 @@ def _slot(slot: Coding, effort: Effort) -> Option:
         return best([_reshaped(slot, _slot(slot.values, effort)), _slot(Dense(view(slot), dtype(slot)), "fast")])
     form = whole if dtype(slot) in INTEGERS else values
     return form(view(slot), dtype(slot), effort)
+
+
+def _paths(indices: Array, effort: Effort) -> Option:
+    inner = whole(indices, indices.dtype.name, effort)
+    return Option(inner.bytes + RECORD, lambda: Paths(inner.build()))
 
 
 def _reshaped(hint: Reshape, inner: Option) -> Option:

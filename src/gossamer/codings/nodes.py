@@ -1,8 +1,8 @@
 """The closed algebra of codings: frozen trees over numpy arrays.
 
 Every node is a way to write down one array. Leaves hold bytes (`Dense`, `Packed`, `Entropy`); inner nodes hold other
-nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Hash`, `Shift`, `Runs`, `Reshape`),
-and any slot holds any node. Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition:
+nodes in their slots (`Bitmap`, `Gaps`, `Affine`, `Codebook`, `Sparse`, `Planes`, `Hash`, `Shift`, `Runs`, `Reshape`,
+`Paths`), and any slot holds any node. Deep Compression (Han, Mao and Dally, ICLR 2016) is one composition:
 ``Sparse(Gaps(Entropy), Codebook(Entropy, Dense))``; product quantization (Stock et al., ICLR 2020) another:
 ``Codebook(Runs(Entropy), Dense)``; levels with a scale for each group of values a third:
 ``Reshape(Affine(Reshape(Entropy), Dense, Packed))``.
@@ -349,6 +349,24 @@ class Runs:
 
 
 @dataclass(frozen=True, eq=False)
+class Paths:
+    """Integers that indices stand for, each on one of two grids that the parities before it in its row choose.
+
+    `gossamer.codings.paths` defines the trellis; rows are the indices of the first dimension.
+
+    Args:
+        indices: integers, the shape of the array, of at least two dimensions.
+    """
+
+    indices: "Coding"
+
+    def __post_init__(self) -> None:
+        _adopt(self, "indices")
+        if dtype(self.indices) not in INTEGERS or len(shape(self.indices)) < 2:
+            raise CodingError(f"Paths: indices must be integers of two dimensions or more, got {_say(self.indices)}")
+
+
+@dataclass(frozen=True, eq=False)
 class Reshape:
     """The same elements in C order, in another shape.
 
@@ -378,10 +396,25 @@ def runs_shape(shape: Shape, width: int) -> Shape:
     return shape[0], row // width
 
 
-Coding = Dense | Packed | Entropy | Bitmap | Gaps | Affine | Codebook | Sparse | Planes | Hash | Shift | Runs | Reshape
+Coding = (
+    Dense
+    | Packed
+    | Entropy
+    | Bitmap
+    | Gaps
+    | Affine
+    | Codebook
+    | Sparse
+    | Planes
+    | Hash
+    | Shift
+    | Runs
+    | Reshape
+    | Paths
+)
 
 
-def shape(node: Coding) -> Shape:
+def shape(node: Coding) -> Shape:  # noqa: PLR0911 one return per node
     """Return the shape of the array that ``node`` decodes to."""
     match node:
         case Dense():
@@ -396,6 +429,8 @@ def shape(node: Coding) -> Shape:
             return shape(node.planes[0])
         case Shift():
             return shape(node.values)
+        case Paths():
+            return shape(node.indices)
         case _:
             assert_never(node)
 
@@ -419,6 +454,8 @@ def dtype(node: Coding) -> str:  # noqa: PLR0911 one return per node
             return dtype(node.values)
         case Runs():
             return "uint32"
+        case Paths():
+            return "int32"
         case _:
             assert_never(node)
 

@@ -47,6 +47,10 @@ class Rates:
         distance = np.interp(np.arange(1, many + 1) * ratio, known, self.distance) - np.log2(ratio)
         return replace(self, distance=np.maximum(distance, 0.1))
 
+    def of_rows(self, rows: Array) -> "Rates":
+        """Return the rates of some rows."""
+        return Rates(self.zero[rows], self.below[rows], self.above[rows], self.distance)
+
     def total(self, codes: Array) -> float:
         """Return the bits of ``codes``, of the same shape."""
         far = np.abs(codes[codes != 0])

@@ -14,6 +14,7 @@ from gossamer.codings.nodes import (
     Gaps,
     Hash,
     Packed,
+    Paths,
     Planes,
     Reshape,
     Runs,
@@ -24,7 +25,7 @@ from gossamer.codings.nodes import (
 )
 
 
-def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: C901, PLR0911 one return per node
+def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: C901, PLR0911, PLR0912 one return per node
     """Return the inner slots of ``node`` with their names, in stored order."""
     match node:
         case Dense() | Packed() | Entropy():
@@ -45,6 +46,8 @@ def slots(node: Coding) -> tuple[tuple[str, Coding], ...]:  # noqa: C901, PLR091
             return (("words", node.words),)
         case Reshape():
             return (("values", node.values),)
+        case Paths():
+            return (("indices", node.indices),)
         case Planes():
             return tuple((str(index), plane) for index, plane in enumerate(node.planes))
         case Hash():
@@ -95,8 +98,6 @@ def describe(node: Coding) -> str:
             return f"packed {node.bits}b"
         case Entropy():
             return f"entropy {node.model}/{node.coder} of {node.alphabet}"
-        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Hash() | Shift() | Runs() | Reshape():
+        case _:
             inner = ", ".join(describe(slot) for _, slot in slots(node))
             return f"{type(node).__name__.lower()}({inner})"
-        case _:
-            assert_never(node)

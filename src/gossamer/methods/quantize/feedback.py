@@ -149,8 +149,7 @@ def rounded(bands: Sequence[Band], step: float, price: float, rates: Rates, free
     """
     Q = np.zeros(rates.zero.shape, np.int64)
     for band in bands:
-        there = Rates(rates.zero[band.rows], rates.below[band.rows], rates.above[band.rows], rates.distance)
-        prices = _Prices.of(price, there, free[band.rows], 0.5 * band.worth * step * step)
+        prices = _Prices.of(price, rates.of_rows(band.rows), free[band.rows], 0.5 * band.worth * step * step)
 
         def cheapest(c: int, w: Matrix, band: Band = band, prices: _Prices = prices) -> Matrix:
             return step * _cheapest(w, step, prices.column(c, 0.5 * band.left[c] * band.curvature))
