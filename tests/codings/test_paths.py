@@ -1,8 +1,11 @@
 """Paths: indices whose grid those before them choose."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from gossamer.artifact import Artifact, dumps
 from gossamer.codings import Affine, Paths, decode, describe, dtype, encode, shape
 from gossamer.codings.paths import BEFORE, LARGEST, NEXT, follow, trace
 from gossamer.errors import CodingError
@@ -43,6 +46,28 @@ def test_levels_on_paths_are_written_by_their_indices():
     np.testing.assert_array_equal(decode(tree), numbers.astype(np.float32) / 4)
     numbers[0, 0] = 1
     assert not isinstance(encode(Affine(numbers.astype(np.int8), scale, zero), structured=True).codes, Paths)
+
+
+def test_even_numbers_of_few_rows_are_not_filled_up_to_be_paths():
+    scale, zero = np.array(0.25, np.float32), np.array(0, np.int32)
+    for codes in (np.zeros((2, 100_000), np.int8), 2 * np.arange(-3, 3).repeat(9).reshape(1, 54).astype(np.int8)):
+        tree = encode(Affine(codes, scale, zero), structured=True)
+        assert not isinstance(tree.codes, Paths)
+        assert len(dumps(Artifact({"w": tree}))) < 120
+
+
+@pytest.mark.parametrize("kind", ["uint64", "int64"])
+def test_numbers_too_large_for_paths_are_none(kind):
+    limits = np.iinfo(kind)
+    assert trace(np.array([[limits.max - 1, limits.min]], kind)) is None
+
+
+def test_looking_for_paths_takes_no_memory_where_there_are_none():
+    numbers = np.ones((1000, 1000), np.int8)
+    tracemalloc.start()
+    assert trace(numbers) is None
+    assert tracemalloc.get_traced_memory()[1] < 1 << 16
+    tracemalloc.stop()
 
 
 def test_ends():

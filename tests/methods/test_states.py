@@ -18,7 +18,7 @@ from gossamer.methods.quantize import AdaRound, Brecq, Gptq, Mixed, PostTraining
 from gossamer.methods.quantize.assignment import Table
 from gossamer.model import Subject, apply, freeze, plain_copy
 from gossamer.model.used_grids import used_grids
-from gossamer.targets import arrays_of, graph_of, lower_frozen, open_session, run_session, static_loop
+from gossamer.targets import arrays_of, fill, graph_of, lower_frozen, open_session, run_session, static_loop
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 STATIC = PostTraining(states="static")
@@ -133,6 +133,34 @@ def test_the_target_rounds_cell_states_as_the_live_model_does(bits):
     assert bool(abs(wanted - plain).max() > 1e-2) is (bits == 8), "the grid of 8 bits tells"
 
 
+def test_grids_of_cell_states_that_no_lstm_has_are_left_and_it_is_said():
+    subject, batches = subject_of("GRU")
+    frozen = freeze(apply(subject, planned(subject, batches)))
+    given = {
+        name: {"scale": 0.1, "zero": 0, "bits": 8, "signed": False}
+        for name in ("rnn.weight_ih_l0", "rnn.weight_hh_l0", "rnn.weight_hh_l0:cell", "fc.weight:cell")
+    }
+    lowered = fill(graph_of(frozen, batches[0][0]), frozen.tensors, given, quantized=True)
+    assert {"rnn.weight_ih_l0", "rnn.weight_hh_l0"} <= set(lowered.integer)
+    said = {each.what for each in lowered.reasons if "so it is not rounded" in each.why}
+    assert said == {"rnn.weight_hh_l0:cell", "fc.weight:cell"}
+
+
+def test_cell_bits_beside_dynamic_states_do_nothing_and_it_is_said():
+    subject, batches = subject_of("LSTM")
+    method = PostTraining(cell_bits=16)
+    assert method.needs == {"range"}
+    plan = planned(subject, batches, method)
+    assert not any(name.endswith(":cell") for name in plan.activations)
+    assert "cell state beside it stays in float: its states are dynamic" in reasons(plan)["rnn.weight_hh_l0"]
+
+
+def test_one_site_of_a_plan_takes_its_cell_state_along():
+    subject, batches = subject_of("LSTM")
+    alone = planned(subject, batches, CELLS).only("rnn.weight_hh_l0")
+    assert set(alone.activations) == {"rnn.weight_hh_l0", "rnn.weight_hh_l0:cell"}
+
+
 def test_a_cell_state_of_a_layer_in_floats_is_not_rounded_and_it_is_said(monkeypatch):
     subject, batches = subject_of("LSTM")
     live = apply(subject, planned(subject, batches, CELLS))
@@ -140,7 +168,7 @@ def test_a_cell_state_of_a_layer_in_floats_is_not_rounded_and_it_is_said(monkeyp
     monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 99))
     lowered = lower_frozen(frozen, graph_of(frozen, batches[0][0]))
     assert [each.why for each in lowered.reasons if each.what == "rnn.weight_hh_l0:cell"] == [
-        "the cell state is not rounded: the layer does not run in integers on grids of its inputs and states"
+        "no LSTM layer runs in integers there, on grids of its inputs and states, so it is not rounded"
     ]
 
 

@@ -13,7 +13,7 @@ from gossamer.codings import Affine, Paths
 from gossamer.codings.paths import BEFORE, FIRST, GRIDS, STATES, follow
 from gossamer.codings.rates import Rates
 from gossamer.methods.prune import Magnitude
-from gossamer.methods.quantize import RateDistortion
+from gossamer.methods.quantize import PostTraining, RateDistortion
 from gossamer.methods.quantize.feedback import Part
 from gossamer.methods.quantize.trellis import traced
 from gossamer.model import Subject, apply, freeze, live_weight, to_artifact
@@ -38,7 +38,7 @@ def test_the_best_of_all_paths(price):
     every = np.array(list(itertools.product(range(-4, 5), repeat=5)))
     errors = follow(every) * 0.4
     for r in range(3):
-        spent = np.array([sum(bits_of(flat(W.shape), r, c, k) for c, k in enumerate(row)) for row in every])
+        spent = np.where(every == 0, 1, np.where(every > 0, 2.5, 2) + abs(every)).sum(1)
         costs = 0.5 * g[r] * ((errors - W[r]) ** 2) @ H + price * spent
         np.testing.assert_array_equal(found[r], every[costs.argmin()])
 
@@ -107,7 +107,7 @@ def evidence(subject):
 
 def test_paths_take_fewer_bytes_at_no_more_error_and_are_read_back(subject, evidence):
     found = {}
-    for trellis, price in ((False, 0.01), (True, 0.009)):
+    for trellis, price in ((False, 0.002), (True, 0.0018)):
         live = apply(subject, RateDistortion(price=price, trellis=trellis).plan(subject, evidence))
         stored = to_artifact(freeze(live))
         data = dumps(stored)
@@ -124,9 +124,30 @@ def test_paths_take_fewer_bytes_at_no_more_error_and_are_read_back(subject, evid
     assert found[True][1] < found[False][1]
 
 
+def test_a_narrow_grid_that_paths_do_not_fit_on_leaves_plain_numbers(subject, evidence):
+    seen = calibrate(subject, [((torch.zeros(1, 20, dtype=torch.int64),), {}, None)], {"range"})
+    narrow = apply(subject, PostTraining(weight_bits=4, inputs=False).plan(subject, seen))
+    plain, traced_ = (RateDistortion(price=0.002, trellis=trellis).plan(narrow, evidence) for trellis in (False, True))
+    assert set(plain.constraints) == set(traced_.constraints)
+    assert all(grid.bits <= 4 for grid in traced_.constraints.values())
+
+
+def test_two_rows_of_many_columns_are_not_on_paths():
+    torch.manual_seed(0)
+    wide = Subject.of(nn.Linear(600, 2), torch.zeros(1, 600))
+    batches = [Batch((torch.randn(8, 600),), {}, torch.zeros(8, dtype=torch.int64)) for _ in range(3)]
+    evidence = calibrate(wide, batches, RateDistortion.needs, loss=cross_entropy)
+    plan = RateDistortion(price=0.5, trellis=True).plan(wide, evidence)
+    stored = to_artifact(freeze(apply(wide, plan))).tensors["weight"]
+    assert not (isinstance(stored, Affine) and isinstance(stored.codes, Paths))
+
+
 def test_zeros_of_a_mask_stay(subject, evidence):
     masked = apply(subject, Magnitude(sparsity=0.5).plan(subject))
     live = apply(masked, RateDistortion(price=0.002, trellis=True).plan(masked, evidence))
     for name in subject.sites:
         keep = masked.constraints[name].mask.keep
         assert not live_weight(live, name)[~keep].any()
+    plain = apply(masked, RateDistortion(price=0.002).plan(masked, evidence))
+    for name in subject.sites:
+        assert torch.equal(live_weight(live, name), live_weight(plain, name)), "codes under a mask lie apart"

@@ -107,6 +107,32 @@ def test_what_multiplies_numbers_of_an_output_and_no_other():
     assert on_outputs(subject.graph, ["twice"]) == {}
 
 
+@pytest.mark.parametrize(("between", "found"), [("relu", {"body.weight": "stem"}), ("relu6", {}), ("hardtanh", {})])
+def test_a_bound_that_may_be_no_code_ends_a_grid(between, found):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.body = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            return self.body(getattr(F, between)(self.stem(x)))
+
+    assert on_outputs(Subject.of(Net().eval(), torch.zeros(1, 1, 8, 8)).graph, ["stem"]) == found
+
+
+def test_a_layer_that_reads_the_input_of_the_model_too_has_a_grid_of_its_own():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.twice = nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+        def forward(self, x):
+            y = self.stem(x)
+            return self.twice(x) + self.twice(y) + torch.sigmoid(y)
+
+    assert on_outputs(Subject.of(Net().eval(), torch.zeros(1, 4, 8, 8)).graph, ["stem"]) == {}
+
+
 def test_every_end_that_some_sites_have_is_possible_and_those_of_no_product_are_idle():
     model = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), Block(), nn.Flatten(), nn.Linear(64, 2))
     subject = Subject.of(model.eval(), torch.zeros(1, 1, 4, 4))

@@ -46,6 +46,7 @@ from gossamer.codings import (
     Shift,
     Sparse,
     dtype,
+    paths,
     shape,
     slots,
 )
@@ -71,7 +72,7 @@ def node_cost(
     each = _ELEMENT_COST + (_HASH_COST if kind in {Hash, HashRecord} else 0)
     cost = _NODE_COST + each * prod(shape) + _SYMBOL_COST * alphabet
     if kind in {Paths, PathsRecord}:
-        cost += COST_PER_BYTE * prod(shape[1:])
+        cost += COST_PER_BYTE * paths.least_bytes(shape)
     if model is not None:
         cost += COST_PER_BYTE * least_bytes(shape, alphabet, model)
     return cost

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from gossamer.artifact.activations import cell_of
 from gossamer.calibrate.inputs import Inputs
 from gossamer.model.site import Site
-from gossamer.model.state_grid import recurrent, why_no_cell_grid
+from gossamer.model.state_grid import cell_state, recurrent, why_no_cell_grid
 
 
 class Cells:
@@ -28,8 +28,7 @@ class Cells:
         self.names: dict[str, dict[str, str]] = {}
         for site in sites:
             for owner in site.owners if why_no_cell_grid(model, site) is None else ():
-                state = owner.attribute.replace("weight_hh", "cell")
-                self.names.setdefault(owner.module, {})[state] = cell_of(site.name)
+                self.names.setdefault(owner.module, {})[cell_state(owner.attribute)] = cell_of(site.name)
 
     @contextmanager
     def watched(self) -> Iterator[None]:

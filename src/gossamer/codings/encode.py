@@ -28,7 +28,7 @@ from gossamer.codings.nodes import (
     shape,
 )
 from gossamer.codings.option import RECORD, Option, best
-from gossamer.codings.paths import trace
+from gossamer.codings.paths import least_bytes, trace
 from gossamer.codings.rows import by_rows
 from gossamer.codings.values import floats, in_order, shared, shared_sparse, sparse, values
 from gossamer.codings.whole import Effort, support, whole
@@ -114,8 +114,9 @@ def _along(hint: Coding, effort: Effort) -> Option:  # noqa: PLR0911 one return 
 
 def _levels(hint: Affine, effort: Effort) -> Option:
     scale, zero = (_slot(slot, effort) for slot in (hint.scale, hint.zero))
-    indices = trace(view(hint.codes).astype(np.int64))
-    codes = _slot(hint.codes, effort) if indices is None else _paths(indices, effort)
+    codes, indices = _slot(hint.codes, effort), trace(view(hint.codes))
+    if indices is not None:
+        codes = best([codes, _paths(indices, effort)])
     total = codes.bytes + scale.bytes + zero.bytes + RECORD
     return Option(total, lambda: Affine(codes.build(), scale.build(), zero.build(), hint.axis, hint.dtype))
 
@@ -128,8 +129,10 @@ def _slot(slot: Coding, effort: Effort) -> Option:
 
 
 def _paths(indices: Array, effort: Effort) -> Option:
-    inner = whole(indices, indices.dtype.name, effort)
-    return Option(inner.bytes + RECORD, lambda: Paths(inner.build()))
+    width = next(kind for kind in (np.int8, np.int16, np.int32) if np.abs(indices).max() <= np.iinfo(kind).max)
+    inner = whole(indices.astype(width), np.dtype(width).name, effort)
+    fair = least_bytes(indices.shape)  # a file of fewer is filled up
+    return Option(max(inner.bytes, fair) + RECORD, lambda: Paths(inner.build()))
 
 
 def _reshaped(hint: Reshape, inner: Option) -> Option:

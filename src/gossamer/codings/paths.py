@@ -5,6 +5,7 @@ states 2 and 3 for 2k - sign(k); the state and the parity of k give the next sta
 with Trellis-Coded Quantization", DCC 2019, the table of four states).
 """
 
+from math import prod
 from typing import Final
 
 import numpy as np
@@ -31,6 +32,11 @@ def values_on(indices: Array, less: Array) -> Array:
     return np.asarray(2 * indices - np.sign(indices) * less)
 
 
+def least_bytes(shape: tuple[int, ...]) -> int:
+    """Return how many bytes paths should take for their decoding time to be fair: one for eight steps of all rows."""
+    return prod(shape[1:]) // 8 if prod(shape) else 0
+
+
 def follow(indices: Array) -> Array:
     """Return the numbers that the indices of paths stand for, int32, of the same shape (rows, ...).
 
@@ -50,11 +56,13 @@ def follow(indices: Array) -> Array:
 
 
 def trace(numbers: Array) -> Array | None:
-    """Return the indices of the paths that make whole numbers (rows, ...), int64; None if there are none."""
-    if numbers.ndim < 2 or not numbers.size or int(np.abs(numbers).max()) > LARGEST:
+    """Return the indices of the paths that make whole numbers (rows, ...), int32; None if there are none."""
+    if numbers.ndim < 2 or not numbers.size or not -LARGEST <= int(numbers.min()) <= int(numbers.max()) <= LARGEST:
         return None
     flat = numbers.reshape(len(numbers), -1)
-    indices = np.empty(flat.shape, np.int64)
+    if (flat[:, 0] & 1).any():  # as most arrays that hold no paths: nothing is allocated for them
+        return None
+    indices = np.empty(flat.shape, np.int32)
     state = np.full(len(flat), FIRST, np.int8)
     for column in range(flat.shape[1]):
         value = flat[:, column].astype(np.int64)

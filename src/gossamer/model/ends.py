@@ -20,7 +20,8 @@ _LAYERS: Final = _CONVOLUTIONS | {"aten.linear"}
 _SUMS: Final = frozenset({"aten.add", "aten.add_"})
 _JOINS: Final = frozenset({"aten.cat", "aten.concat"})
 _POOLS: Final = frozenset({"aten.max_pool1d", "aten.max_pool2d", "aten.max_pool3d"})
-_BOUNDS: Final = frozenset({"aten.relu", "aten.relu_", "aten.relu6", "aten.relu6_", "aten.hardtanh", "aten.hardtanh_"})
+_FURTHER_BOUNDS: Final = frozenset({"aten.relu6", "aten.relu6_", "aten.hardtanh", "aten.hardtanh_"})
+_BOUNDS: Final = _FURTHER_BOUNDS | {"aten.relu", "aten.relu_"}
 _PARTS: Final = frozenset({"aten.slice", "aten.pad", "aten.constant_pad_nd"})
 """Operators that leave numbers out or add zeros."""
 _KEEPS_ORDER: Final = (
@@ -58,7 +59,7 @@ def possible_ends(graph: Graph, sites: Iterable[str]) -> tuple[str, ...]:
 def on_outputs(graph: Graph, outputs: Collection[str]) -> dict[str, str]:
     """Return which sites multiply numbers of a module's output and no other, with the path of that module.
 
-    What stands between are operators that keep the order of numbers: what is on a grid before them is on it behind.
+    What stands between picks among numbers or clips them at 0: what is on a grid before it is on it behind.
 
     Args:
         graph: of the model.
@@ -67,8 +68,10 @@ def on_outputs(graph: Graph, outputs: Collection[str]) -> dict[str, str]:
     ends = _Ends(graph, frozenset())
     found: dict[str, set[str | None]] = {}
     for node in graph.nodes:
-        if node.op in _LAYERS and node.sites and node.inputs[0] in ends.nodes:
-            found.setdefault(node.sites[0], set()).add(ends.output_before(ends.nodes[node.inputs[0]], outputs))
+        before = ends.nodes.get(node.inputs[0]) if node.op in _LAYERS else None
+        for site in node.sites:
+            known = None if before is None or site != node.sites[0] else ends.output_before(before, outputs)
+            found.setdefault(site, set()).add(known)
     return {site: path for site, (path, *others) in found.items() if path is not None and not others}
 
 
@@ -111,7 +114,7 @@ class _Ends:
         """Return which of ``outputs`` the numbers of ``node`` are."""
         while (path := self._path(node)) not in outputs:
             before = [self.nodes[name] for name in node.inputs if name in self.nodes]
-            if node.op not in _KEEPS_ORDER or len(before) != 1:
+            if node.op not in _KEEPS_ORDER - _FURTHER_BOUNDS or len(before) != 1:
                 return None
             node = before[0]
         return path

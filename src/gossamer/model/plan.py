@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gossamer.artifact.activations import place_of
+from gossamer.artifact.activations import cell_of, place_of
 from gossamer.errors import PlanError
 from gossamer.model.codebook import Codebook
 from gossamer.model.constraint import Constraint, Grid, Hash, Mask, Splice
@@ -69,12 +69,12 @@ class Plan:
         return found if isinstance(found, tuple) else (found,)
 
     def only(self, site: str) -> "Plan":
-        """Return what it decides for the values of ``site`` and for its input, no edit and no other tensor."""
+        """Return what it decides for the values of ``site``, its input and a cell state beside it, and nothing else."""
         return Plan(
             self.method,
             constraints={site: self.constraints[site]} if site in self.constraints else {},
             tensors={site: self.tensors[site]} if site in self.tensors else {},
-            activations={site: self.activations[site]} if site in self.activations else {},
+            activations={name: self.activations[name] for name in (site, cell_of(site)) if name in self.activations},
         )
 
     @property

@@ -89,6 +89,11 @@ def why_no_cell_grid(model: nn.Module, site: Site) -> str | None:
     return why_no_state_grid(model, site)
 
 
+def cell_state(matrix: str) -> str:
+    """Return what :func:`recurrent` calls the cell state beside what a module's recurrent ``matrix`` multiplies."""
+    return matrix.replace("weight_hh_", "cell_")
+
+
 def put_state_grid(model: nn.Module, site: Site, grid: Grid, *, cell: bool = False) -> None:
     """Put what the recurrent matrix ``site`` multiplies on ``grid``, in place of an earlier one, wherever it is.
 
@@ -105,13 +110,16 @@ def put_state_grid(model: nn.Module, site: Site, grid: Grid, *, cell: bool = Fal
             hook = StateGrids()
             module.register_forward_hook(hook, with_kwargs=True)
         name = cell_of(site.name) if cell else site.name
-        hook.grids[_cell(owner.attribute) if cell else owner.attribute] = (name, grid)
+        hook.grids[cell_state(owner.attribute) if cell else owner.attribute] = (name, grid)
 
 
 def name_state_grids(model: nn.Module, sites: Iterable[Site]) -> None:
     """Call the state grids of ``model`` by the names of its ``sites``."""
     names = {owner.name: site.name for site in sites for owner in site.owners}
-    names |= {_cell(owner): cell_of(site) for owner, site in names.items() if _MATRICES[1] in owner}
+    for owner, site in tuple(names.items()):
+        path, dot, attribute = owner.rpartition(".")
+        if attribute.startswith(_MATRICES[1]):
+            names[f"{path}{dot}{cell_state(attribute)}"] = cell_of(site)
     for path, module in model.named_modules():
         hook = hook_of(module, StateGrids)
         if hook is not None:
@@ -256,11 +264,6 @@ def _way(run: _Run, which: str, x: Tensor, states: States) -> tuple[Tensor, Stat
             y = after[0] * inside
         outputs.append(y)
     return torch.stack(outputs[::-1] if which.endswith("_reverse") else outputs), states
-
-
-def _cell(matrix: str) -> str:
-    """Return the name of the cell state beside what a recurrent matrix multiplies."""
-    return matrix.replace(_MATRICES[1], "cell_l")
 
 
 Cell = Callable[[Tensor], Tensor]

@@ -40,8 +40,8 @@ class Recurrent:
         cells: levels of cell states, by the recurrent weight beside them.
 
     Attributes:
+        cells: those that an LSTM in integers, on grids of its inputs and states, puts cell states on.
         reasons: for weights of recurrent operators that stay in floating point, why.
-        unrounded: likewise for weights whose cell state has levels and is not put on them.
         sites: all weights of recurrent operators.
     """
 
@@ -57,14 +57,16 @@ class Recurrent:
         self.weights = weights
         self.inputs = inputs
         self.otherwise = otherwise
-        self.cells = cells
+        self.cells: dict[str, Levels] = {}
         self.reasons: dict[str, str] = {}
-        self.unrounded: dict[str, str] = {}
         self.sites: set[str] = set()
         self._stacks: dict[str, tuple[Stacked, Stacked]] = {}
         for node in wiring.old.graph.node:
             if node.op_type in LEAST:
                 self._decide(node)
+            if node.op_type == "LSTM" and self.takes(node):
+                beside = self._stacks[node.output[0]][1].sites
+                self.cells |= {site: cells[site] for site in beside if site in cells and site in inputs}
 
     def takes(self, node: onnx.NodeProto) -> bool:
         """Return whether ``node`` is a recurrent operator that runs in integers."""
@@ -101,9 +103,6 @@ class Recurrent:
         if not any(site in self.weights for site in sites):
             return
         found = self._grids_beside(sites) or self._matrices(node, static=sites[0] in self.inputs)
-        if isinstance(found, str) or sites[0] not in self.inputs:
-            why = "the cell state is not rounded: the layer does not run in integers on grids of its inputs and states"
-            self.unrounded |= dict.fromkeys((site for site in sites if site in self.cells), why)
         if isinstance(found, str):
             self.reasons |= dict.fromkeys((site for site in sites if site in self.weights), found)
         else:

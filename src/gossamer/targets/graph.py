@@ -141,7 +141,7 @@ def fill(
     reasons += untaken
     constants = {**own, **{name: _floats(name, tensors[name]) for name in names if name not in weights}}
     otherwise = set(activations) - set(inputs)
-    lowered = lower(*(proto, constants, weights, inputs, outputs), groups=groups, cells=cells, otherwise=otherwise)
+    lowered = lower(proto, constants, weights, inputs, outputs, groups=groups, cells=cells, otherwise=otherwise)
     known = {reason.what for reason in reasons}
     further = (reason for reason in lowered.reasons if reason.what not in known)
     integer = tuple(site for site in lowered.integer if site not in known)

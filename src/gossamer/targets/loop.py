@@ -147,7 +147,11 @@ def _one_way(wiring: Wiring, way: Way, product: Product, cell: Levels | None) ->
             scan_input_directions=flags * len(scanned),
             scan_output_directions=flags,
             body=cell_body(
-                *(way.kind, f"{stem}:step", multiplied, way.hidden, way.activation),
+                way.kind,
+                f"{stem}:step",
+                multiplied,
+                way.hidden,
+                way.activation,
                 ragged=bool(way.lengths),
                 rounded=rounded,
             ),

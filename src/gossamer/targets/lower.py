@@ -38,6 +38,7 @@ from gossamer.targets.unrounded import keep_floats
 from gossamer.targets.wiring import Wiring, attribute, attributes
 
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+_UNROUNDED = "no LSTM layer runs in integers there, on grids of its inputs and states, so it is not rounded"
 
 
 def float_name(site: str, *, turned: bool = False) -> str:
@@ -125,8 +126,8 @@ class _Lowering:
         self.on_levels: dict[str, Levels] = {}
         self.marked: dict[str, str] = {}
         self.reasons: dict[Reason, None] = {Reason(site, why): None for site, why in self.grouped.reasons.items()}
-        for site, why in self.recurrent.unrounded.items():
-            self.reasons[Reason(cell_of(site), why)] = None
+        idle = (cell_of(site) for site in cells if site not in self.recurrent.cells)
+        self.reasons |= {Reason(name, _UNROUNDED): None for name in idle}
 
     def run(self) -> Lowered:
         ends = self._quantized_values()

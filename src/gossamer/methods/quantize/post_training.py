@@ -22,6 +22,7 @@ from gossamer.methods.quantize.states import state_grids
 from gossamer.methods.quantize.weights import Form, group_size, weight_grid
 from gossamer.model import Constraints, Evidence, Grid, Method, Plan, Site, Skip, Subject, why_no_input_grid
 from gossamer.model.ends import on_outputs, open_ends
+from gossamer.model.state_grid import why_no_cell_grid
 from gossamer.targets import read_cpu, why_in_floats, why_no_groups
 
 Bits = Annotated[int, msgspec.Meta(ge=2, le=16)]
@@ -96,14 +97,15 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
     cell_bits: Annotated[
         Annotated[int, msgspec.Meta(ge=8, le=16)] | Literal["float"],
         msgspec.Meta(
-            description="bits of the cell states of LSTM layers, symmetric over all that was seen; with static states"
+            description="bits of the cell states of LSTM layers whose states are static, symmetric over all that was "
+            "seen; in half precision they are in that first"
         ),
     ] = "float"
 
     @property
     def needs(self) -> frozenset[str]:  # type: ignore[override]
         """Ranges of inputs and, if they get a grid, of cell states."""
-        return frozenset({"range"} if self.cell_bits == "float" else {"range", "cell"})
+        return frozenset({"range", "cell"} if self.states == "static" and self.cell_bits != "float" else {"range"})
 
     def plan(self, subject: Subject, evidence: Evidence | None = None) -> Plan:
         """Return a grid for every chosen site, and for its input where the target multiplies in integers.
@@ -147,6 +149,11 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
         outputs = self._outputs(subject, integer, evidence)
         behind = on_outputs(subject.graph, [path for name in outputs if (path := module_of(name))])
         inputs |= {site: outputs[output_of(path)] for site, path in behind.items() if site in inputs} | outputs
+        if self.states == "dynamic" and self.cell_bits != "float":
+            beside = (name for name in grids if why_no_cell_grid(subject.model, subject.sites[name]) is None)
+            skipped += [
+                Skip(name, "the cell state beside it stays in float: its states are dynamic") for name in beside
+            ]
         if self.states == "static":
             states, without = self._states(subject, grids, evidence)
             inputs |= states

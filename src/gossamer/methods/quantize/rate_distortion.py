@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from gossamer.codings.paths import follow
+from gossamer.codings.paths import follow, least_bytes
 from gossamer.codings.rates import Rates, rates
 from gossamer.errors import EvidenceError, ModelError
 from gossamer.methods.quantize.centred import covariances, taken_up, taking_up
@@ -117,15 +117,17 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
         for name in wanted:
             problem = self._problem(subject, name, evidence)
             search = _Search(problem, self.price / weights)
-            best = search.on_paths(search.best()) if self.trellis else search.best()
-            numbers = best.numbers
-            step = torch.tensor(best.step, dtype=torch.float32)
-            bits = signed_bits(int(np.abs(numbers).max(initial=0)))
+            best = plain = search.best()
             held = subject.constraints.get(name)
-            if held is not None and held.grid is not None and held.grid.bits < bits:
-                skipped.append(Skip(name, f"it is on {held.grid.bits} bits already"))
+            if self.trellis and _may_follow_paths(subject, name):
+                best = search.on_paths(plain)
+            narrow = held.grid.bits if held is not None and held.grid is not None else 32
+            best = plain if best.bits > narrow else best
+            if best.bits > narrow:
+                skipped.append(Skip(name, f"it is on {narrow} bits already"))
                 continue
-            grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), bits)
+            numbers, step = best.numbers, torch.tensor(best.step, dtype=torch.float32)
+            grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), best.bits)
             tensors[name] = torch.from_numpy(numbers).float() * step
             if problem.bias is not None:
                 biases[problem.bias] = taken_up(subject, name, problem.bias, tensors[name], evidence)
@@ -208,6 +210,11 @@ class _Found(NamedTuple):
         """How many steps each is."""
         return follow(self.codes).astype(np.int64) if self.paths else self.codes
 
+    @property
+    def bits(self) -> int:
+        """Of a grid that holds the numbers."""
+        return signed_bits(int(np.abs(self.numbers).max(initial=0)))
+
 
 @dataclass(frozen=True, eq=False)
 class _Problem:
@@ -280,6 +287,8 @@ class _Search:
         step = self.problem.bounded(_FIRST_FINER * plain.step)
         known_rates = plain.rates.stretched(2 * step / plain.step)
         best = self._better(_Found(math.inf, plain.codes, step, known_rates, paths=True))
+        if best.rates.total(best.codes) < 8 * least_bytes(plain.codes.shape):  # so many columns want more bytes
+            return plain
         for factor in (1.0, 1.0, _THEN_LONGER, 1.0):
             best = min(best, self._better(best, best.step * factor), key=lambda one: one.cost)
         return min(plain, best, key=lambda one: one.cost)
@@ -309,6 +318,12 @@ class _Search:
             found = sweep(bands, step, self.price, there, _matrix(layout, self.problem.free))
             new = layout.put(new, torch.from_numpy(found))
         return new.numpy()
+
+
+def _may_follow_paths(subject: Subject, name: str) -> bool:
+    """Return whether a file writes codes of ``name`` as one array: those of a mask lie apart, float64 has no levels."""
+    held, weight = subject.constraints.get(name), live_weight(subject, name)
+    return (held is None or held.mask is None) and weight.dtype != torch.float64
 
 
 def _why_no_parts(weight: Tensor, moments: Sequence[Moment], curvatures: Sequence[Tensor | None]) -> str | None:
