@@ -116,7 +116,7 @@ def test_cell_states_get_a_grid_where_it_is_asked_for_and_go_with_their_layer():
     assert not any(name.endswith(":cell") for name in planned(other, batches, CELLS).activations)
 
 
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("bits", [8, pytest.param(16, marks=pytest.mark.slow)])
 def test_the_target_rounds_cell_states_as_the_live_model_does(bits):
     first = torch.randn(2, 4, 8)
     subject, batches = subject_of("LSTM", (first, 3 * first), bidirectional=True)

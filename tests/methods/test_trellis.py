@@ -124,6 +124,7 @@ def test_paths_take_fewer_bytes_at_no_more_error_and_are_read_back(subject, evid
     assert found[True][1] < found[False][1]
 
 
+@pytest.mark.slow
 def test_a_narrow_grid_that_paths_do_not_fit_on_leaves_plain_numbers(subject, evidence):
     seen = calibrate(subject, [((torch.zeros(1, 20, dtype=torch.int64),), {}, None)], {"range"})
     narrow = apply(subject, PostTraining(weight_bits=4, inputs=False).plan(subject, seen))
@@ -142,6 +143,7 @@ def test_two_rows_of_many_columns_are_not_on_paths():
     assert not (isinstance(stored, Affine) and isinstance(stored.codes, Paths))
 
 
+@pytest.mark.slow
 def test_zeros_of_a_mask_stay(subject, evidence):
     masked = apply(subject, Magnitude(sparsity=0.5).plan(subject))
     live = apply(masked, RateDistortion(price=0.002, trellis=True).plan(masked, evidence))

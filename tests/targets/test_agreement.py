@@ -263,7 +263,7 @@ def test_states_on_grids_are_compared_code_by_code(kind, monkeypatch):
     assert found["outputs"].steps < 0.1
 
 
-@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("bits", [pytest.param(8, marks=pytest.mark.slow), 16])
 def test_cell_states_on_grids_are_compared_code_by_code(bits, monkeypatch):
     monkeypatch.setattr(static_loop, "LEAST_STATIC", dict.fromkeys(static_loop.LEAST_STATIC, 1))
     torch.manual_seed(0)
