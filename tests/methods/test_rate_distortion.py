@@ -12,7 +12,7 @@ from gossamer.errors import EvidenceError, ModelError
 from gossamer.methods.prune import Magnitude
 from gossamer.methods.quantize import PostTraining, RateDistortion
 from gossamer.methods.quantize.feedback import Part, rounded
-from gossamer.methods.quantize.rate_distortion import _Search
+from gossamer.methods.quantize.rate_search import Search
 from gossamer.methods.share import KMeans
 from gossamer.model import Subject, apply, freeze, live_weight, to_artifact
 from gossamer.model.arrays import to_tensor
@@ -278,7 +278,7 @@ def test_no_price_is_too_small_or_too_great(trained, price):
 def test_finer_steps_are_within_reach(trained):
     subject, _, evidence = trained
     problem = RateDistortion()._problem(subject, "rnn.weight_ih_l0", evidence)
-    search = _Search(problem, 1e-6)
+    search = Search(problem, 1e-6)
     coarse = search._better(search._start(problem.first_step(1e-6)))
     finer = search._better(coarse, coarse.step / 2)
     assert int(np.abs(finer.codes).max()) > 1.6 * int(np.abs(coarse.codes).max())
