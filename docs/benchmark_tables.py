@@ -324,13 +324,14 @@ def _rate_distortion() -> Iterator[str]:
         return
     yield (
         f"Bytes of whole weights files, no weight trained, the fewest at which the validation split loses no more than "
-        f"is allowed (points of accuracy, or bits a character); test is read once. Geometric mean "
+        f"is allowed (points of accuracy, or bits a character); test is read once. Means over the seeds that pick the "
+        f"calibration inputs. Geometric mean "
         f"{result['geometric_mean']:.3f} of NNCodec {result['peers']['nncodec']}, at most {result['most']:.3f}."
     )
     yield _origin(result)
     rows = [_sizes(one) for one in result["networks"]]
     head = ("network", "allowed", "Gossamer", "test drop", "NNCodec", "test drop", "int8 + zstd-19", "of NNCodec")
-    yield table((*head, "of int8", "commit"), rows)
+    yield table((*head, "of int8", "seeds", "commit"), rows)
 
 
 def _sizes(one: Mapping[str, Any]) -> tuple[str, ...]:
@@ -346,7 +347,8 @@ def _sizes(one: Mapping[str, Any]) -> tuple[str, ...]:
     ]
     int8 = f"{one['int8_zstd19']['bytes'] / 1000:,.1f} kB"
     ratios = (f"{one['of_nncodec']:.3f}", f"{one['of_int8']:.3f}")
-    return (one["network"], lost(one["allowed_drop"]), *figures, int8, *ratios, _short(one["commit"]))
+    seeds = str(len(one["gossamer"].get("runs", [0])))
+    return (one["network"], lost(one["allowed_drop"]), *figures, int8, *ratios, seeds, _short(one["commit"]))
 
 
 CODECS = ("gossamer", "zstd-19", "xz-9", "brotli-11", "nncodec")
