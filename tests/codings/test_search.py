@@ -40,6 +40,7 @@ def test_a_pruned_and_shared_matrix_comes_near_its_entropy():
     assert nbytes(encode(decode(hint))) < 1.04 * (floor + 64)  # found without the hint as well
 
 
+@pytest.mark.slow
 def test_structure_in_rows_and_columns_pays():
     rng = np.random.default_rng(1)
     chances = np.outer(rng.choice([0.2, 1.0], 200), rng.choice([0.02, 0.4], 150))

@@ -76,6 +76,7 @@ def family(sizes: tuple[int, ...], count: int = 200, *, share: float = 1.0) -> d
     return hints
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", [1.0, 0.3])
 def test_what_arrays_have_in_common_is_written_once(share):
     hints = family((30, 50, 20), share=share)
@@ -90,6 +91,7 @@ def test_what_arrays_have_in_common_is_written_once(share):
     assert dumps(loaded) == data
 
 
+@pytest.mark.slow
 def test_centers_that_do_not_pay_are_not_held_in_common():
     rng = np.random.default_rng(0)
     centers = Dense(rng.normal(size=256).astype(np.float32))

@@ -187,6 +187,7 @@ def test_a_transformer_loses_the_layer_it_misses_least(tmp_path):
     assert cost_of(subject).parameters - cost_of(small).parameters == 198_272
 
 
+@pytest.mark.slow
 def test_a_recipe_drops_one_block_a_step(tmp_path):
     x = torch.rand(40, 1) + 1
     task = Task.regression("nine", (x, 9 * x), batch_size=20)

@@ -70,6 +70,7 @@ def test_every_so_many_rows_have_values_of_their_own(rows, pruned):
     assert_stored_bit_by_bit(shared)
 
 
+@pytest.mark.slow
 def test_rows_of_many_columns_are_stored_with_small_codes():
     torch.manual_seed(0)
     layer = nn.Linear(600, 16, bias=False)
@@ -153,6 +154,7 @@ def test_one_codebook_across_sites_trains_as_one_and_is_stored_once():
     assert_stored_bit_by_bit(shared)
 
 
+@pytest.mark.slow
 def test_the_file_holds_centers_of_all_sites_once():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(60, 50), nn.ReLU(), nn.Linear(50, 60))

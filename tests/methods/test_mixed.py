@@ -160,6 +160,7 @@ def test_latency_is_measured_and_a_layer_that_integers_slow_down_stays_in_floats
         Mixed(limit=44, of="latency", widths=(8, 32)).plan(lame, evidence)
 
 
+@pytest.mark.slow
 def test_latency_is_that_of_this_machine(lame, task):
     method = Mixed(limit=1_000_000, of="latency", widths=(8, 32))
     plan = method.plan(lame, Collector(task).of(method, lame))

@@ -177,6 +177,7 @@ def test_convolutions_of_a_residual_network_go_from_codes_to_codes(residual, met
     assert float((got - wanted).abs().max()) <= 0.06 * float(wanted.max() - wanted.min())
 
 
+@pytest.mark.slow
 def test_outputs_get_grids_after_a_training_that_gave_inputs_theirs(residual):
     plan = PostTraining().plan(residual, evidence_of(residual))
     inputs = {name: grid for name, grid in plan.activations.items() if name in residual.sites}
@@ -189,6 +190,7 @@ def test_outputs_get_grids_after_a_training_that_gave_inputs_theirs(residual):
     assert not only.skipped
 
 
+@pytest.mark.slow
 def test_a_convolutional_network_runs_in_integers_from_its_file():
     model = nn.Sequential(
         nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(128, 10)

@@ -105,6 +105,7 @@ def evidence(subject):
     return calibrate(subject, batches, RateDistortion.needs, loss=cross_entropy)
 
 
+@pytest.mark.slow
 def test_paths_take_fewer_bytes_at_no_more_error_and_are_read_back(subject, evidence):
     found = {}
     for trellis, price in ((False, 0.002), (True, 0.0018)):

@@ -241,6 +241,7 @@ def test_each_block_of_random_graphs_can_be_cut(name):
     assert check_unread_units_can_go(Subject.of(build([name], 8), torch.randn(2, 3, 4, 4))) >= 1
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(network=networks, seed=st.integers(0, 9))
 def test_unread_units_of_random_graphs_can_go(network, seed):

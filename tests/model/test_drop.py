@@ -289,6 +289,7 @@ class Encoder(nn.Module):
         return self.out(self.encoder(x, src_key_padding_mask=mask))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paths", [("1",), ("0",), ("0", "1", "2")], ids=" ".join)
 @pytest.mark.parametrize("masked", [False, True], ids=["plain", "masked"])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")

@@ -238,6 +238,7 @@ def test_a_runner_takes_and_returns_tensors(tokens):
     torch.testing.assert_close(cells, wanted["last"][1], atol=TOLERANCE, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_model_that_makes_numbers_of_lengths_is_exported_for_the_example_alone():
     class ByHand(nn.Module):
         def __init__(self):
