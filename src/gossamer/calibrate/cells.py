@@ -1,7 +1,7 @@
 """The cell states of LSTM layers, computed anew beside them while calibration runs."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from gossamer.artifact.activations import cell_of
 from gossamer.calibrate.inputs import Inputs
+from gossamer.model.hooks import watched
 from gossamer.model.site import Site
-from gossamer.model.state_grid import cell_state, recurrent, why_no_cell_grid
+from gossamer.model.state_grid import cell_state, computed_anew, why_no_cell_grid
 
 
 class Cells:
@@ -30,18 +31,9 @@ class Cells:
             for owner in site.owners if why_no_cell_grid(model, site) is None else ():
                 self.names.setdefault(owner.module, {})[cell_state(owner.attribute)] = cell_of(site.name)
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self) -> AbstractContextManager[None]:
         """Watch one batch."""
-        handles = [
-            self.model.get_submodule(path).register_forward_hook(partial(self._see, names), with_kwargs=True)
-            for path, names in self.names.items()
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return watched(self.model, {path: partial(self._see, names) for path, names in self.names.items()})
 
     def _see(
         self, names: dict[str, str], module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _result: Any
@@ -51,7 +43,5 @@ class Cells:
                 self.inputs.see_output(names[what], value)
             return value
 
-        named = dict(zip(("input", "hx"), args, strict=False)) | kwargs
-        if isinstance(module, nn.LSTM):
-            with torch.no_grad():
-                recurrent(module, named["input"], named.get("hx"), note)
+        with torch.no_grad():
+            computed_anew(module, args, kwargs, note)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gossamer.artifact.activations import output_of
 from gossamer.calibrate.inputs import Inputs
 from gossamer.model.ends import possible_ends
+from gossamer.model.hooks import watched
 from gossamer.model.subject import Subject
 
 
@@ -36,17 +37,10 @@ class Outputs:
     def watched(self) -> Iterator[None]:
         """Watch one batch."""
         self._runs.clear()
-        handles = [
-            self.model.get_submodule(path).register_forward_hook(partial(self._see, output_of(path)))
-            for path in self.paths
-        ]
-        try:
+        with watched(self.model, {path: partial(self._see, output_of(path)) for path in self.paths}):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _see(self, name: str, _module: nn.Module, _args: Any, result: Any) -> None:
+    def _see(self, name: str, _module: nn.Module, _args: Any, _kwargs: Any, result: Any) -> None:
         self._runs[name] += 1
         if not isinstance(result, Tensor) or not result.is_floating_point():
             self.unread[name] = "it is not one tensor of floats"

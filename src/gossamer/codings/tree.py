@@ -98,14 +98,20 @@ def describe(node: Coding) -> str:
             return f"packed {node.bits}b"
         case Entropy():
             return f"entropy {node.model}/{node.coder} of {node.alphabet}"
-        case Bitmap() | Gaps() | Affine() | Codebook() | Sparse() | Planes() | Hash():
-            return _named(node)
-        case Shift() | Runs() | Reshape() | Paths():
-            return _named(node)
+        case (
+            Bitmap()
+            | Gaps()
+            | Affine()
+            | Codebook()
+            | Sparse()
+            | Planes()
+            | Hash()
+            | Shift()
+            | Runs()
+            | Reshape()
+            | Paths()
+        ):
+            inner = ", ".join(describe(slot) for _, slot in slots(node))
+            return f"{type(node).__name__.lower()}({inner})"
         case _:
             assert_never(node)
-
-
-def _named(node: Coding) -> str:
-    inner = ", ".join(describe(slot) for _, slot in slots(node))
-    return f"{type(node).__name__.lower()}({inner})"

@@ -1,5 +1,7 @@
 """Hooks of a module by their kind: torch keeps them in private dictionaries and lists them nowhere else."""
 
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from torch import nn
@@ -10,6 +12,17 @@ Hook = TypeVar("Hook")
 def hook_of(module: nn.Module, kind: type[Hook]) -> Hook | None:
     """Return the hook of ``kind`` that runs before or after ``module``, or None."""
     return next((hook for hooks in _both(module) for hook in hooks.values() if isinstance(hook, kind)), None)
+
+
+@contextmanager
+def watched(model: nn.Module, notes: Mapping[str, Callable[..., None]]) -> Iterator[None]:
+    """Call a note by its module's path after each call of that: with the module, args, kwargs and what it made."""
+    handles = [model.get_submodule(path).register_forward_hook(note, with_kwargs=True) for path, note in notes.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def take_hook(module: nn.Module, kind: type[Hook]) -> Hook | None:

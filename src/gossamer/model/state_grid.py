@@ -50,10 +50,7 @@ class StateGrids:
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _result: Any) -> Any:
         """Return the outputs and the last states."""
-        named = dict(zip(("input", "hx"), args, strict=False)) | kwargs
-        if not isinstance(module, nn.RNNBase):
-            raise ModelError(f"{type(module).__name__}: wanted nn.RNN, nn.LSTM or nn.GRU under a grid of states")
-        return recurrent(module, named["input"], named.get("hx"), self._snap)
+        return computed_anew(module, args, kwargs, self._snap)
 
     def _snap(self, matrix: str, value: Tensor) -> Tensor:
         if matrix not in self.grids:
@@ -66,6 +63,20 @@ class StateGrids:
         if self.note is not None:
             self.note(matrix, snapped)
         return snapped
+
+
+def computed_anew(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], snap: Callable[[str, Tensor], Tensor]
+) -> Any:
+    """Return what a call of a recurrent module makes under ``snap``; see :func:`recurrent`.
+
+    Raises:
+        ModelError: it is no recurrent module.
+    """
+    if not isinstance(module, nn.RNNBase):
+        raise ModelError(f"{type(module).__name__}: wanted nn.RNN, nn.LSTM or nn.GRU under a grid of states")
+    named = dict(zip(("input", "hx"), args, strict=False)) | kwargs
+    return recurrent(module, named["input"], named.get("hx"), snap)
 
 
 def why_no_state_grid(model: nn.Module, site: Site) -> str | None:

@@ -3,7 +3,7 @@
 The recurrent product is given; the rest is the arithmetic of the equations in `loop`, in floating point.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import onnx
 from onnx import TensorProto, helper
@@ -28,7 +28,7 @@ def cell_body(
     activation: str,
     *,
     ragged: bool,
-    rounded: list[onnx.NodeProto] | None = None,
+    rounded: Callable[[str, str], list[onnx.NodeProto]] | None = None,
 ) -> onnx.GraphProto:
     """Return one step.
 
@@ -39,7 +39,7 @@ def cell_body(
         hidden: how many units there are.
         activation: operator that an RNN bends with.
         ragged: whether the last slice says which sequences have the step; others keep their states, and their y is 0.
-        rounded: nodes that make ``STEM:c:on`` of ``STEM:c:made``, the cell state of an LSTM on its grid.
+        rounded: returns nodes that make, of the first of two names, the second: the cell state of an LSTM on its grid.
     """
     states = [f"{stem}:h", f"{stem}:c"][: 2 if kind == "LSTM" else 1]
     afters = [f"{state}:next" for state in states]
@@ -88,12 +88,17 @@ def _gru(stem: str, hidden: int, slices: list[str], after: str) -> list[onnx.Nod
 
 
 def _lstm(
-    stem: str, hidden: int, slice_: str, afters: list[str], rounded: list[onnx.NodeProto] | None
+    stem: str,
+    hidden: int,
+    slice_: str,
+    afters: list[str],
+    rounded: Callable[[str, str], list[onnx.NodeProto]] | None,
 ) -> list[onnx.NodeProto]:
     def name(short: str) -> str:
         return f"{stem}:{short}"
 
     cells, thirds = split_sizes("LSTM", hidden)
+    made = afters[1] if rounded is None else name("c:made")
     return [
         helper.make_node("Add", [slice_, name("total")], [name("sum")]),
         helper.make_node("Split", [name("sum"), cells], [name("iof"), name("g")], axis=-1),
@@ -102,10 +107,9 @@ def _lstm(
         helper.make_node("Tanh", [name("g")], [name("new")]),
         helper.make_node("Mul", [name("f"), name("c")], [name("kept")]),
         helper.make_node("Mul", [name("i"), name("new")], [name("taken")]),
-        helper.make_node("Add", [name("kept"), name("taken")], [name("c:made")]),
-        *(rounded or [helper.make_node("Identity", [name("c:made")], [name("c:on")])]),
-        helper.make_node("Identity", [name("c:on")], [afters[1]]),
-        helper.make_node("Tanh", [name("c:on")], [name("bent")]),
+        helper.make_node("Add", [name("kept"), name("taken")], [made]),
+        *([] if rounded is None else rounded(made, afters[1])),
+        helper.make_node("Tanh", [afters[1]], [name("bent")]),
         helper.make_node("Mul", [name("o"), name("bent")], [afters[0]]),
     ]
 

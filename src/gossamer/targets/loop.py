@@ -15,6 +15,7 @@ How a product is written, `dynamic_loop` and `static_loop` say.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 
 import numpy as np
@@ -132,10 +133,9 @@ def _one_way(wiring: Wiring, way: Way, product: Product, cell: Levels | None) ->
     y, lasts = f"{stem}:y", [f"{stem}:h", f"{stem}:c"][: 2 if way.kind == "LSTM" else 1]
     firsts = [_first(wiring, way, given, last) for given, last in zip((way.first, way.cell), lasts, strict=False)]
     multiplied = product(way, 1, f"{stem}:step:h", f"{stem}:step:total")
-    rounded = None
-    if cell is not None:
-        rounded = rounding(wiring, f"{stem}:step:c:made", f"{stem}:step:c:on", cell)
-        for part in rounding(wiring, firsts[1], f"{firsts[1]}:on", cell):
+    rounded = None if cell is None else partial(rounding, wiring, levels=cell)
+    if rounded is not None:
+        for part in rounded(firsts[1], f"{firsts[1]}:on"):
             wiring.append(part)
         firsts[1] += ":on"
     wiring.append(

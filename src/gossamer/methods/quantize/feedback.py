@@ -17,7 +17,7 @@ quarter off the whole cost of the first layer of LeNet-300-100.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -147,15 +147,29 @@ def rounded(bands: Sequence[Band], step: float, price: float, rates: Rates, free
         rates: bits of each choice, shape of W.
         free: where a number may be other than zero, shape of W.
     """
-    Q = np.zeros(rates.zero.shape, np.int64)
-    for band in bands:
-        prices = _Prices.of(price, rates.of_rows(band.rows), free[band.rows], 0.5 * band.worth * step * step)
 
-        def cheapest(c: int, w: Matrix, band: Band = band, prices: _Prices = prices) -> Matrix:
+    def solved(band: Band, costs: Rates, kept: NDArray[np.bool_]) -> Matrix:
+        prices = _Prices.of(price, costs, kept, 0.5 * band.worth * step * step)
+
+        def cheapest(c: int, w: Matrix) -> Matrix:
             return step * _cheapest(w, step, prices.column(c, 0.5 * band.left[c] * band.curvature))
 
-        Q[band.rows] = np.rint(band.swept(cheapest) / step)
-    return Q
+        return np.asarray(np.rint(band.swept(cheapest) / step), np.float64)
+
+    return by_bands(solved, bands, rates, free)
+
+
+def by_bands(
+    solved: Callable[[Band, Rates, NDArray[np.bool_]], NDArray[Any]],
+    bands: Sequence[Band],
+    rates: Rates,
+    free: NDArray[np.bool_],
+) -> Codes:
+    """Return the codes that ``solved`` gives the rows of each band, of its rates and of where a code may be."""
+    codes = np.zeros(rates.zero.shape, np.int64)
+    for band in bands:
+        codes[band.rows] = solved(band, rates.of_rows(band.rows), free[band.rows])
+    return codes
 
 
 class _Column(NamedTuple):

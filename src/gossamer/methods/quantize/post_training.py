@@ -7,6 +7,7 @@ unless told otherwise.
 
 from collections.abc import Collection, Mapping
 from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -183,7 +184,8 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
         if self.input_bits != _INTEGER:
             why = f"inputs and states get no grid: input_bits is {self.input_bits}, the target multiplies {_INTEGER}"
             return {}, [Skip(site, why) for site in chosen]
-        return state_grids(subject, chosen, evidence, self._seen, None if self.cell_bits == "float" else self._cell)
+        cell = None if self.cell_bits == "float" else partial(self._cell, self.cell_bits)
+        return state_grids(subject, chosen, evidence, self._seen, cell)
 
     @property
     def _group(self) -> int:
@@ -235,10 +237,9 @@ class PostTraining(Method, frozen=True, tag="quantize.post_training"):
             powers=self.powers_of_two,
         )
 
-    def _cell(self, evidence: Evidence, name: str) -> Grid:
+    def _cell(self, bits: int, evidence: Evidence, name: str) -> Grid:
         if name not in evidence.ranges:
             raise EvidenceError(f"{name}: its range was not collected", hint="calibrate with needs including 'cell'")
-        bits = 16 if self.cell_bits == "float" else self.cell_bits
         return seen_grid(evidence, name, bits, "minmax", signed=True, powers=self.powers_of_two)
 
 

@@ -104,12 +104,12 @@ class RateDistortion(Method, frozen=True, tag="quantize.rate_distortion"):
             held = subject.constraints.get(name)
             narrow = held.grid.bits if held is not None and held.grid is not None else _WIDEST
             best = self._solved(subject, name, problem, self.price / weights, narrow)
-            if best.bits > narrow:
+            bits, step = best.bits, torch.tensor(best.step, dtype=torch.float32)
+            if bits > narrow:
                 skipped.append(Skip(name, f"it is on {narrow} bits already"))
                 continue
-            numbers, step = best.numbers, torch.tensor(best.step, dtype=torch.float32)
-            grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), best.bits)
-            tensors[name] = torch.from_numpy(numbers).float() * step
+            grids[name] = Grid(step, torch.tensor(0, dtype=torch.int32), bits)
+            tensors[name] = torch.from_numpy(best.numbers).float() * step
             if problem.bias is not None:
                 biases[problem.bias] = taken_up(subject, name, problem.bias, tensors[name], evidence)
         tensors |= biases

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gossamer.codings.paths import BEFORE, FIRST, GRIDS, STATES, values_on
 from gossamer.codings.rates import Rates
-from gossamer.methods.quantize.feedback import Band, Codes, Matrix
+from gossamer.methods.quantize.feedback import Band, Codes, Matrix, by_bands
 
 _TOGETHER = 32  # columns after which errors move the columns beyond them
 _SECOND = np.array(GRIDS)[:, None]
@@ -35,11 +35,11 @@ def traced(bands: Sequence[Band], step: float, price: float, rates: Rates, free:
         rates: bits of each index, shape of W.
         free: where an index may be other than zero, shape of W.
     """
-    K = np.zeros(rates.zero.shape, np.int64)
-    for band in bands:
-        prices = _Prices.of(price, rates.of_rows(band.rows), free[band.rows], 0.5 * band.worth * step * step)
-        K[band.rows] = _traced(band, step, prices)
-    return K
+
+    def solved(band: Band, costs: Rates, kept: NDArray[np.bool_]) -> Codes:
+        return _traced(band, step, _Prices.of(price, costs, kept, 0.5 * band.worth * step * step))
+
+    return by_bands(solved, bands, rates, free)
 
 
 def _traced(band: Band, step: float, prices: "_Prices") -> Codes:
